@@ -1,0 +1,46 @@
+"""The two values that travel: a transition, and all that changes while a policy is learned."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import optax
+from jaxtyping import Array, Int, PRNGKeyArray
+
+from rlox.core.networks import MLP, Actor
+
+
+class Transition(NamedTuple):
+    """Steps of an environment; any leading axes, the same in every field.
+
+    ``next_obs`` is the observation that the action led to, also where the episode ended there.
+    """
+
+    obs: Any
+    """``(..., obs_dim)``."""
+    action: Any
+    """``(..., action_dim)``: whole numbers (choices), or floats in units of half the action range."""
+    reward: Any
+    """``(...)``."""
+    next_obs: Any
+    """``(..., obs_dim)``."""
+    terminated: Any
+    """``(...)`` bool: the episode ended in a terminal state; its value is not bootstrapped."""
+    truncated: Any
+    """``(...)`` bool: the episode was cut from outside; its value is bootstrapped."""
+
+
+class TrainState(NamedTuple):
+    """All that an update changes. A checkpoint is this value."""
+
+    actor: Actor
+    critic: MLP
+    target_critic: MLP | None
+    """Polyak copy of the critic; None where ``tau`` is 1 and the critic is its own target."""
+    actor_opt: optax.OptState
+    critic_opt: optax.OptState
+    key: PRNGKeyArray
+    gradient_steps: Int[Array, ""]
+    """Actor steps so far."""
+    diverged_at: Int[Array, ""]
+    """The first gradient step with a loss that is not finite; -1 while there is none."""

@@ -1,0 +1,26 @@
+"""From advantages to weights."""
+
+from __future__ import annotations
+
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+
+def exponential_weight(
+    advantage: Float[Array, " B"], beta: float, max_advantage: float
+) -> Float[Array, " B"]:
+    """Return ``min(exp(A / beta), max_advantage)`` (Peng et al. 2019, Eq. 9 and the clamp of section 5).
+
+    An advantage so large that its exponential overflows is clamped like any other.
+    """
+    return jnp.minimum(jnp.exp(advantage / beta), max_advantage)
+
+
+def whiten(advantage: Float[Array, " B"]) -> Float[Array, " B"]:
+    """Return advantages with mean 0 and standard deviation 1 over the batch (1e-5 under the division)."""
+    return (advantage - advantage.mean()) / (advantage.std() + 1e-5)
+
+
+def effective_sample_size(weight: Float[Array, " B"]) -> Float[Array, ""]:
+    """Return ``(sum w)^2 / (B sum w^2)``, in (0, 1]: the share of the batch that the weights in effect use."""
+    return weight.sum() ** 2 / (weight.size * (weight**2).sum() + 1e-30)

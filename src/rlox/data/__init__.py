@@ -1,0 +1,1 @@
+"""What it is learned from: spaces, environments, the collector, the replay."""

@@ -1,0 +1,183 @@
+"""Environments of every make behind one face: ``n`` streams, reset when they end, true last observations kept."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import numpy as np
+from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from numpy.typing import NDArray
+
+from rlox.data.spaces import ObsEncoder, obs_encoder
+from rlox.errors import ConfigError, InvalidStepError, one_line
+
+EnvLike = str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], Any]
+
+
+class Step(NamedTuple):
+    """What one step of ``n`` environments gave."""
+
+    reward: NDArray[np.float32]
+    next_obs: NDArray[Any]
+    """``(n, obs_dim)``: where the actions led, also at the end of an episode."""
+    terminated: NDArray[np.bool_]
+    truncated: NDArray[np.bool_]
+    valid: NDArray[np.bool_]
+    """False where an environment only reset itself, so that there is no transition."""
+    obs: NDArray[Any]
+    """``(n, obs_dim)``: where the next actions are taken, after any reset."""
+
+
+class Envs:
+    """``n`` environments that reset themselves in the step in which an episode ends.
+
+    Raises:
+        InvalidStepError: an environment returned a wrong shape, or something that is not finite.
+    """
+
+    def __init__(self, env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]):
+        self.env = env
+        self.is_vector = isinstance(env, VectorEnv)
+        self.n: int = env.num_envs if isinstance(env, VectorEnv) else 1
+        self.observation_space: gym.Space[Any] = (
+            env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
+        )
+        self.action_space: gym.Space[Any] = (
+            env.single_action_space if isinstance(env, VectorEnv) else env.action_space
+        )
+        self.encoder: ObsEncoder = obs_encoder(self.observation_space)
+        self.autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.steps = 0
+        self._resetting = np.zeros(self.n, bool)
+
+    def reset(self, seed: int | None) -> NDArray[Any]:
+        """Start new episodes everywhere; returns ``(n, obs_dim)``."""
+        obs, _ = self.env.reset(seed=seed)
+        self._resetting[:] = False
+        return self._encode(obs)
+
+    def step(self, action: NDArray[Any]) -> Step:
+        """Step every environment with ``(n, *shape)`` actions of the single action space."""
+        self.steps += 1
+        return self._step_vector(action) if self.is_vector else self._step_single(action)
+
+    def _step_single(self, action: NDArray[Any]) -> Step:
+        raw, reward, terminated, truncated, _ = self.env.step(action[0])
+        next_obs = self._encode(raw)
+        obs = self._encode(self.env.reset()[0]) if terminated or truncated else next_obs
+        flags = np.array([terminated], bool), np.array([truncated], bool)
+        return Step(self._reward(reward), next_obs, *flags, np.ones(1, bool), obs)
+
+    def _step_vector(self, action: NDArray[Any]) -> Step:
+        raw, reward, terminated, truncated, info = self.env.step(action)
+        obs = next_obs = self._encode(raw)
+        terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
+        ended = terminated | truncated
+        valid = ~self._resetting
+        if self.autoreset == AutoresetMode.NEXT_STEP:
+            # The step after an end only resets: its action is ignored and its reward belongs to nothing.
+            self._resetting = ended
+        elif ended.any() and self.autoreset == AutoresetMode.SAME_STEP:
+            next_obs = obs.copy()
+            for i in np.flatnonzero(ended):
+                next_obs[i] = self.encoder(batch_of_one(info["final_obs"][i]), 1)[0]
+        elif ended.any():
+            obs = self._encode(self.env.reset(options={"reset_mask": ended})[0])
+        return Step(self._reward(reward), next_obs, terminated, truncated, valid, obs)
+
+    def _reward(self, reward: Any) -> NDArray[np.float32]:
+        array = np.asarray(reward, np.float32).reshape(-1)
+        if array.shape != (self.n,) or not np.isfinite(array).all():
+            raise InvalidStepError(
+                f"Step {self.steps:,} of the environment returned reward {reward!r}: "
+                f"it must be {'a finite number' if self.n == 1 else f'{self.n} finite numbers'}."
+            )
+        return array
+
+    def _encode(self, obs: Any) -> NDArray[Any]:
+        try:
+            return self.encoder(obs if self.is_vector else batch_of_one(obs), self.n)
+        except InvalidStepError as error:
+            when = f"Step {self.steps:,}" if self.steps else "The reset"
+            raise InvalidStepError(f"{when} of the environment returned a bad observation: {error}") from None
+
+    def close(self) -> None:
+        """Close the environments."""
+        self.env.close()
+
+
+class NoEnv(gym.Env[Any, Any]):
+    """Stands for an environment that is not there: it has spaces, and refuses to be stepped."""
+
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]):
+        self.observation_space, self.action_space = observation_space, action_space
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        raise ConfigError("This policy was loaded without an environment: Trainer.load(path, env=...) gives it one.")
+
+
+def batch_of_one(obs: Any) -> Any:
+    """Return a batch that holds one observation."""
+    if isinstance(obs, dict):
+        return {key: batch_of_one(part) for key, part in obs.items()}
+    if isinstance(obs, tuple):
+        return tuple(batch_of_one(part) for part in obs)
+    return np.asarray(obs)[None]
+
+
+def make_envs(env: EnvLike, n_envs: int = 1, **kwargs: Any) -> Envs:
+    """Return environments from an id, an environment, a vector environment, or a callable that makes one.
+
+    Args:
+        env: what to step.
+        n_envs: how many to make of an id or a callable.
+        kwargs: passed on to ``gymnasium.make``, for an id.
+
+    Raises:
+        ConfigError: an unknown id (Gymnasium's suggestion is kept), something that is no environment, or ``n_envs``
+            that does not fit a ready-made environment.
+    """
+    if isinstance(env, gym.Env | VectorEnv):
+        n = env.num_envs if isinstance(env, VectorEnv) else 1
+        if n_envs not in (1, n):
+            raise ConfigError(
+                f"n_envs={n_envs}, but the environment given is ready-made and steps {n}: leave n_envs out, "
+                "or pass an id or a callable, of which rlox makes several."
+            )
+        return Envs(env)
+    make = _maker(env, kwargs)
+    if n_envs == 1:
+        made = make()
+        if not isinstance(made, gym.Env | VectorEnv):
+            raise ConfigError(f"The callable given as env returned a {type(made).__name__}: it must make a gymnasium.Env.")
+        return Envs(made)
+    return Envs(SyncVectorEnv([make] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP))
+
+
+def _maker(env: EnvLike, kwargs: dict[str, Any]) -> Callable[[], Any]:
+    if isinstance(env, str):
+        try:
+            gym.spec(env)
+        except (gym.error.Error, ModuleNotFoundError) as error:
+            raise ConfigError(f"Environment '{env}' is not to be had: {one_line(error)}") from None
+
+        def make() -> Any:
+            try:
+                with warnings.catch_warnings():
+                    warnings.filterwarnings("ignore", ".*precision lowered by casting.*")
+                    return gym.make(env, **kwargs)
+            except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+                raise ConfigError(f"Environment '{env}' needs a package that is missing: {one_line(error)}") from None
+            except gym.error.Error as error:
+                raise ConfigError(f"Environment '{env}' is not to be had: {one_line(error)}") from None
+
+        return make
+    if callable(env):
+        return env
+    raise ConfigError(
+        f"env={env!r} is a {type(env).__name__}: it must be an id, a gymnasium.Env, a VectorEnv, or a callable that "
+        "makes one."
+    )

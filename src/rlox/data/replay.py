@@ -1,0 +1,82 @@
+"""A ring of columns on the device, one stream an environment. Functions on a value: write, sample, cut."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Int, PRNGKeyArray
+
+from rlox.core.state import Transition
+
+
+class Replay(NamedTuple):
+    """Transitions in the order in which they were seen, stream by stream."""
+
+    columns: Transition
+    """Each ``(rows, n, ...)``: a row a step, a column of it an environment."""
+    position: Int[Array, " n"]
+    """Row that each stream writes next."""
+    size: Int[Array, " n"]
+    """Rows of each stream that hold a transition."""
+
+
+def create(
+    capacity: int, n: int, obs_dim: int, obs_dtype: np.dtype[Any], action_dim: int, action_dtype: np.dtype[Any]
+) -> Replay:
+    """Return an empty replay of ``capacity // n`` rows (at least one) for ``n`` streams."""
+    lead = (max(capacity // n, 1), n)
+    columns = Transition(
+        obs=jnp.zeros((*lead, obs_dim), obs_dtype),
+        action=jnp.zeros((*lead, action_dim), action_dtype),
+        reward=jnp.zeros(lead, jnp.float32),
+        next_obs=jnp.zeros((*lead, obs_dim), obs_dtype),
+        terminated=jnp.zeros(lead, bool),
+        truncated=jnp.zeros(lead, bool),
+    )
+    return Replay(columns, jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32))
+
+
+def write(replay: Replay, transition: Transition, valid: Bool[Array, " n"]) -> Replay:
+    """Return the replay with one more transition in each stream where ``valid``; the oldest is overwritten."""
+    rows, n = replay.columns.reward.shape
+    # A scatter, since XLA would fuse a dynamic slice's update into the gather that samples, and copy the column.
+    row = jnp.where(valid, replay.position, rows)
+    columns = jax.tree.map(
+        lambda column, new: column.at[row, jnp.arange(n)].set(new.astype(column.dtype), mode="drop"),
+        replay.columns,
+        transition,
+    )
+    return Replay(
+        columns,
+        jnp.where(valid, (replay.position + 1) % rows, replay.position),
+        jnp.where(valid, jnp.minimum(replay.size + 1, rows), replay.size),
+    )
+
+
+def sample(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Transition:
+    """Return transitions drawn uniformly with replacement, of leading axes ``shape``; observations as float32.
+
+    The draw is a 32-bit number modulo the size: no transition is likelier than another by more than size / 2^32.
+    """
+    n = replay.size.shape[0]
+    ends = jnp.cumsum(replay.size)
+    index = (jax.random.bits(key, shape) % ends[-1].astype(jnp.uint32)).astype(jnp.int32)
+    if n == 1:
+        at = (index, jnp.zeros_like(index))
+    else:
+        stream = jnp.searchsorted(ends, index, side="right")
+        at = (index - (ends - replay.size)[stream], stream)
+    batch = jax.tree.map(lambda column: column.at[at].get(mode="promise_in_bounds"), replay.columns)
+    return batch._replace(obs=batch.obs.astype(jnp.float32), next_obs=batch.next_obs.astype(jnp.float32))
+
+
+def cut(replay: Replay) -> Replay:
+    """Return the replay with each stream's last transition marked truncated, unless its episode ended there."""
+    rows, n = replay.columns.reward.shape
+    last, streams = (replay.position - 1) % rows, jnp.arange(n)
+    ended = replay.columns.terminated[last, streams] | (replay.size == 0)
+    truncated = replay.columns.truncated.at[last, streams].max(~ended)
+    return replay._replace(columns=replay.columns._replace(truncated=truncated))

@@ -1,0 +1,44 @@
+"""What rlox raises. Every message is one line: the value, the rule, the way out."""
+
+import difflib
+from collections.abc import Iterable
+
+
+class RloxError(ValueError):
+    """Base of every error that rlox raises on purpose."""
+
+
+class ConfigError(RloxError):
+    """A setting, an algorithm or an environment id that cannot be used."""
+
+
+class SpaceError(RloxError):
+    """An observation or action space that is not supported."""
+
+
+class InvalidStepError(RloxError):
+    """An environment returned something that its spaces do not allow, or that is not finite."""
+
+
+class CheckpointError(RloxError):
+    """A checkpoint that is missing, torn, or made for something else."""
+
+
+class RunExistsError(RloxError):
+    """A run folder that already holds a run."""
+
+
+class DivergedError(RloxError):
+    """A loss or a parameter is no longer finite."""
+
+
+def did_you_mean(word: str, known: Iterable[str]) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest of ``known``, or the whole list if none is near."""
+    known = sorted(known)
+    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
+
+
+def one_line(error: BaseException) -> str:
+    """Return an error's message on one line."""
+    return " ".join(str(error).split())

@@ -1,0 +1,61 @@
+"""The compiled programs of a configuration: what follows an environment step is one call."""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import jax
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array
+
+from rlox.core.networks import Actor
+from rlox.core.state import TrainState, Transition
+from rlox.core.update import Algorithm, Metrics, make_update
+from rlox.data import replay as replays
+from rlox.data.replay import Replay
+
+
+class Programs(NamedTuple):
+    """The compiled programs of a configuration."""
+
+    act: Callable[[Actor, Array, Array], Array]
+    mode: Callable[[Actor, Array], Array]
+    store: Callable[[Replay, Transition, Array], Replay]
+    learn: Callable[[TrainState, Replay, Transition, Array, Array], tuple[TrainState, Replay, Array, Metrics]]
+
+
+@functools.cache
+def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs:
+    """Return the programs of a configuration; trainers with the same one share them."""
+    update = make_update(algorithm, config)
+    shape = (config.n_critic_updates, config.batch_size)
+    n_updates = config.updates_per_step * n_envs
+
+    def learn(
+        state: TrainState, replay: Replay, transition: Transition, valid: Array, obs: Array
+    ) -> tuple[TrainState, Replay, Array, Metrics]:
+        """Store, sample, critic and actor steps, next action: all that follows an environment step."""
+        replay = replays.write(replay, transition, valid)
+        key, act_key, *keys = jax.random.split(state.key, 2 + n_updates)
+        state = state._replace(key=key)
+        if n_updates == 1:
+            state, metrics = update(state, replays.sample(replay, keys[0], shape))
+        else:
+            state, history = lax.scan(
+                lambda state, key: update(state, replays.sample(replay, key, shape)), state, jnp.stack(keys)
+            )
+            metrics = jax.tree.map(lambda x: x[-1], history)
+        return state, replay, act(state.actor, obs, act_key), metrics
+
+    def act(actor: Actor, obs: Array, key: Array) -> Array:
+        return actor(obs.astype(jnp.float32)).sample(key)
+
+    return Programs(
+        act=jax.jit(act),
+        mode=jax.jit(lambda actor, obs: actor(obs.astype(jnp.float32)).mode()),
+        store=jax.jit(replays.write, donate_argnums=0),
+        learn=jax.jit(learn, donate_argnums=(0, 1)),
+    )
