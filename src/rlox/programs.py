@@ -9,6 +9,7 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array
 
 from rlox.core.networks import Actor
@@ -21,10 +22,14 @@ from rlox.data.replay import Replay
 class Programs(NamedTuple):
     """The compiled programs of a configuration."""
 
-    act: Callable[[Actor, Array, Array], Array]
-    mode: Callable[[Actor, Array], Array]
-    store: Callable[[Replay, Transition, Array], Replay]
-    learn: Callable[[TrainState, Replay, Transition, Array, Array], tuple[TrainState, Replay, Array, Metrics]]
+    act: Callable[[Actor, ArrayLike, Array], Array]
+    """Sampled actions ``(n, dim)`` at observations ``(n, obs_dim)``."""
+    mode: Callable[[Actor, ArrayLike], Array]
+    """The policy's modes."""
+    store: Callable[[Replay, Transition, ArrayLike], Replay]
+    """The replay with one more row; the one given is used up."""
+    learn: Callable[[TrainState, Replay, ArrayLike], tuple[TrainState, Array, Metrics]]
+    """The updates of one step of the environments, and the next actions; the state given is used up."""
 
 
 @functools.cache
@@ -34,11 +39,8 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
     shape = (config.n_critic_updates, config.batch_size)
     n_updates = config.updates_per_step * n_envs
 
-    def learn(
-        state: TrainState, replay: Replay, transition: Transition, valid: Array, obs: Array
-    ) -> tuple[TrainState, Replay, Array, Metrics]:
-        """Store, sample, critic and actor steps, next action: all that follows an environment step."""
-        replay = replays.write(replay, transition, valid)
+    def learn(state: TrainState, replay: Replay, obs: ArrayLike) -> tuple[TrainState, Array, Metrics]:
+        """Sample, critic and actor steps, next action."""
         key, act_key, *keys = jax.random.split(state.key, 2 + n_updates)
         state = state._replace(key=key)
         if n_updates == 1:
@@ -48,14 +50,15 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
                 lambda state, key: update(state, replays.sample(replay, key, shape)), state, jnp.stack(keys)
             )
             metrics = jax.tree.map(lambda x: x[-1], history)
-        return state, replay, act(state.actor, obs, act_key), metrics
+        return state, act(state.actor, obs, act_key), metrics
 
-    def act(actor: Actor, obs: Array, key: Array) -> Array:
-        return actor(obs.astype(jnp.float32)).sample(key)
+    def act(actor: Actor, obs: ArrayLike, key: Array) -> Array:
+        return actor(jnp.asarray(obs, jnp.float32)).sample(key)
 
     return Programs(
         act=jax.jit(act),
-        mode=jax.jit(lambda actor, obs: actor(obs.astype(jnp.float32)).mode()),
+        mode=jax.jit(lambda actor, obs: actor(jnp.asarray(obs, jnp.float32)).mode()),
         store=jax.jit(replays.write, donate_argnums=0),
-        learn=jax.jit(learn, donate_argnums=(0, 1)),
+        # Not one call with `store`: XLA would fuse the write into the sampling and copy the column that it writes.
+        learn=jax.jit(learn, donate_argnums=0),
     )

@@ -36,17 +36,13 @@ def value_target(config: AWRConfig, target_critic: MLP, batch: Transition) -> Fl
     return batch.reward + config.gamma * (1.0 - batch.terminated) * value(target_critic, batch.next_obs)
 
 
-def critic_loss(
-    config: AWRConfig, critic: MLP, batch: Transition, target: Float[Array, " B"]
-) -> Float[Array, ""]:
-    """Return the mean of ``2 |expectile - 1[u < 0]| u^2`` with ``u = target - V(s)``: at one half, the squared error."""
+def critic_loss(config: AWRConfig, critic: MLP, batch: Transition, target: Float[Array, " B"]) -> Float[Array, ""]:
+    """Return the mean of ``2 |expectile - 1[u < 0]| u^2``, ``u = target - V(s)``: at one half, the squared error."""
     error = target - value(critic, batch.obs)
     return (2.0 * jnp.abs(config.expectile - (error < 0)) * error**2).mean()
 
 
-def advantage(
-    config: AWRConfig, critic: MLP, batch: Transition, target: Float[Array, " B"]
-) -> Float[Array, " B"]:
+def advantage(config: AWRConfig, critic: MLP, batch: Transition, target: Float[Array, " B"]) -> Float[Array, " B"]:
     """Return ``target - V(s)`` under the critic after its step, whitened where asked."""
     difference = target - value(critic, batch.obs)
     return whiten(difference) if config.normalize_advantage else difference

@@ -83,9 +83,7 @@ class Config:
                 "fill a minibatch. Lower batch_size or raise buffer_size."
             )
         if self.initial_std <= self.min_std:
-            raise ConfigError(
-                f"initial_std={self.initial_std} must be greater than min_std={self.min_std}, its floor."
-            )
+            raise ConfigError(f"initial_std={self.initial_std} must be greater than min_std={self.min_std}, its floor.")
 
     @property
     def widths(self) -> tuple[int, ...]:

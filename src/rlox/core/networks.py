@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -13,7 +15,7 @@ from rlox.core.distributions import Categorical, Gaussian
 
 @jax.custom_vjp
 def affine(
-    x: Float[Array, "B n_in"], weight: Float[Array, "n_in n_out"], bias: Float[Array, "n_out"]
+    x: Float[Array, "B n_in"], weight: Float[Array, "n_in n_out"], bias: Float[Array, " n_out"]
 ) -> Float[Array, "B n_out"]:
     """``x @ weight + bias``, with a backward pass in the operand layouts that CPUs multiply fastest."""
     return x @ weight + bias
@@ -47,23 +49,18 @@ class MLP(eqx.Module):
     biases: tuple[Float[Array, " n_out"], ...]
     norms: tuple[eqx.nn.LayerNorm, ...]
 
-    def __init__(self, sizes: tuple[int, ...], *, out_scale: float, layer_norm: bool, key: PRNGKeyArray):
-        """Orthogonal weights of gain sqrt(2), the last layer's of gain ``out_scale``; biases 0.
+    def __init__(self, sizes: tuple[int, ...], *, layer_norm: bool, key: PRNGKeyArray):
+        """Weights and biases uniform between plus and minus 1 / sqrt(n_in).
 
         Args:
             sizes: input width, hidden widths, output width.
-            out_scale: gain of the last layer, at least 0.
             layer_norm: normalise before each activation.
             key: random key.
         """
-        n = len(sizes) - 1
-        gains = [2**0.5] * (n - 1) + [out_scale]
-        keys = jax.random.split(key, n)
-        self.weights = tuple(
-            jax.nn.initializers.orthogonal(gain)(k, (n_in, n_out))
-            for gain, k, n_in, n_out in zip(gains, keys, sizes[:-1], sizes[1:], strict=True)
-        )
-        self.biases = tuple(jnp.zeros(n_out) for n_out in sizes[1:])
+        shapes = list(itertools.pairwise(sizes))
+        keys = jax.random.split(key, (len(shapes), 2))
+        self.weights = tuple(_uniform(k[0], (n_in, n_out), n_in) for k, (n_in, n_out) in zip(keys, shapes, strict=True))
+        self.biases = tuple(_uniform(k[1], (n_out,), n_in) for k, (n_in, n_out) in zip(keys, shapes, strict=True))
         self.norms = tuple(eqx.nn.LayerNorm(width) for width in sizes[1:-1]) if layer_norm else ()
 
     def __call__(self, x: Float[Array, "B n_in"]) -> Float[Array, "B n_out"]:
@@ -73,6 +70,10 @@ class MLP(eqx.Module):
             if i < last:
                 x = jax.nn.relu(jax.vmap(self.norms[i])(x) if self.norms else x)
         return x
+
+
+def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], n_in: int) -> Array:
+    return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) / n_in**0.5
 
 
 def value(critic: MLP, obs: Float[Array, "B obs_dim"]) -> Float[Array, " B"]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import optax
@@ -33,9 +34,9 @@ class Algorithm(NamedTuple):
     """``(config, advantage) -> (B,)``."""
 
 
-def make_optimizer(config: Config) -> optax.GradientTransformation:
+def make_optimizer(config: Any) -> optax.GradientTransformation:
     """Return Adam, behind a clip of the global gradient norm where one is set."""
-    adam = optax.adam(config.learning_rate)
+    adam = optax.flatten(optax.adam(config.learning_rate))
     if config.max_grad_norm is None:
         return adam
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
@@ -54,13 +55,13 @@ def init_state(config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int
     actor_key, critic_key, key = jax.random.split(key, 3)
     n_out = sum(nvec) if nvec else action_dim
     actor = Actor(
-        network=MLP((obs_dim, *config.widths, n_out), out_scale=0.01, layer_norm=config.layer_norm, key=actor_key),
+        network=MLP((obs_dim, *config.widths, n_out), layer_norm=config.layer_norm, key=actor_key),
         log_std=None if nvec else jnp.full(action_dim, jnp.log(config.initial_std - config.min_std)),
         nvec=nvec,
         min_std=config.min_std,
     )
-    critic = MLP((obs_dim, *config.widths, 1), out_scale=1.0, layer_norm=config.layer_norm, key=critic_key)
-    optimizer = make_optimizer(config)
+    critic = MLP((obs_dim, *config.widths, 1), layer_norm=config.layer_norm, key=critic_key)
+    optimizer: Any = make_optimizer(config)
     return TrainState(
         actor=actor,
         critic=critic,
@@ -91,10 +92,10 @@ def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Tran
             state.critic
         )
         updates, critic_opt = optimizer.update(grads, state.critic_opt)
-        critic = optax.apply_updates(state.critic, updates)
+        critic = eqx.apply_updates(state.critic, updates)
         target_critic = state.target_critic
         if target_critic is not None:
-            target_critic = optax.incremental_update(critic, target_critic, config.tau)
+            target_critic = jax.tree.map(lambda old, new: old + config.tau * (new - old), target_critic, critic)
         return state._replace(critic=critic, target_critic=target_critic, critic_opt=critic_opt), (loss, target)
 
     def actor_loss(actor: Actor, batch: Transition, weight: Array) -> tuple[Array, Metrics]:
@@ -124,7 +125,7 @@ def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Tran
         gradient_steps = state.gradient_steps + 1
         failed = ~jnp.isfinite(loss + critic_loss) & (state.diverged_at < 0)
         state = state._replace(
-            actor=optax.apply_updates(state.actor, updates),
+            actor=eqx.apply_updates(state.actor, updates),
             actor_opt=actor_opt,
             gradient_steps=gradient_steps,
             diverged_at=jnp.where(failed, gradient_steps, state.diverged_at),

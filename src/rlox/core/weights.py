@@ -6,9 +6,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 
-def exponential_weight(
-    advantage: Float[Array, " B"], beta: float, max_advantage: float
-) -> Float[Array, " B"]:
+def exponential_weight(advantage: Float[Array, " B"], beta: float, max_advantage: float) -> Float[Array, " B"]:
     """Return ``min(exp(A / beta), max_advantage)`` (Peng et al. 2019, Eq. 9 and the clamp of section 5).
 
     An advantage so large that its exponential overflows is clamped like any other.

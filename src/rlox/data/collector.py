@@ -30,14 +30,14 @@ class Collector:
         self.codec = codec
         env_seed, action_seed = (int(s) for s in seed.generate_state(2))
         envs.action_space.seed(action_seed)
-        self._seed: int | None = env_seed
+        self._seeds = np.random.default_rng(env_seed)
         self.obs: NDArray[Any] = np.empty(0)
         self.started = False
 
     def start(self) -> None:
         """Begin new episodes everywhere."""
-        self.obs = self.envs.reset(self._seed)
-        self._seed = None
+        # A seed of its own each time: an evaluation may have left the environments with one that recurs.
+        self.obs = self.envs.reset(int(self._seeds.integers(2**31)))
         self._returns = np.zeros(self.envs.n)
         self._lengths = np.zeros(self.envs.n, int)
         self.started = True
@@ -48,7 +48,7 @@ class Collector:
         return self.codec.encode(drawn)
 
     def step(self, action: NDArray[Any]) -> tuple[Transition, NDArray[np.bool_], list[Episode]]:
-        """Take an action of the policy's coding; returns the transitions, which of them are real, and ended episodes."""
+        """Take an action of the policy's coding; returns transitions, which of them are real, and ended episodes."""
         step = self.envs.step(self.codec.decode(action))
         transition = Transition(self.obs, action, step.reward, step.next_obs, step.terminated, step.truncated)
         self.obs = step.obs

@@ -45,9 +45,7 @@ class Envs:
         self.observation_space: gym.Space[Any] = (
             env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
         )
-        self.action_space: gym.Space[Any] = (
-            env.single_action_space if isinstance(env, VectorEnv) else env.action_space
-        )
+        self.action_space: gym.Space[Any] = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
         self.encoder: ObsEncoder = obs_encoder(self.observation_space)
         self.autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.steps = 0
@@ -152,7 +150,9 @@ def make_envs(env: EnvLike, n_envs: int = 1, **kwargs: Any) -> Envs:
     if n_envs == 1:
         made = make()
         if not isinstance(made, gym.Env | VectorEnv):
-            raise ConfigError(f"The callable given as env returned a {type(made).__name__}: it must make a gymnasium.Env.")
+            raise ConfigError(
+                f"The callable given as env returned a {type(made).__name__}: it must make a gymnasium.Env."
+            )
         return Envs(made)
     return Envs(SyncVectorEnv([make] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP))
 

@@ -1,0 +1,6 @@
+"""``python -m rlox`` is ``rlox``."""
+
+from rlox.cli import main
+
+if __name__ == "__main__":
+    main()

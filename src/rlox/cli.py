@@ -1,0 +1,254 @@
+"""The command line. Flags of ``rlox train`` are generated from the settings' dataclasses.
+
+Importing this module imports no JAX, so that ``rlox --help`` is quick; each command imports what it needs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import dataclasses
+import functools
+import inspect
+import io
+import itertools
+import os
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
+from typing import Annotated, Any, get_type_hints
+
+import tyro
+
+from rlox import __version__
+from rlox.errors import ConfigError, DivergedError, RloxError, did_you_mean
+
+RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
+
+_USAGE = """\
+usage: rlox COMMAND ...
+
+Advantage-weighted reinforcement learning.
+
+commands:
+  train ALGORITHM    learn from an environment, e.g. rlox train awr --env CartPole-v1 --total-timesteps 50000
+  evaluate RUN       returns of a trained policy
+  play RUN           watch a trained policy, in a window or as a video
+  list               the algorithms
+
+`rlox COMMAND --help` shows a command's flags.
+
+options:
+  -h, --help         show this help
+  --version          show the version"""
+
+
+def main(args: Sequence[str] | None = None) -> None:
+    """Run the command line; exits with 2 on bad input, 1 where training diverged, 130 where it was interrupted."""
+    args = list(sys.argv[1:] if args is None else args)
+    try:
+        _run(args)
+    except DivergedError as error:
+        _fail(error, 1)
+    except RloxError as error:
+        _fail(error, 2)
+    except KeyboardInterrupt:
+        print("rlox: interrupted.", file=sys.stderr)
+        sys.exit(130)
+
+
+def _fail(error: Exception, code: int) -> None:
+    print(f"rlox: error: {error}", file=sys.stderr)
+    sys.exit(code)
+
+
+def _run(args: list[str]) -> None:
+    if not args or args[0] in ("-h", "--help"):
+        print(_USAGE)
+        return
+    if args[0] == "--version":
+        print(f"rlox {__version__}")
+        return
+    commands: dict[str, Callable[..., None]] = {"train": _train, "evaluate": _evaluate, "play": _play, "list": _list}
+    command = commands.get(args[0])
+    if command is None:
+        raise ConfigError(f"'{args[0]}' is not a command of rlox.{did_you_mean(args[0], commands)}")
+    if command is _train:
+        _train(args[1:])
+    else:
+        _call(command, f"rlox {args[0]}", args[1:])
+
+
+def _train(args: list[str]) -> None:
+    from rlox.algorithms import ALGORITHMS, find_algorithm
+
+    if not args or args[0] in ("-h", "--help"):
+        print("usage: rlox train ALGORITHM --env ID --total-timesteps N [OPTIONS]\n")
+        print(f"algorithms: {', '.join(ALGORITHMS)}. `rlox train {next(iter(ALGORITHMS))} --help` shows the flags.")
+        return
+    if args[0].startswith("-"):
+        raise ConfigError(f"The first argument of `rlox train` is the algorithm, not '{args[0]}': rlox train awr ....")
+    name, member = find_algorithm(args[0])
+    _call(functools.partial(_train_command, algorithm=name), f"rlox train {name}", args[1:], config=member.config)
+
+
+def _train_command(
+    *,
+    env: str,
+    total_timesteps: int,
+    seed: int = 42,
+    run_dir: Path | None = None,
+    eval_interval: int | None = None,
+    n_eval_episodes: int = 20,
+    log_interval: int = 1000,
+    checkpoint_interval: int = 10_000,
+    config: Any,
+    algorithm: str,
+) -> None:
+    """Train a policy, save it to a run folder and evaluate it.
+
+    Args:
+        env: Gymnasium id of the environment.
+        total_timesteps: Environment steps to learn from.
+        seed: Covers networks, sampling, environments and random actions.
+        run_dir: New folder for configuration, metrics and checkpoint; by default one under runs/.
+        eval_interval: Environment steps between evaluations; none by default.
+        n_eval_episodes: Episodes of an evaluation, and of the one at the end.
+        log_interval: Environment steps between records of metrics.
+        checkpoint_interval: Environment steps between checkpoints.
+        config: Settings of the algorithm.
+        algorithm: Its name.
+    """
+    from rlox.trainer import Trainer
+
+    folder = run_dir or _new_run_dir(f"{algorithm}-{env.replace('/', '-')}-{seed}")
+    trainer = Trainer(algorithm, env, config=config, seed=seed, run_dir=folder)
+    metrics = trainer.train(
+        total_timesteps, eval_interval=eval_interval, n_eval_episodes=n_eval_episodes, log_interval=log_interval,
+        checkpoint_interval=checkpoint_interval, progress=True,
+    )  # fmt: skip
+    speed = f"{metrics['seconds']:.1f} s ({metrics['env_steps_per_second']:,.0f} steps/s)"
+    print(f"Trained {metrics['env_steps']:,} steps in {speed}.")
+    print(
+        f"Mean reward of the last {min(metrics['episodes'], 100):.0f} training episodes: {metrics['mean_reward']:.1f}"
+    )
+    _print_evaluation(trainer.evaluate(n_eval_episodes))
+    print(f"Saved to {folder}. Watch it: rlox play {folder}")
+
+
+def _evaluate(run: RunFolder, *, n_episodes: int = 20, seed: int | None = None, deterministic: bool = True) -> None:
+    """Run episodes with a trained policy and print their returns.
+
+    Args:
+        run: Folder of the run.
+        n_episodes: How many episodes.
+        seed: Of the episodes; one that follows from the run's seed by default.
+        deterministic: The policy's mode; otherwise its samples.
+    """
+    from rlox.trainer import Trainer
+
+    _print_evaluation(Trainer.load(run).evaluate(n_episodes, deterministic=deterministic, seed=seed))
+
+
+def _play(run: RunFolder, *, video: Path | None = None, n_episodes: int = 1, seed: int | None = None) -> None:
+    """Watch a trained policy.
+
+    Args:
+        run: Folder of the run.
+        video: File to write, such as out.mp4; a window is opened by default.
+        n_episodes: How many episodes.
+        seed: Of the episodes; the run's by default.
+    """
+    from rlox.runs.play import play
+    from rlox.trainer import Trainer
+
+    trainer = Trainer.load(run)
+    if trainer.env_id is None:
+        raise ConfigError(f"Run '{run}' was not trained by an environment's id: write a script around Trainer.predict.")
+    episodes = play(trainer.predict, trainer.env_id, video, n_episodes, trainer.seed if seed is None else seed)
+    for i, episode in enumerate(episodes, start=1):
+        print(f"Episode {i}: return {episode.episode_return:.1f}, {episode.length} steps", flush=True)
+    if video:
+        print(f"Wrote {video}.")
+
+
+def _list() -> None:
+    """List the algorithms."""
+    from rlox.algorithms import ALGORITHMS
+
+    for name, member in ALGORITHMS.items():
+        print(f"{name:8} {(member.config.__doc__ or '').splitlines()[0]}")
+
+
+def _print_evaluation(result: dict[str, float]) -> None:
+    print(
+        f"Evaluation over {result['n_episodes']} episodes: mean {result['mean_reward']:.1f}, "
+        f"std {result['std_reward']:.1f}, min {result['min_reward']:.1f}, max {result['max_reward']:.1f}, "
+        f"mean length {result['mean_length']:.1f}"
+    )
+
+
+def _new_run_dir(name: str) -> Path:
+    """Return the first of runs/NAME, runs/NAME-2, ... that does not exist."""
+    candidates = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+def _call(command: Callable[..., None], prog: str, args: list[str], config: type[Any] | None = None) -> None:
+    """Call ``command`` with the flags in ``args``, and with a config of type ``config`` from flags of its own.
+
+    Raises:
+        ConfigError: an unknown flag (the nearest is named), a missing one, or a value of the wrong type.
+    """
+    function = command.func if isinstance(command, functools.partial) else command
+    hints = {name: hint for name, hint in get_type_hints(function, include_extras=True).items() if name != "return"}
+    fixed = command.keywords if isinstance(command, functools.partial) else {}
+    parameters = [p.replace(annotation=hints[p.name]) for p in inspect.signature(function).parameters.values()]
+    parameters = [p for p in parameters if p.name not in fixed]
+    if config:
+        parameters = [
+            p.replace(annotation=Annotated[config, tyro.conf.arg(name="")], default=config())
+            if p.name == "config"
+            else p
+            for p in parameters
+        ]
+
+    def collect(*values: Any, **named: Any) -> Callable[[], None]:
+        return functools.partial(command, *values, **named)
+
+    collect.__signature__ = inspect.Signature(parameters)  # pyright: ignore[reportFunctionMemberAccess]
+    collect.__annotations__ = {p.name: p.annotation for p in parameters}
+    collect.__doc__ = function.__doc__
+    messages = io.StringIO()
+    try:
+        with contextlib.redirect_stderr(messages), _wide(not {"-h", "--help"} & set(args)):
+            call, unknown = tyro.cli(collect, prog=prog, args=args, return_unknown_args=True)
+    except SystemExit as stop:
+        if not stop.code:
+            raise
+        raise ConfigError(f"{_first_sentence(messages.getvalue())} See `{prog} --help`.") from None
+    if unknown:
+        flag = next((word for word in unknown if word.startswith("-")), unknown[0]).split("=")[0]
+        names = [p.name for p in parameters] + [field.name for field in (dataclasses.fields(config) if config else ())]
+        known = ["--" + name.replace("_", "-") for name in names if name != "config"]
+        raise ConfigError(f"'{flag}' is not a flag of `{prog}`.{did_you_mean(flag, known)}")
+    call()
+
+
+@contextlib.contextmanager
+def _wide(active: bool) -> Iterator[None]:
+    """Make tyro think that the terminal is wide, so that its messages are not wrapped."""
+    before = os.environ.get("COLUMNS")
+    if active:
+        os.environ["COLUMNS"] = "2000"
+    yield
+    if before is None:
+        os.environ.pop("COLUMNS", None)
+    else:
+        os.environ["COLUMNS"] = before
+
+
+def _first_sentence(box: str) -> str:
+    """Return the message in one of tyro's boxes, without its frame, its title and its help text."""
+    lines = [line.strip("│╭╮╰╯─ ") for line in box.splitlines()]
+    message = itertools.takewhile(bool, itertools.dropwhile(lambda line: not line, lines[1:]))
+    return " ".join(" ".join(message).split()).rstrip(".") + "."

@@ -1,0 +1,122 @@
+"""All that training has in hand, and one pass of its loop."""
+
+from __future__ import annotations
+
+from collections import deque
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Array
+
+from rlox.core.update import Algorithm, Metrics, init_state
+from rlox.data import replay as replays
+from rlox.data.collector import Collector, Episode
+from rlox.data.envs import Envs
+from rlox.data.replay import Replay
+from rlox.data.spaces import action_codec
+from rlox.errors import DivergedError
+from rlox.programs import compile_programs
+from rlox.runs.checkpoint import Snapshot, pack, unpack
+
+
+class Learner:
+    """A state, a replay and the environments that fill it.
+
+    Args:
+        algorithm: the member's holes.
+        config: its settings.
+        envs: where to act.
+        seed: covers networks, sampling, environments and random actions.
+    """
+
+    def __init__(self, algorithm: Algorithm, config: Any, envs: Envs, seed: int):
+        self.config = config
+        self.envs = envs
+        self.encoder, self.codec = envs.encoder, action_codec(envs.action_space)
+        self.programs = compile_programs(algorithm, config, envs.n)
+        network_seed, collector_seed = np.random.SeedSequence(seed).spawn(2)
+        key = jax.random.key(int(network_seed.generate_state(1)[0]))
+        self.state = init_state(config, self.encoder.dim, self.codec.nvec, self.codec.dim, key)
+        self.collector = Collector(envs, self.codec, collector_seed)
+        self.replay: Replay | None = None
+        self.action: Array | None = None
+        """The next actions, where the last update has already chosen them."""
+        self.metrics: Metrics = {}
+        """What the last update reported, still on the device."""
+        self.env_steps = 0
+        self.episodes = 0
+        self.recent: deque[Episode] = deque(maxlen=100)
+
+    def step(self) -> None:
+        """Act, step the environments, store, and learn once learning has started."""
+        if not self.collector.started:
+            self.collector.start()
+        if self.replay is None:
+            self.replay = self._new_replay()
+        transition, valid, episodes = self.collector.step(self._act())
+        self.env_steps += int(valid.sum())
+        self.episodes += len(episodes)
+        self.recent.extend(episodes)
+        self.replay = self.programs.store(self.replay, transition, valid)
+        self.action = None
+        if self.env_steps >= max(self.config.learning_starts, self.config.batch_size):
+            self.state, self.action, self.metrics = self.programs.learn(self.state, self.replay, self.collector.obs)
+
+    def _act(self) -> np.ndarray[Any, Any]:
+        if self.action is not None:
+            return np.asarray(self.action)
+        if self.env_steps + 1 < self.config.learning_starts:
+            return self.collector.random_action()
+        key, act_key = jax.random.split(self.state.key)
+        self.state = self.state._replace(key=key)
+        return np.asarray(self.programs.act(self.state.actor, self.collector.obs, act_key))
+
+    def _new_replay(self) -> Replay:
+        return replays.create(
+            self.config.buffer_size, self.envs.n, self.encoder.dim, self.encoder.dtype, self.codec.dim, self.codec.dtype
+        )
+
+    def end_episodes(self) -> None:
+        """Let the episodes end where they stand, as truncated, and new ones begin at the next step."""
+        if self.replay is not None:
+            self.replay = replays.cut(self.replay)
+        self.collector.started, self.action = False, None
+
+    def check_finite(self) -> None:
+        """Stop where a loss or a parameter is no longer finite.
+
+        Raises:
+            DivergedError: with the gradient step, and the way out.
+        """
+        step = int(self.state.diverged_at)
+        if step < 0:
+            parameters = jax.tree.leaves((self.state.actor, self.state.critic))
+            if all(np.isfinite(parameter).all() for parameter in parameters):
+                return
+            step = int(self.state.gradient_steps)
+        raise DivergedError(
+            f"Training diverged: a loss or a parameter is not finite from gradient step {step:,} on. Lower "
+            f"learning_rate ({self.config.learning_rate:g}), set max_grad_norm=1.0 or scale the rewards."
+        )
+
+    def snapshot(self) -> tuple[dict[str, np.ndarray[Any, Any]], dict[str, Any]]:
+        """Return named arrays and JSON values from which ``restore`` goes on.
+
+        Raises:
+            DivergedError: the state is not finite.
+        """
+        self.check_finite()
+        return pack(Snapshot(self.state, self.replay, self.env_steps, self.episodes, list(self.recent)))
+
+    def restore(self, arrays: dict[str, np.ndarray[Any, Any]], info: dict[str, Any], seed: int) -> None:
+        """Take over a snapshot; new episodes begin, which are not those that it has seen.
+
+        Raises:
+            CheckpointError: it was made with another configuration.
+        """
+        self.state, self.replay, self.env_steps, self.episodes, recent = unpack(
+            arrays, info, self.state, self._new_replay
+        )
+        self.recent.extend(recent)
+        self.collector = Collector(self.envs, self.codec, np.random.SeedSequence([seed, self.env_steps]))

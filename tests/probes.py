@@ -1,0 +1,122 @@
+"""Tiny environments with known answers, each of which can fail for one reason."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+
+ACTION_SPACES = {"discrete": spaces.Discrete(2), "continuous": spaces.Box(-2.0, 3.0, (1,), np.float32)}
+# Continuous actions that stand for the discrete choices 0 and 1; neither is a bound or the centre of the range.
+AIMS = (2.0, -1.0)
+AFTER_THE_END = 5.0
+
+
+class Probe(gym.Env[Any, Any]):
+    """An episode of one step; subclasses say what is seen and what is paid."""
+
+    def __init__(self, kind: str = "discrete"):
+        self.observation_space = spaces.Box(-10.0, 10.0, (1,), np.float32)
+        self.action_space = ACTION_SPACES[kind]
+        self.kind = kind
+        self.seen = 0.0
+
+    def first(self) -> float:
+        return 0.0
+
+    def outcome(self, action: Any) -> tuple[float, float, bool, bool]:
+        """Return the next observation, the reward, terminated, truncated."""
+        raise NotImplementedError
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.seen = self.first()
+        return np.array([self.seen], np.float32), {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.seen, reward, terminated, truncated = self.outcome(action)
+        return np.array([self.seen], np.float32), reward, terminated, truncated, {}
+
+    def score(self, action: Any, choice: int) -> float:
+        """Return 1 for the right choice; less the further from it, down to -1 for the other one."""
+        if self.kind == "discrete":
+            return 1.0 if action == choice else -1.0
+        return 1.0 - 2.0 * abs(float(action[0]) - AIMS[choice]) / 3.0
+
+
+class ConstantReward(Probe):
+    """Pays 1: the value is 1."""
+
+    def outcome(self, action: Any) -> tuple[float, float, bool, bool]:
+        return AFTER_THE_END, 1.0, True, False
+
+
+class CutConstantReward(Probe):
+    """Pays 1 and is cut after every step: the value is 1 + gamma + gamma^2 + ..."""
+
+    def outcome(self, action: Any) -> tuple[float, float, bool, bool]:
+        return 0.0, 1.0, False, True
+
+
+class ObservedReward(Probe):
+    """Pays the observation, -1 or 1: the value is the observation."""
+
+    def first(self) -> float:
+        return float(self.np_random.choice([-1.0, 1.0]))
+
+    def outcome(self, action: Any) -> tuple[float, float, bool, bool]:
+        return AFTER_THE_END, self.seen, True, False
+
+
+class DelayedReward(Probe):
+    """Shows 0, then 1, then pays 1: the values are gamma and 1."""
+
+    def outcome(self, action: Any) -> tuple[float, float, bool, bool]:
+        if self.seen == 0.0:
+            return 1.0, 0.0, False, False
+        return AFTER_THE_END, 1.0, True, False
+
+
+class ActionReward(Probe):
+    """Pays 1 for choice 0 and -1 for choice 1."""
+
+    def outcome(self, action: Any) -> tuple[float, float, bool, bool]:
+        return AFTER_THE_END, self.score(action, 0), True, False
+
+
+class ObservedActionReward(ObservedReward):
+    """Pays for choice 0 where the observation is -1, and for choice 1 where it is 1."""
+
+    def outcome(self, action: Any) -> tuple[float, float, bool, bool]:
+        return AFTER_THE_END, self.score(action, int(self.seen > 0)), True, False
+
+
+class Counting(gym.Env[Any, Any]):
+    """Shows and pays the number of steps since the reset, ``length`` at the end; the reward is never 0."""
+
+    def __init__(self, length: int = 3, cut: bool = False, spoil: tuple[int, str, Any] | None = None):
+        """Make one; ``spoil`` = (step, "obs" or "reward", value) puts a value where it does not belong."""
+        self.observation_space = spaces.Box(0.0, np.inf, (2,), np.float32)
+        self.action_space = spaces.Discrete(2)
+        self.length, self.cut, self.spoil = length, cut, spoil
+        self.count = 0
+        self.steps = 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        self.count = 0
+        return self.show(), {}
+
+    def step(self, action: Any) -> tuple[Any, Any, bool, bool, dict[str, Any]]:
+        self.count += 1
+        self.steps += 1
+        result = {"obs": self.show(), "reward": float(self.count)}
+        if self.spoil and self.steps == self.spoil[0]:
+            result[self.spoil[1]] = self.spoil[2]
+        ended = self.count == self.length
+        return result["obs"], result["reward"], ended and not self.cut, ended and self.cut, {}
+
+    def show(self) -> Any:
+        return np.full(2, self.count, np.float32)

@@ -1,0 +1,152 @@
+"""The command line, as a person types it: in a process of its own."""
+
+import json
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from rlox.cli import main
+
+SMALL = ["--hidden", "16", "--batch-size", "32", "--learning-starts", "100", "--log-interval", "200"]
+
+
+def rlox(*args: str, cwd: Path) -> subprocess.CompletedProcess[str]:
+    return subprocess.run([sys.executable, "-m", "rlox", *args], cwd=cwd, capture_output=True, text=True, timeout=120)
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("cli")
+    args = ["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "600", "--seed", "7", "--run-dir", "first"]
+    result = rlox(*args, "--beta", "0.5", "--eval-interval", "300", "--n-eval-episodes", "2", *SMALL, cwd=folder)
+    assert result.returncode == 0, result.stderr
+    assert "Mean reward" in result.stdout
+    assert "Evaluation over 2 episodes" in result.stdout
+    assert "600/600 steps" in result.stderr
+    return folder / "first"
+
+
+def test_train_leaves_a_whole_run_folder(run: Path):
+    config = json.loads((run / "config.json").read_text())
+    assert config["algorithm"] == "awr"
+    assert config["env"] == "CartPole-v1"
+    assert config["seed"] == 7
+    assert config["config"]["beta"] == 0.5
+    assert config["config"]["hidden"] == 16
+    assert {"rlox", "jax", "gymnasium", "python"} <= config["versions"].keys()
+    records = [json.loads(line) for line in (run / "metrics.jsonl").read_text().splitlines()]
+    assert records[-1]["env_steps"] == 600
+    assert records[-1]["gradient_steps"] == 501
+    assert {"actor/loss", "critic/loss", "weight/effective_sample_size", "eval/mean_reward"} <= records[-1].keys()
+    assert (run / "checkpoint.safetensors").exists()
+    assert list(run.glob("events.out.tfevents.*"))
+
+
+def test_evaluate_prints_the_same_numbers_twice(run: Path):
+    first, second = (rlox("evaluate", "first", "--n-episodes", "3", cwd=run.parent) for _ in range(2))
+    assert first.returncode == 0
+    assert "Evaluation over 3 episodes" in first.stdout
+    assert first.stdout == second.stdout
+
+
+@pytest.mark.parametrize("name", ["out.mp4", "out.gif"])
+def test_play_writes_a_video(run: Path, name: str):
+    result = rlox("play", "first", "--video", name, "--seed", "1", cwd=run.parent)
+    assert result.returncode == 0, result.stderr
+    assert "Episode 1: return" in result.stdout
+    assert (run.parent / name).stat().st_size > 1000
+
+
+def test_list_names_the_algorithms(tmp_path: Path):
+    assert "awr" in rlox("list", cwd=tmp_path).stdout
+
+
+TRAIN = ["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "10"]
+
+
+@pytest.mark.parametrize(
+    ("args", "words"),
+    [
+        (["trian"], ["'trian'", "Did you mean 'train'?"]),
+        (["train", "awl"], ["'awl' is not an algorithm", "Did you mean 'awr'?"]),
+        (["train", "--env", "CartPole-v1"], ["first argument", "'--env'"]),
+        (["train", "awr", "--total-timesteps", "10"], ["--env"]),
+        (["train", "awr", "--env", "CartPol-v1", "--total-timesteps", "10"], ["'CartPol-v1'", "Did you mean: `CartPole`"]),
+        ([*TRAIN, "--bata", "1"], ["'--bata' is not a flag", "Did you mean '--beta'?"]),
+        ([*TRAIN, "--beta", "hot"], ["--beta", "'hot'"]),
+        ([*TRAIN, "--gamma", "1.5"], ["gamma=1.5", "at most 1"]),
+        ([*TRAIN, "--beta", "0"], ["beta=0.0", "greater than 0"]),
+        ([*TRAIN, "--buffer-size", "100"], ["batch_size=256", "buffer_size=100"]),
+        ([*TRAIN, "--hidden", "-3"], ["hidden=-3", "at least 1"]),
+        ([*TRAIN, "--seed", "-1"], ["seed=-1"]),
+        (["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "0"], ["total_timesteps=0", "at least 1"]),
+        (["evaluate", "nowhere"], ["no checkpoint at 'nowhere'"]),
+        (["evaluate"], ["RUN"]),
+        (["evaluate", "nowhere", "--n-episode", "3"], ["'--n-episode'", "'--n-episodes'"]),
+        (["play", "nowhere"], ["no checkpoint at 'nowhere'"]),
+    ],
+)
+def test_bad_input_is_one_line_and_exit_code_2(
+    args: list[str],
+    words: list[str],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(args)
+    assert stop.value.code == 2
+    out, err = capsys.readouterr()
+    assert err.startswith("rlox: error: ")
+    assert err.count("\n") == 1, err
+    assert all(word in err for word in words), err
+    assert out == ""
+    assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+def test_bad_input_in_a_process_of_its_own(tmp_path: Path):
+    result = rlox(*TRAIN, "--gamma", "1.5", cwd=tmp_path)
+    assert result.returncode == 2
+    assert result.stderr == "rlox: error: gamma=1.5 is out of range: it must be at least 0 and at most 1.\n"
+
+
+def test_an_existing_run_folder_is_refused_and_kept(run: Path):
+    before = (run / "checkpoint.safetensors").read_bytes()
+    result = rlox(*TRAIN, "--run-dir", "first", cwd=run.parent)
+    assert result.returncode == 2
+    assert "'first' already holds" in result.stderr
+    assert (run / "checkpoint.safetensors").read_bytes() == before
+
+
+def test_a_video_needs_a_known_ending(run: Path):
+    result = rlox("play", "first", "--video", "out.txt", cwd=run.parent)
+    assert result.returncode == 2
+    assert "must end in .mp4 or .gif" in result.stderr
+
+
+@pytest.mark.parametrize("args", [["--help"], []])
+def test_help_is_quick(args: list[str], tmp_path: Path):
+    seconds = []
+    for _ in range(5):
+        started = time.perf_counter()
+        result = rlox(*args, cwd=tmp_path)
+        seconds.append(time.perf_counter() - started)
+        assert result.returncode == 0
+        assert "train ALGORITHM" in result.stdout
+    assert min(seconds) < 0.5
+
+
+def test_help_of_train_explains_every_setting(tmp_path: Path):
+    text = rlox("train", "awr", "--help", cwd=tmp_path).stdout
+    assert "--beta" in text
+    assert "divides the advantage" in text
+    assert "--max-advantage" in text
+
+
+def test_help_imports_no_jax():
+    code = "import sys, rlox.cli; rlox.cli.main(['--help']); assert 'jax' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60)

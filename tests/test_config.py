@@ -1,0 +1,196 @@
+"""Settings: defaults, ranges, types, unknown keys."""
+
+import dataclasses
+import math
+from typing import Any
+
+import jaxtyping
+import numpy as np
+import pytest
+
+from rlox import Trainer
+from rlox.algorithms.awr import AWRConfig
+from rlox.core.config import Config, make_config
+from rlox.errors import ConfigError
+
+
+def make(**settings: Any) -> AWRConfig:
+    return make_config(AWRConfig, "awr", settings)
+
+
+def test_defaults_are_the_specifications():
+    config = make()
+    assert (config.beta, config.learning_rate, config.gamma) == (1.0, 3e-4, 0.99)
+    assert (config.batch_size, config.buffer_size, config.hidden) == (256, 100_000, 256)
+    assert (config.learning_starts, config.n_critic_updates, config.max_advantage) == (1000, 1, 20.0)
+
+
+def test_remedies_that_the_specification_does_not_have_are_off_by_default():
+    config = make()
+    assert (config.tau, config.expectile, config.entropy_coef) == (1.0, 0.5, 0.0)
+    assert (config.normalize_advantage, config.layer_norm, config.max_grad_norm) == (False, False, None)
+    assert (config.updates_per_step, config.n_envs, config.hidden_sizes) == (1, 1, ())
+
+
+OUT_OF_RANGE = [
+    ("learning_rate", 0, "greater than 0"),
+    ("gamma", -0.01, "at least 0 and at most 1"),
+    ("gamma", 1.01, "at least 0 and at most 1"),
+    ("batch_size", 0, "at least 1"),
+    ("buffer_size", 0, "at least 1"),
+    ("hidden", 0, "at least 1"),
+    ("hidden_sizes", (64, 0), "at least 1"),
+    ("learning_starts", -1, "at least 0"),
+    ("updates_per_step", 0, "at least 1"),
+    ("n_envs", 0, "at least 1"),
+    ("entropy_coef", -0.1, "at least 0"),
+    ("max_grad_norm", 0, "greater than 0"),
+    ("initial_std", 0, "greater than 0"),
+    ("min_std", 0, "greater than 0"),
+    ("beta", 0, "greater than 0"),
+    ("beta", -1, "greater than 0"),
+    ("max_advantage", 0, "greater than 0"),
+    ("n_critic_updates", 0, "at least 1"),
+    ("tau", 0, "greater than 0 and at most 1"),
+    ("tau", 1.5, "greater than 0 and at most 1"),
+    ("expectile", 0, "greater than 0 and less than 1"),
+    ("expectile", 1, "greater than 0 and less than 1"),
+]
+
+
+@pytest.mark.parametrize(("name", "value", "rule"), OUT_OF_RANGE)
+def test_a_value_out_of_range_is_refused_with_its_rule(name: str, value: Any, rule: str):
+    with pytest.raises(ConfigError) as error:
+        make(**{name: value})
+    assert name in str(error.value)
+    assert rule in str(error.value)
+    assert "\n" not in str(error.value)
+
+
+def test_every_setting_with_a_range_is_tested_out_of_range():
+    ranged = {field.name for field in dataclasses.fields(AWRConfig) if field.metadata}
+    assert ranged == {name for name, _, _ in OUT_OF_RANGE}
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [("gamma", 0), ("gamma", 1), ("tau", 1), ("learning_starts", 0), ("entropy_coef", 0), ("batch_size", 1)],
+)
+def test_a_value_on_an_inclusive_bound_is_accepted(name: str, value: float):
+    assert getattr(make(**{name: value}), name) == value
+
+
+@pytest.mark.parametrize("number", [math.nan, math.inf, -math.inf])
+@pytest.mark.parametrize("name", ["beta", "gamma", "max_advantage", "max_grad_norm", "entropy_coef"])
+def test_a_number_that_is_not_finite_is_refused(name: str, number: float):
+    with pytest.raises(ConfigError, match=name):
+        make(**{name: number})
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        ("beta", "1.0"),
+        ("beta", None),
+        ("beta", True),
+        ("beta", [1.0]),
+        ("batch_size", 64.0),
+        ("batch_size", "64"),
+        ("batch_size", True),
+        ("layer_norm", 1),
+        ("layer_norm", "False"),
+        ("hidden_sizes", 64),
+        ("hidden_sizes", "64"),
+        ("hidden_sizes", (64, 32.5)),
+        ("hidden_sizes", None),
+        ("max_grad_norm", "1"),
+    ],
+)
+def test_a_wrong_type_is_named(name: str, value: Any):
+    with pytest.raises(ConfigError, match=rf"{name}=.*has the wrong type|{name}.*must be"):
+        make(**{name: value})
+
+
+def test_numbers_become_plain_python_ones():
+    config = make(beta=2, gamma=np.float32(0.5), batch_size=np.int64(32), layer_norm=np.True_, hidden_sizes=[64, 32])
+    assert (config.beta, config.gamma, config.batch_size) == (2.0, 0.5, 32)
+    assert [type(x) for x in (config.beta, config.gamma, config.batch_size)] == [float, float, int]
+    assert config.layer_norm is True
+    assert config.hidden_sizes == (64, 32)
+
+
+def test_none_lifts_the_limit_on_the_gradient():
+    assert make(max_grad_norm=None).max_grad_norm is None
+
+
+def test_a_batch_larger_than_the_replay_is_refused():
+    with pytest.raises(ConfigError, match="batch_size=64 is larger than buffer_size=32"):
+        make(batch_size=64, buffer_size=32)
+    assert make(batch_size=32, buffer_size=32).buffer_size == 32
+
+
+@pytest.mark.parametrize("initial_std", [0.05, 0.01])
+def test_an_initial_std_at_or_below_its_floor_is_refused(initial_std: float):
+    with pytest.raises(ConfigError, match=r"initial_std.*min_std=0\.05"):
+        make(initial_std=initial_std)
+
+
+@pytest.mark.parametrize(
+    ("wrong", "right"), [("bata", "beta"), ("lr_rate", "learning_rate"), ("batchsize", "batch_size"), ("Gamma", "gamma")]
+)
+def test_an_unknown_setting_is_answered_with_the_nearest(wrong: str, right: str):
+    with pytest.raises(ConfigError, match=f"'{wrong}' is not a setting of awr. Did you mean '{right}'?"):
+        make(**{wrong: 1})
+
+
+def test_a_setting_like_no_other_is_answered_with_all_of_them():
+    with pytest.raises(ConfigError, match=r"'zzzzzz' is not a setting of awr\. Known: .*beta, .*gamma"):
+        make(zzzzzz=1)
+
+
+def test_a_key_that_is_no_string_is_refused():
+    with pytest.raises(ConfigError, match="'3' is not a setting of awr"):
+        make_config(AWRConfig, "awr", {3: 1})  # pyright: ignore[reportArgumentType]
+
+
+@pytest.mark.parametrize("name", ["seed", "env", "run_dir", "callbacks", "logger"])
+def test_an_argument_of_the_trainer_is_sent_there(name: str):
+    with pytest.raises(ConfigError, match=f"'{name}' is not a setting of awr: pass it to Trainer itself"):
+        make(**{name: 1})
+
+
+def test_the_trainer_refuses_a_wrong_setting_before_it_makes_the_environment():
+    def never() -> Any:
+        raise AssertionError("the environment was made")
+
+    with pytest.raises(ConfigError, match="beta"):
+        Trainer("awr", env=never, config={"beta": 0})
+
+
+def test_settings_cannot_be_changed():
+    with pytest.raises(dataclasses.FrozenInstanceError):
+        make().beta = 2.0  # pyright: ignore[reportAttributeAccessIssue]
+
+
+def test_a_changed_copy_is_checked_like_a_new_one():
+    assert dataclasses.replace(make(), beta=2).beta == 2.0
+    with pytest.raises(ConfigError, match="beta"):
+        dataclasses.replace(make(), beta=0)
+
+
+def test_equal_settings_are_one_key_of_a_cache():
+    assert len({make(beta=2), make(beta=np.float64(2)), make(hidden_sizes=[4]), make(hidden_sizes=(4,))}) == 2
+
+
+def test_settings_are_taken_as_none_a_mapping_or_their_own_class():
+    config = AWRConfig(beta=2)
+    assert make_config(AWRConfig, "awr", None) == AWRConfig()
+    assert make_config(AWRConfig, "awr", config) is config
+    assert make_config(AWRConfig, "awr", {"beta": 2}) == config
+
+
+@pytest.mark.parametrize("values", [Config(), "beta=2", [("beta", 2)], AWRConfig])
+def test_settings_of_another_class_are_refused(values: Any, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+    with pytest.raises(ConfigError, match=rf"config is a {type(values).__name__}: awr takes a dict or AWRConfig"):
+        make_config(AWRConfig, "awr", values)
