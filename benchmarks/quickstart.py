@@ -227,7 +227,7 @@ def plot(args: argparse.Namespace) -> None:
         figure, axes = plt.subplots(1, len(runs), figsize=(4.8 * len(runs), 3.6), squeeze=False, layout="constrained")
         for axis, (env_id, rows) in zip(axes[0], runs.items(), strict=True):
             lines.append(draw(axis, env_id, rows))
-        axes[0, 0].legend(loc="lower right", frameon=False)
+        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
         args.image.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(args.image, dpi=150)
         plt.close(figure)

@@ -39,19 +39,18 @@ def replay_worker(size: int, calls: int) -> Row:
 
     from rlox.algorithms import ALGORITHMS
     from rlox.core.state import Transition
-    from rlox.core.update import init_state
     from rlox.data import replay as replays
     from rlox.programs import compile_programs
 
     algorithm = ALGORITHMS["awr"]
     config = algorithm.config(hidden=HIDDEN, batch_size=BATCH, buffer_size=size)
-    programs = compile_programs(algorithm, config, 1)
+    programs = compile_programs(algorithm, config, 1, 4, (2,), 1)
     f32, i32 = np.dtype(np.float32), np.dtype(np.int32)
     # In place, so that filling it leaves no second copy in the peak.
     fill = jax.jit(lambda replay: jax.tree.map(lambda x: ~x if x.dtype == bool else x + 1, replay), donate_argnums=0)
     replay = fill(replays.create(size, 1, 4, f32, 1, i32))
     replay = replay._replace(position=jnp.zeros(1, jnp.int32), size=jnp.full(1, size, jnp.int32))
-    state = init_state(config, 4, (2,), 1, jax.random.key(0))
+    state = programs.init(jax.random.key(0))
     obs, flag = np.zeros((1, 4), f32), np.zeros(1, bool)
     transition = Transition(obs, np.zeros((1, 1), i32), np.ones(1, f32), obs, flag, flag)
     times: dict[str, list[float]] = {"store_us": [], "learn_us": []}
@@ -124,9 +123,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--steps", type=int, nargs="+", default=[10_000, 100_000], help="of a run (10000 100000)")
     parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[10_000, 100_000, 1_000_000],
-        help="transitions of a replay (10000 100000 1000000)",
-    )  # fmt: skip
+        "--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="of a replay (100000 1000000)"
+    )
     parser.add_argument("--calls", type=int, default=5000, help="stores and learn calls at each size (5000)")
     parser.add_argument("--rounds", type=int, default=3, help="turns (3)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")

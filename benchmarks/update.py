@@ -32,6 +32,7 @@ from common import (
     Row,
     bind,
     describe_machine,
+    log,
     make_venv,
     print_machine,
     print_table,
@@ -170,7 +171,7 @@ def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
 
     from rlox.algorithms import ALGORITHMS
     from rlox.core.state import TrainState, Transition
-    from rlox.core.update import init_state, make_update
+    from rlox.core.update import make_update
     from rlox.data import replay as replays
     from rlox.programs import compile_programs
 
@@ -189,11 +190,12 @@ def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
     )
     replay = replay._replace(columns=jax.device_put(columns), size=replay.size + rows)
 
+    programs = compile_programs(algorithm, config, 1, OBS_DIM, (N_ACTIONS,), 1)
+
     def fresh() -> TrainState:
-        return init_state(config, OBS_DIM, (N_ACTIONS,), 1, jax.random.key(0))
+        return programs.init(jax.random.key(0))
 
     state, obs = fresh(), np.zeros((1, OBS_DIM), f32)
-    programs = compile_programs(algorithm, config, 1)
 
     def learn() -> None:
         nonlocal state
@@ -253,6 +255,8 @@ def measure(args: argparse.Namespace) -> None:
     threads = [n for n in args.threads if n <= usable]
     if not threads:
         raise SystemExit(f"--threads {args.threads}: this process may use {usable} cores only.")
+    if threads != args.threads:
+        log(f"This process may use {usable} cores only: measuring --threads {threads}.")
     machine = describe_machine()
     settings = {name: getattr(args, name) for name in ("hidden", "batch", "scan", "rounds", "seconds")}
     rows: list[Row] = []

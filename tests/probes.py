@@ -94,13 +94,22 @@ class ObservedActionReward(ObservedReward):
 
 
 class Counting(gym.Env[Any, Any]):
-    """Shows and pays the number of steps since the reset, ``length`` at the end; the reward is never 0."""
+    """Shows and pays the number of steps since the reset, up to ``length``.
 
-    def __init__(self, length: int = 3, cut: bool = False, spoil: tuple[int, str, Any] | None = None):
-        """Make one; ``spoil`` = (step, "obs" or "reward", value) puts a value where it does not belong."""
-        self.observation_space = spaces.Box(0.0, np.inf, (2,), np.float32)
+    Args:
+        length: steps of an episode.
+        cut: end episodes by truncation.
+        spoil: ``(step, "obs" or "reward", value)``: what the step of this number (from 1) returns instead.
+        reuse: return the same array each time, changed in place.
+    """
+
+    def __init__(
+        self, length: int = 3, *, cut: bool = False, spoil: tuple[int, str, Any] | None = None, reuse: bool = False
+    ):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
         self.action_space = spaces.Discrete(2)
-        self.length, self.cut, self.spoil = length, cut, spoil
+        self.length, self.cut, self.spoil, self.reuse = length, cut, spoil, reuse
+        self.array = np.zeros(2, np.float32)
         self.count = 0
         self.steps = 0
 
@@ -119,4 +128,5 @@ class Counting(gym.Env[Any, Any]):
         return result["obs"], result["reward"], ended and not self.cut, ended and self.cut, {}
 
     def show(self) -> Any:
-        return np.full(2, self.count, np.float32)
+        self.array[:] = self.count
+        return self.array if self.reuse else self.array.copy()

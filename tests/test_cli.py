@@ -74,7 +74,10 @@ TRAIN = ["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "10"]
         (["train", "awl"], ["'awl' is not an algorithm", "Did you mean 'awr'?"]),
         (["train", "--env", "CartPole-v1"], ["first argument", "'--env'"]),
         (["train", "awr", "--total-timesteps", "10"], ["--env"]),
-        (["train", "awr", "--env", "CartPol-v1", "--total-timesteps", "10"], ["'CartPol-v1'", "Did you mean: `CartPole`"]),
+        (
+            ["train", "awr", "--env", "CartPol-v1", "--total-timesteps", "10"],
+            ["'CartPol-v1'", "Did you mean: `CartPole`"],
+        ),
         ([*TRAIN, "--bata", "1"], ["'--bata' is not a flag", "Did you mean '--beta'?"]),
         ([*TRAIN, "--beta", "hot"], ["--beta", "'hot'"]),
         ([*TRAIN, "--gamma", "1.5"], ["gamma=1.5", "at most 1"]),

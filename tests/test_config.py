@@ -4,7 +4,6 @@ import dataclasses
 import math
 from typing import Any
 
-import jaxtyping
 import numpy as np
 import pytest
 
@@ -136,7 +135,8 @@ def test_an_initial_std_at_or_below_its_floor_is_refused(initial_std: float):
 
 
 @pytest.mark.parametrize(
-    ("wrong", "right"), [("bata", "beta"), ("lr_rate", "learning_rate"), ("batchsize", "batch_size"), ("Gamma", "gamma")]
+    ("wrong", "right"),
+    [("bata", "beta"), ("lr_rate", "learning_rate"), ("batchsize", "batch_size"), ("Gamma", "gamma")],
 )
 def test_an_unknown_setting_is_answered_with_the_nearest(wrong: str, right: str):
     with pytest.raises(ConfigError, match=f"'{wrong}' is not a setting of awr. Did you mean '{right}'?"):
@@ -148,6 +148,7 @@ def test_a_setting_like_no_other_is_answered_with_all_of_them():
         make(zzzzzz=1)
 
 
+@pytest.mark.usefixtures("without_annotations")
 def test_a_key_that_is_no_string_is_refused():
     with pytest.raises(ConfigError, match="'3' is not a setting of awr"):
         make_config(AWRConfig, "awr", {3: 1})  # pyright: ignore[reportArgumentType]
@@ -190,7 +191,7 @@ def test_settings_are_taken_as_none_a_mapping_or_their_own_class():
 
 
 @pytest.mark.parametrize("values", [Config(), "beta=2", [("beta", 2)], AWRConfig])
-def test_settings_of_another_class_are_refused(values: Any, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+@pytest.mark.usefixtures("without_annotations")
+def test_settings_of_another_class_are_refused(values: Any):
     with pytest.raises(ConfigError, match=rf"config is a {type(values).__name__}: awr takes a dict or AWRConfig"):
         make_config(AWRConfig, "awr", values)

@@ -1,5 +1,7 @@
 """Networks: the affine layer's own backward pass, the perceptron by hand, the actor's distributions."""
 
+import functools
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,6 +10,7 @@ import pytest
 from rlox.algorithms.awr import AWRConfig
 from rlox.core.distributions import Categorical, Gaussian
 from rlox.core.networks import MLP, Actor, affine, value
+from rlox.core.state import TrainState
 from rlox.core.update import init_state
 
 KEY = jax.random.key(0)
@@ -17,52 +20,52 @@ def plain_affine(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     return x @ weight + bias
 
 
-def affine_operands(batch: int, n_in: int, n_out: int) -> tuple[jax.Array, jax.Array, jax.Array]:
-    keys = jax.random.split(KEY, 3)
-    shapes = ((batch, n_in), (n_in, n_out), (n_out,))
-    x, weight, bias = (jax.random.normal(key, shape) for key, shape in zip(keys, shapes, strict=True))
-    return x, weight, bias
+def numbers(*shape: int) -> jax.Array:
+    return jnp.array(np.random.default_rng(0).normal(size=shape), jnp.float32)
 
 
-@pytest.mark.parametrize("compiled", [False, True])
+def perceptron(*sizes: int, layer_norm: bool = False) -> MLP:
+    return jax.jit(lambda: MLP(sizes, layer_norm=layer_norm, key=KEY))()
+
+
 @pytest.mark.parametrize(
     ("batch", "n_in", "n_out"),
     [(1, 4, 3), (1, 3, 4), (1, 1, 1), (6, 5, 5), (6, 5, 2), (6, 5, 1), (6, 2, 5), (6, 1, 5), (3, 3, 3)],
 )
-def test_the_backward_pass_of_affine_is_that_of_the_product(batch: int, n_in: int, n_out: int, compiled: bool):
-    operands = affine_operands(batch, n_in, n_out)
-    pull = jnp.sin(jnp.arange(batch * n_out, dtype=jnp.float32)).reshape(batch, n_out)
+def test_the_backward_pass_of_affine_is_that_of_the_product(batch: int, n_in: int, n_out: int):
+    operands = numbers(batch, n_in), numbers(n_in, n_out), numbers(n_out)
+    pull = numbers(batch, n_out)
 
-    def value_and_gradients(function):
-        def run(operands, pull):
+    @jax.jit
+    def both():
+        results = []
+        for function in (affine, plain_affine):
             out, backward = jax.vjp(function, *operands)
-            return out, backward(pull)
+            results.append((out, *backward(pull)))
+        return results
 
-        return (jax.jit(run) if compiled else run)(operands, pull)
-
-    out, gradients = value_and_gradients(affine)
-    expected_out, expected_gradients = value_and_gradients(plain_affine)
-    np.testing.assert_allclose(out, expected_out, rtol=1e-5, atol=1e-6)
-    for gradient, expected in zip(gradients, expected_gradients, strict=True):
-        assert gradient.shape == expected.shape
-        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+    for own, expected in zip(*both(), strict=True):
+        assert own.shape == expected.shape
+        np.testing.assert_allclose(own, expected, rtol=1e-5, atol=1e-5)
 
 
 def test_affine_is_differentiated_under_vmap():
-    x, weight, bias = affine_operands(6, 5, 2)
-    weights = jnp.stack([weight, 2 * weight])
+    x, weights, bias = numbers(6, 5), numbers(3, 5, 2), numbers(2)
 
-    def gradient(function):
-        return jax.vmap(jax.grad(lambda w: (function(x, w, bias) ** 2).sum()))(weights)
+    @jax.jit
+    def both():
+        losses = [lambda w, f=function: (f(x, w, bias) ** 2).sum() for function in (affine, plain_affine)]
+        return [jax.vmap(jax.grad(loss))(weights) for loss in losses]
 
-    np.testing.assert_allclose(gradient(affine), gradient(plain_affine), rtol=1e-4, atol=1e-4)
+    own, expected = both()
+    np.testing.assert_allclose(own, expected, rtol=1e-4, atol=1e-4)
 
 
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_the_perceptron_is_affine_layers_with_relu_between_them(layer_norm: bool):
-    network = MLP((3, 8, 5, 2), layer_norm=layer_norm, key=KEY)
-    x = np.asarray(jax.random.normal(KEY, (7, 3)))
-    expected = x
+    network = perceptron(3, 8, 5, 2, layer_norm=layer_norm)
+    x = numbers(7, 3)
+    expected = np.asarray(x)
     for i, (weight, bias) in enumerate(zip(network.weights, network.biases, strict=True)):
         expected = expected @ np.asarray(weight) + np.asarray(bias)
         if i < 2:
@@ -70,11 +73,11 @@ def test_the_perceptron_is_affine_layers_with_relu_between_them(layer_norm: bool
                 centred = expected - expected.mean(axis=1, keepdims=True)
                 expected = centred / np.sqrt(centred.var(axis=1, keepdims=True) + 1e-5)
             expected = np.maximum(expected, 0)
-    np.testing.assert_allclose(network(jnp.array(x)), expected, rtol=1e-4, atol=1e-5)
+    np.testing.assert_allclose(jax.jit(MLP.__call__)(network, x), expected, rtol=1e-4, atol=1e-5)
 
 
 def test_initial_weights_and_biases_fill_the_documented_interval():
-    network = MLP((100, 50, 40), layer_norm=False, key=KEY)
+    network = perceptron(100, 50, 40)
     for weight, bias in zip(network.weights, network.biases, strict=True):
         bound = len(weight) ** -0.5
         assert np.abs(weight).max() == pytest.approx(bound, rel=0.02)
@@ -86,9 +89,9 @@ def test_initial_weights_and_biases_fill_the_documented_interval():
 @pytest.mark.parametrize("layer_norm", [False, True])
 def test_any_depth_and_width_fits_the_annotations(sizes: tuple[int, ...], layer_norm: bool):
     # The annotations of a tuple are checked on one entry, drawn at random.
-    for seed in range(10):
-        network = MLP(sizes, layer_norm=layer_norm, key=jax.random.key(seed))
-        assert network(jnp.zeros((4, 3))).shape == (4, sizes[-1])
+    for _ in range(20):
+        network = jax.eval_shape(lambda: MLP(sizes, layer_norm=layer_norm, key=KEY))
+        assert jax.eval_shape(MLP.__call__, network, numbers(4, 3)).shape == (4, sizes[-1])
         assert len(network.norms) == (len(sizes) - 2 if layer_norm else 0)
 
 
@@ -97,39 +100,45 @@ def test_any_depth_and_width_fits_the_annotations(sizes: tuple[int, ...], layer_
     [({}, [256, 256]), ({"hidden": 8}, [8, 8]), ({"hidden": 8, "hidden_sizes": (5, 6, 7)}, [5, 6, 7])],
 )
 def test_hidden_and_hidden_sizes_set_the_widths_of_actor_and_critic(settings: dict, widths: list[int]):
-    state = init_state(AWRConfig(**settings), 3, (4,), 1, KEY)
+    state = jax.eval_shape(lambda: init_state(AWRConfig(**settings), 3, (4,), 1, KEY))
     for network, n_out in ((state.actor.network, 4), (state.critic, 1)):
         assert [weight.shape for weight in network.weights] == list(zip([3, *widths], [*widths, n_out], strict=True))
 
 
 def test_actor_and_critic_start_with_different_weights():
-    state = init_state(AWRConfig(hidden=8), 3, (), 1, KEY)
+    state = initial_state(())
     assert not np.array_equal(state.actor.network.weights[0], state.critic.weights[0])
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_value_is_one_number_a_sample(batch: int):
-    critic = MLP((3, 8, 1), layer_norm=False, key=KEY)
-    obs = jax.random.normal(KEY, (batch, 3))
-    np.testing.assert_array_equal(value(critic, obs), critic(obs).ravel())
+    critic, obs = perceptron(3, 8, 1), numbers(batch, 3)
+    np.testing.assert_allclose(jax.jit(value)(critic, obs), jax.jit(MLP.__call__)(critic, obs).ravel())
+
+
+@functools.cache
+def initial_state(nvec: tuple[int, ...]) -> TrainState:
+    config = AWRConfig(hidden=8, initial_std=0.7, min_std=0.2)
+    return jax.jit(lambda: init_state(config, 3, nvec, 2, KEY))()
 
 
 def test_discrete_actors_are_categorical():
-    actor: Actor = init_state(AWRConfig(hidden=8), 3, (2, 5), 2, KEY).actor
-    policy = actor(jnp.ones((4, 3)))
+    policy = jax.jit(Actor.__call__)(initial_state((2, 5)).actor, numbers(4, 3))
     assert isinstance(policy, Categorical)
     assert policy.nvec == (2, 5)
     assert policy.logits.shape == (4, 7)
 
 
 def test_continuous_actors_start_with_the_initial_std_in_every_state():
-    actor = init_state(AWRConfig(hidden=8, initial_std=0.7, min_std=0.2), 3, (), 2, KEY).actor
-    policy = actor(jnp.ones((4, 3)))
+    actor, obs = initial_state(()).actor, numbers(4, 3)
+    policy = jax.jit(Actor.__call__)(actor, obs)
     assert isinstance(policy, Gaussian)
     np.testing.assert_allclose(policy.std, [0.7, 0.7], rtol=1e-6)
-    np.testing.assert_array_equal(policy.mean, actor.network(jnp.ones((4, 3))))
+    np.testing.assert_allclose(policy.mean, jax.jit(MLP.__call__)(actor.network, obs), rtol=1e-6)
 
 
 def test_the_std_never_falls_below_its_floor():
-    actor = Actor(MLP((3, 2), layer_norm=False, key=KEY), jnp.full(2, -100.0), (), 0.2)
-    np.testing.assert_allclose(actor(jnp.ones((4, 3))).std, [0.2, 0.2])  # pyright: ignore[reportAttributeAccessIssue]
+    actor = Actor(perceptron(3, 2), jnp.full(2, -100.0), (), 0.2)
+    policy = jax.jit(Actor.__call__)(actor, numbers(4, 3))
+    assert isinstance(policy, Gaussian)
+    np.testing.assert_allclose(policy.std, [0.2, 0.2])

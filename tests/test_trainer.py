@@ -31,14 +31,14 @@ class Spaces(gym.Env[Any, Any]):
     def __init__(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]):
         self.observation_space, self.action_space = observation_space, action_space
 
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None):
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
         super().reset(seed=seed)
         if seed is not None:
             self.observation_space.seed(seed)
         self.t = 0
         return self.observation_space.sample(), {}
 
-    def step(self, action: Any):
+    def step(self, action: Any) -> Any:
         assert self.action_space.contains(action), action
         self.t += 1
         return self.observation_space.sample(), 1.0, False, self.t == 10, {}
@@ -128,7 +128,7 @@ def test_mean_reward_is_over_the_last_hundred_episodes():
             self.episode += 1
             return super().reset(**kwargs)
 
-        def step(self, action: Any):
+        def step(self, action: Any) -> Any:
             obs, _, terminated, truncated, info = super().step(action)
             return obs, float(self.episode) / 10, terminated, truncated, info
 
@@ -146,7 +146,9 @@ def test_callbacks_and_logger_fire_once_an_interval_and_can_stop():
         seen.append(trainer.env_steps)
         return metrics["env_steps"] < 300
 
-    trainer = Trainer("awr", "CartPole-v1", config=SMALL, callbacks=[stop], logger=lambda m: logged.append(m["env_steps"]))
+    trainer = Trainer(
+        "awr", "CartPole-v1", config=SMALL, callbacks=[stop], logger=lambda m: logged.append(m["env_steps"])
+    )
     trainer.train(1000, log_interval=100)
     assert seen == logged == [100, 200, 300]
     assert trainer.env_steps == 300
@@ -331,7 +333,7 @@ class Breaking(Spaces):
         super().__init__(spaces.Box(-1, 1, (2,)), spaces.Discrete(2))
         self.fault, self.steps = fault, 0
 
-    def step(self, action: Any):
+    def step(self, action: Any) -> Any:
         obs, reward, *rest = super().step(action)
         self.steps += 1
         return self.fault(obs, reward) + tuple(rest) if self.steps == 150 else (obs, reward, *rest)
@@ -365,7 +367,7 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path):
     class Growing(Spaces):
         scale = 1.0
 
-        def step(self, action: Any):
+        def step(self, action: Any) -> Any:
             obs, _, *rest = super().step(action)
             self.scale = min(self.scale * 1.25, 3e38)
             return obs, self.scale, *rest

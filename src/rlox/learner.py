@@ -9,7 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from rlox.core.update import Algorithm, Metrics, init_state
+from rlox.core.update import Algorithm, Metrics
 from rlox.data import replay as replays
 from rlox.data.collector import Collector, Episode
 from rlox.data.envs import Envs
@@ -34,10 +34,10 @@ class Learner:
         self.config = config
         self.envs = envs
         self.encoder, self.codec = envs.encoder, action_codec(envs.action_space)
-        self.programs = compile_programs(algorithm, config, envs.n)
+        self.programs = compile_programs(algorithm, config, envs.n, self.encoder.dim, self.codec.nvec, self.codec.dim)
         network_seed, collector_seed = np.random.SeedSequence(seed).spawn(2)
         key = jax.random.key(int(network_seed.generate_state(1)[0]))
-        self.state = init_state(config, self.encoder.dim, self.codec.nvec, self.codec.dim, key)
+        self.state = self.programs.init(key)
         self.collector = Collector(envs, self.codec, collector_seed)
         self.replay: Replay | None = None
         self.action: Array | None = None

@@ -14,7 +14,7 @@ from jaxtyping import Array
 
 from rlox.core.networks import Actor
 from rlox.core.state import TrainState, Transition
-from rlox.core.update import Algorithm, Metrics, make_update
+from rlox.core.update import Algorithm, Metrics, init_state, make_update
 from rlox.data import replay as replays
 from rlox.data.replay import Replay
 
@@ -22,6 +22,8 @@ from rlox.data.replay import Replay
 class Programs(NamedTuple):
     """The compiled programs of a configuration."""
 
+    init: Callable[[Array], TrainState]
+    """A fresh state from a random key."""
     act: Callable[[Actor, ArrayLike, Array], Array]
     """Sampled actions ``(n, dim)`` at observations ``(n, obs_dim)``."""
     mode: Callable[[Actor, ArrayLike], Array]
@@ -33,7 +35,9 @@ class Programs(NamedTuple):
 
 
 @functools.cache
-def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs:
+def compile_programs(
+    algorithm: Algorithm, config: Any, n_envs: int, obs_dim: int, nvec: tuple[int, ...], action_dim: int
+) -> Programs:
     """Return the programs of a configuration; trainers with the same one share them."""
     update = make_update(algorithm, config)
     shape = (config.n_critic_updates, config.batch_size)
@@ -56,6 +60,7 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
         return actor(jnp.asarray(obs, jnp.float32)).sample(key)
 
     return Programs(
+        init=jax.jit(lambda key: init_state(config, obs_dim, nvec, action_dim, key)),
         act=jax.jit(act),
         mode=jax.jit(lambda actor, obs: actor(jnp.asarray(obs, jnp.float32)).mode()),
         store=jax.jit(replays.write, donate_argnums=0),

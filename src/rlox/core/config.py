@@ -91,7 +91,7 @@ class Config:
         return self.hidden_sizes or (self.hidden, self.hidden)
 
 
-def make_config(kind: type[C], algorithm: str, values: Mapping[str, Any] | Config | None) -> C:
+def make_config(kind: type[C], algorithm: str, values: object) -> C:
     """Return a checked config of ``kind`` from a mapping, a config or nothing (the documented defaults).
 
     Raises:

@@ -39,6 +39,9 @@ def _affine_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, A
 affine.defvjp(_affine_forward, _affine_backward)
 
 
+_FIRST_GAIN = 4.0
+
+
 class MLP(eqx.Module):
     """Affine layers with ReLU between them, each optionally layer-normalised before it.
 
@@ -50,7 +53,10 @@ class MLP(eqx.Module):
     norms: tuple[eqx.nn.LayerNorm, ...]
 
     def __init__(self, sizes: tuple[int, ...], *, layer_norm: bool, key: PRNGKeyArray):
-        """Weights and biases uniform between plus and minus 1 / sqrt(n_in).
+        """Weights normal with variance 2 / n_in (He), the first layer's times 4; biases uniform in +-1 / sqrt(n_in).
+
+        The first layer's gain puts the kinks of its units within a few tenths of the origin, where environments'
+        observations differ; without it a one-step critic resolves small angles too slowly to tell actions apart.
 
         Args:
             sizes: input width, hidden widths, output width.
@@ -58,9 +64,16 @@ class MLP(eqx.Module):
             key: random key.
         """
         shapes = list(itertools.pairwise(sizes))
+        gains = [_FIRST_GAIN] + [1.0] * (len(shapes) - 1)
         keys = jax.random.split(key, (len(shapes), 2))
-        self.weights = tuple(_uniform(k[0], (n_in, n_out), n_in) for k, (n_in, n_out) in zip(keys, shapes, strict=True))
-        self.biases = tuple(_uniform(k[1], (n_out,), n_in) for k, (n_in, n_out) in zip(keys, shapes, strict=True))
+        self.weights = tuple(
+            gain * (2 / shape[0]) ** 0.5 * jax.random.normal(k[0], shape)
+            for gain, shape, k in zip(gains, shapes, keys, strict=True)
+        )
+        self.biases = tuple(
+            jax.random.uniform(k[1], (n_out,), minval=-1.0, maxval=1.0) / n_in**0.5
+            for (n_in, n_out), k in zip(shapes, keys, strict=True)
+        )
         self.norms = tuple(eqx.nn.LayerNorm(width) for width in sizes[1:-1]) if layer_norm else ()
 
     def __call__(self, x: Float[Array, "B n_in"]) -> Float[Array, "B n_out"]:
@@ -70,10 +83,6 @@ class MLP(eqx.Module):
             if i < last:
                 x = jax.nn.relu(jax.vmap(self.norms[i])(x) if self.norms else x)
         return x
-
-
-def _uniform(key: PRNGKeyArray, shape: tuple[int, ...], n_in: int) -> Array:
-    return jax.random.uniform(key, shape, minval=-1.0, maxval=1.0) / n_in**0.5
 
 
 def value(critic: MLP, obs: Float[Array, "B obs_dim"]) -> Float[Array, " B"]:

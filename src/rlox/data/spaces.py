@@ -190,7 +190,7 @@ def describe(space: spaces.Space[Any]) -> dict[str, Any]:
         case spaces.MultiDiscrete():
             return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
         case spaces.MultiBinary():
-            return {"type": "MultiBinary", "shape": list(space.shape)}
+            return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.n)}
         case spaces.Dict():
             return {"type": "Dict", "spaces": [[k, describe(v)] for k, v in space.spaces.items()]}
         case spaces.Tuple():
@@ -207,12 +207,10 @@ def restore(description: dict[str, Any]) -> spaces.Space[Any]:
     match description["type"]:
         case "Box":
             shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
-            kind = np.float64 if dtype.kind == "f" else dtype
+            kind = np.dtype(np.float64) if dtype.kind == "f" else dtype
             low, high = (
-                np.broadcast_to(np.array([float(x) for x in description[k]]).astype(kind).astype(dtype), shape)
-                if len(description[k]) == 1
-                else np.array([float(x) for x in description[k]]).astype(dtype).reshape(shape)
-                for k in ("low", "high")
+                np.broadcast_to(values[0], shape) if len(values) == 1 else values.reshape(shape)
+                for values in (_numbers(description[k], kind).astype(dtype) for k in ("low", "high"))
             )
             return spaces.Box(low, high, shape, dtype.type)
         case "Discrete":
@@ -220,9 +218,13 @@ def restore(description: dict[str, Any]) -> spaces.Space[Any]:
         case "MultiDiscrete":
             return spaces.MultiDiscrete(np.array(description["nvec"]), start=np.array(description["start"]))
         case "MultiBinary":
-            return spaces.MultiBinary(description["shape"])
+            return spaces.MultiBinary(description["n"])
         case "Dict":
             return spaces.Dict([(k, restore(v)) for k, v in description["spaces"]])
         case "Tuple":
             return spaces.Tuple([restore(v) for v in description["spaces"]])
     raise SpaceError(f"Space type '{description['type']}' is not known to this version of rlox.")
+
+
+def _numbers(described: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
+    return np.array([float(x) if isinstance(x, str) else x for x in described], dtype)

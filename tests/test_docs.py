@@ -1,0 +1,66 @@
+"""README's code runs as it stands, with smaller budgets."""
+
+import os
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
+
+
+def smaller(code: str) -> str:
+    code, n = re.subn(r"(total_timesteps=|--total-timesteps )[\d_]+", r"\g<1>1100", code)
+    assert n
+    return code
+
+
+def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, object] = {}
+    for code in blocks("python"):
+        exec(smaller(code), names)
+    action = names["action"]
+    assert getattr(action, "shape", None) == (1,)
+
+
+def test_shell_commands_run(tmp_path: Path):
+    commands = next(block for block in blocks("bash") if "rlox train" in block)
+    env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
+    script = "set -e\n" + smaller(commands)
+    result = subprocess.run(["bash", "-c", script], cwd=tmp_path, env=env, capture_output=True, text=True, timeout=240)
+    assert result.returncode == 0, result.stderr
+    assert (tmp_path / "cartpole.mp4").stat().st_size > 1000
+
+
+@pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"], ids=str)
+def test_links_lead_to_files(page: Path):
+    for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
+        assert target.startswith("https://") or (page.parent / target).exists(), target
+
+
+def test_every_setting_is_documented():
+    import dataclasses
+
+    from rlox import ALGORITHMS
+
+    for name, member in ALGORITHMS.items():
+        text = (ROOT / "docs" / "algorithms" / f"{name}.md").read_text()
+        for field in dataclasses.fields(member.config):
+            assert f"`{field.name}`" in text, f"{field.name} of {name}"
+
+
+def test_every_metric_is_documented():
+    from rlox import Trainer
+
+    metrics = Trainer("awr", "Pendulum-v1", config={"hidden": 8, "batch_size": 16, "learning_starts": 20}).train(30)
+    text = (ROOT / "docs" / "algorithms" / "awr.md").read_text()
+    for name in metrics:
+        assert "/" not in name or f"`{name}`" in text, name

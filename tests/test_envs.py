@@ -1,0 +1,290 @@
+"""Environments of every make give true transitions, and say what is wrong where one misbehaves."""
+
+import functools
+from collections.abc import Callable
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+import pytest
+from gymnasium import spaces
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
+from probes import Counting
+
+from rlox import Trainer
+from rlox.data.collector import Collector
+from rlox.data.envs import Envs, make_envs
+from rlox.data.spaces import action_codec
+from rlox.errors import ConfigError, InvalidStepError
+
+LENGTHS = (3, 5, 2)
+
+
+def sync(mode: AutoresetMode, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
+    return SyncVectorEnv([functools.partial(Counting, n, **kwargs) for n in LENGTHS], autoreset_mode=mode)
+
+
+def asynchronous(mode: AutoresetMode, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
+    makers = [functools.partial(Counting, n, **kwargs) for n in LENGTHS]
+    return AsyncVectorEnv(makers, context="spawn", autoreset_mode=mode)
+
+
+MODES = [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED]
+every_mode = pytest.mark.parametrize("mode", MODES, ids=lambda mode: mode.name)
+every_make = pytest.mark.parametrize(
+    ("make", "lengths"),
+    [
+        pytest.param(Counting, (3,), id="single"),
+        pytest.param(functools.partial(Counting, reuse=True), (3,), id="single that reuses its array"),
+        *[pytest.param(functools.partial(sync, mode), LENGTHS, id=f"sync {mode.name}") for mode in MODES],
+        pytest.param(
+            lambda: SyncVectorEnv([Counting, Counting], copy=False, autoreset_mode=AutoresetMode.SAME_STEP),
+            (3, 3),
+            id="sync without copies",
+        ),
+    ],
+)
+
+
+def collect(envs: Envs, steps: int) -> tuple[list[list[Any]], list[Any]]:
+    """Return each stream's real transitions as ``(obs, reward, next_obs, terminated, truncated)``, and episodes."""
+    collector = Collector(envs, action_codec(envs.action_space), np.random.SeedSequence(0))
+    collector.start()
+    streams, ended = [[] for _ in range(envs.n)], []
+    for _ in range(steps):
+        t, valid, episodes = collector.step(collector.random_action())
+        ended += episodes
+        for i in np.flatnonzero(valid):
+            streams[i].append((t.obs[i], t.reward[i], t.next_obs[i], t.terminated[i], t.truncated[i]))
+    return [
+        [(float(o[0]), float(r), float(n[0]), bool(te), bool(tr)) for o, r, n, te, tr in stream] for stream in streams
+    ], ended
+
+
+def counted(length: int, steps: int, cut: bool = False) -> list[Any]:
+    """Return the transitions of ``steps`` steps of a Counting environment."""
+    found = []
+    for step in range(steps):
+        count = step % length
+        ended = count + 1 == length
+        found.append((float(count), count + 1.0, count + 1.0, ended and not cut, ended and cut))
+    return found
+
+
+def step_many(envs: Envs, steps: int) -> None:
+    envs.reset(0)
+    for _ in range(steps):
+        envs.step(np.zeros(envs.n, np.int64))
+
+
+@every_make
+def test_each_stream_holds_true_transitions(make: Callable[[], Any], lengths: tuple[int, ...]):
+    streams, _ = collect(Envs(make()), 20)
+    for stream, length in zip(streams, lengths, strict=True):
+        assert stream == counted(length, len(stream))
+
+
+@every_mode
+@pytest.mark.parametrize("cut", [False, True])
+def test_terminated_and_truncated_are_told_apart(mode: AutoresetMode, cut: bool):
+    streams, _ = collect(Envs(sync(mode, cut=cut)), 12)
+    for stream, length in zip(streams, LENGTHS, strict=True):
+        assert stream == counted(length, len(stream), cut)
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP], ids=lambda mode: mode.name)
+def test_environments_in_other_processes_give_true_transitions(mode: AutoresetMode):
+    env = asynchronous(mode)
+    try:
+        streams, _ = collect(Envs(env), 12)
+    finally:
+        env.close()
+    for stream, length in zip(streams, LENGTHS, strict=True):
+        assert stream == counted(length, len(stream))
+
+
+@every_mode
+def test_only_next_step_autoreset_spends_steps_on_resets(mode: AutoresetMode):
+    streams, _ = collect(Envs(sync(mode)), 12)
+    resets = [12 // (length + 1) if mode == AutoresetMode.NEXT_STEP else 0 for length in LENGTHS]
+    assert [len(stream) for stream in streams] == [12 - n for n in resets]
+
+
+@every_mode
+def test_episodes_have_their_own_returns_and_lengths(mode: AutoresetMode):
+    _, episodes = collect(Envs(sync(mode)), 12)
+    for length in LENGTHS:
+        own = [episode for episode in episodes if episode.length == length]
+        assert len(own) == 12 // (length + (mode == AutoresetMode.NEXT_STEP))
+        assert {episode.episode_return for episode in own} == {length * (length + 1) / 2}
+
+
+def test_a_new_start_forgets_the_episodes_that_were_running():
+    envs = Envs(sync(AutoresetMode.NEXT_STEP))
+    step_many(envs, 2)
+    streams, _ = collect(envs, 4)
+    assert streams[2] == counted(2, 3), "the reset that was due before the new start is not"
+
+
+@every_mode
+def test_the_replay_of_a_trainer_holds_no_phantom_transitions(mode: AutoresetMode):
+    config = {"hidden": 4, "batch_size": 4, "buffer_size": 300, "learning_starts": 1000}
+    trainer = Trainer("awr", env=sync(mode), config=config)
+    trainer.train(60, progress=False)
+    replay = trainer._learner.replay
+    assert replay is not None
+    assert trainer.env_steps == int(replay.size.sum()) >= 60
+    for i, length in enumerate(LENGTHS):
+        size = int(replay.size[i])
+        stored = [np.asarray(column)[:size, i].astype(float) for column in replay.columns]
+        obs, _, reward, next_obs, terminated, truncated = stored
+        rows = list(zip(obs[:, 0], reward, next_obs[:, 0], terminated, truncated, strict=True))
+        assert rows == counted(length, size)
+
+
+def test_the_last_observation_of_a_dict_space_is_kept():
+    class DictCounting(gym.ObservationWrapper[Any, Any, Any]):
+        def __init__(self):
+            super().__init__(Counting(2))
+            self.observation_space = spaces.Dict({"a": spaces.Box(-9, 9, (1,)), "b": spaces.Box(-9, 9, (1,))})
+
+        def observation(self, observation: Any) -> Any:
+            return {"a": observation[:1], "b": -observation[1:]}
+
+    envs = Envs(SyncVectorEnv([DictCounting] * 2, autoreset_mode=AutoresetMode.SAME_STEP))
+    envs.reset(0)
+    steps = [envs.step(np.zeros(2, np.int64)) for _ in range(2)]
+    assert steps[-1].next_obs.tolist() == [[2.0, -2.0]] * 2
+    assert steps[-1].obs.tolist() == [[0.0, 0.0]] * 2
+
+
+SPOILED = [
+    ("obs", np.array([0.0, np.nan], np.float32), r"observation\[1\] is nan"),
+    ("obs", np.array([-np.inf, 0.0], np.float32), r"observation\[0\] is -inf"),
+    ("reward", np.nan, "reward.*nan.*finite"),
+    ("reward", np.inf, "reward.*inf.*finite"),
+]
+
+
+@pytest.mark.parametrize("step", [4, 6], ids=["within an episode", "at its end"])
+@pytest.mark.parametrize(("what", "value", "complaint"), SPOILED)
+def test_what_is_not_finite_is_refused_with_its_step_and_entry(step: int, what: str, value: Any, complaint: str):
+    with pytest.raises(InvalidStepError, match=f"Step {step} of the environment.*{complaint}"):
+        step_many(Envs(Counting(spoil=(step, what, value))), 20)
+
+
+@every_mode
+@pytest.mark.parametrize("step", [1, 2], ids=["within an episode", "at its end"])
+@pytest.mark.parametrize(("what", "value", "complaint"), SPOILED)
+def test_what_is_not_finite_is_refused_in_a_vector_too(
+    mode: AutoresetMode, step: int, what: str, value: Any, complaint: str
+):
+    spoiled = functools.partial(Counting, 2, spoil=(step, what, value))
+    envs = Envs(SyncVectorEnv([Counting, spoiled], autoreset_mode=mode))
+    with pytest.raises(InvalidStepError, match=f"Step {step} of the environment.*{complaint}"):
+        step_many(envs, 20)
+
+
+@pytest.mark.parametrize(
+    ("what", "value", "complaint"),
+    [
+        ("obs", np.zeros(3, np.float32), r"Step 2 .*observation has shape \(3,\), but the space says \(2,\)"),
+        ("obs", np.zeros((1, 2), np.float32), r"Step 2 .*observation has shape \(1, 2\), but the space says \(2,\)"),
+        ("obs", 0.0, r"Step 2 .*observation has shape"),
+        ("obs", None, r"Step 2 .*observation"),
+        ("reward", np.zeros(2), "Step 2 .*reward.*a finite number"),
+        ("reward", None, "Step 2 .*reward.*a finite number"),
+        ("reward", "much", "Step 2 .*reward.*a finite number"),
+        ("reward", 1e300, "Step 2 .*reward.*a finite number"),
+    ],
+)
+def test_a_wrong_shape_or_type_is_refused_with_its_step(what: str, value: Any, complaint: str):
+    with pytest.raises(InvalidStepError, match=complaint):
+        step_many(Envs(Counting(5, spoil=(2, what, value))), 5)
+
+
+def test_a_bad_observation_of_a_reset_says_so():
+    class Broken(Counting):
+        def show(self) -> Any:
+            return np.full(2, np.nan, np.float32)
+
+    with pytest.raises(InvalidStepError, match=r"[Rr]eset of the environment.*observation\[0\] is nan"):
+        Envs(Broken()).reset(0)
+
+
+def test_a_broken_environment_stops_training_with_its_step():
+    trainer = Trainer("awr", env=Counting(spoil=(7, "reward", np.nan)), config={"hidden": 4})
+    with pytest.raises(InvalidStepError, match="Step 7 .*reward"):
+        trainer.train(20, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("name", "suggestion"),
+    [("CartPol-v1", "CartPole"), ("CartPole-v9", "CartPole-v1|v1"), ("cartpole", "CartPole|cartpole")],
+)
+def test_an_unknown_id_keeps_gymnasiums_suggestion(name: str, suggestion: str):
+    with pytest.raises(ConfigError, match=f"Environment '{name}' is not to be had.*({suggestion})") as error:
+        make_envs(name)
+    assert "\n" not in str(error.value)
+
+
+def test_an_id_in_a_module_that_is_missing_is_refused():
+    with pytest.raises(ConfigError, match="no_such_module"):
+        make_envs("no_such_module:Env-v0")
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_ids_and_callables_are_made_as_often_as_asked(n: int):
+    for env in ("CartPole-v1", Counting, functools.partial(Counting, 4), lambda: Counting(4)):
+        envs = make_envs(env, n)
+        assert envs.n == n
+        assert envs.reset(0).shape[0] == n
+        envs.close()
+
+
+def test_an_id_takes_keyword_arguments():
+    envs = make_envs("CartPole-v1", max_episode_steps=2)
+    envs.reset(0)
+    assert [bool(envs.step(np.zeros(1, np.int64)).truncated[0]) for _ in range(2)] == [False, True]
+
+
+def test_several_environments_of_one_id_start_differently():
+    obs = make_envs("CartPole-v1", 3).reset(0)
+    assert len(np.unique(obs[:, 0])) == 3
+
+
+def test_a_seed_decides_all_later_resets():
+    def first_observations() -> Any:
+        envs = make_envs("CartPole-v1")
+        return [envs.reset(3), *(envs.step(np.zeros(1, np.int64)).obs for _ in range(30))]
+
+    np.testing.assert_array_equal(first_observations(), first_observations())
+
+
+@pytest.mark.parametrize("env", [3, ["CartPole-v1"], b"CartPole-v1", Counting().observation_space])
+def test_something_that_is_no_environment_is_refused(env: Any):
+    with pytest.raises(ConfigError, match="must be an id, a gymnasium.Env, a VectorEnv, or a callable"):
+        make_envs(env)
+
+
+def test_a_trainer_without_an_environment_is_refused():
+    with pytest.raises(ConfigError, match="pass env="):
+        Trainer("awr")
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_a_callable_that_makes_no_environment_is_refused(n: int):
+    with pytest.raises(ConfigError, match="callable given as env returned a NoneType: it must make a gymnasium.Env"):
+        make_envs(lambda: None, n)
+
+
+def test_a_ready_made_environment_is_not_multiplied():
+    for env, n in ((Counting(), 1), (sync(AutoresetMode.SAME_STEP), 3)):
+        assert make_envs(env).n == n
+        assert make_envs(env, n).n == n
+        with pytest.raises(ConfigError, match=f"n_envs=2.*ready-made and steps {n}"):
+            make_envs(env, 2)
+
+
+def test_a_callable_that_makes_a_vector_environment_is_taken():
+    assert make_envs(lambda: sync(AutoresetMode.SAME_STEP)).n == 3

@@ -1,0 +1,182 @@
+"""The replay: every column of a transition carries the same id, so that mixed rows or streams show."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from scipy import stats
+
+from rlox.core.state import Transition
+from rlox.data import replay as replays
+from rlox.data.replay import Replay
+
+ROWS = 7
+DRAWS = (20_000,)
+write = jax.jit(replays.write)
+sample = jax.jit(replays.sample, static_argnums=2)
+cut = jax.jit(replays.cut)
+
+
+def coded(ids: Any) -> Transition:
+    """Return transitions whose columns all follow from their ids."""
+    ids = np.asarray(ids)
+    column = ids.astype(np.float32)
+    return Transition(
+        obs=np.stack([column, -column], axis=-1),
+        action=ids[..., None].astype(np.int32),
+        reward=column + 0.5,
+        next_obs=np.stack([column + 1, -column - 1], axis=-1),
+        terminated=ids % 2 == 0,
+        truncated=ids % 3 == 0,
+    )
+
+
+def ids_of(transition: Transition) -> Any:
+    """Return the ids, after checking that all columns agree on them."""
+    ids = np.asarray(transition.action)[..., 0]
+    for name, found, expected in zip(Transition._fields, transition, coded(ids), strict=True):
+        np.testing.assert_array_equal(found, expected, err_msg=name)
+    return ids
+
+
+def empty(capacity: int, n: int) -> Replay:
+    return replays.create(capacity, n, 2, np.dtype(np.float32), 1, np.dtype(np.int32))
+
+
+def rings(n: int) -> Replay:
+    return empty(ROWS * n, n)
+
+
+def fill(replay: Replay, valid: Any) -> tuple[Replay, list[list[int]]]:
+    """Write a row for each row of ``valid`` ``(steps, n)``; returns what each stream should hold, oldest first."""
+    rows, n = replay.columns.reward.shape
+    streams: list[list[int]] = [[] for _ in range(n)]
+    for step, flags in enumerate(np.asarray(valid, bool)):
+        ids = 1000 * np.arange(n) + step
+        replay = write(replay, coded(ids), flags)
+        for i in np.flatnonzero(flags):
+            streams[i] = [*streams[i], int(ids[i])][-rows:]
+    return replay, streams
+
+
+def stored(replay: Replay) -> list[list[int]]:
+    """Return the ids that each stream holds, oldest first."""
+    rows, n = replay.columns.reward.shape
+    found = []
+    for i in range(n):
+        size, position = int(replay.size[i]), int(replay.position[i])
+        order = (position - size + np.arange(size)) % rows
+        found.append(
+            ids_of(jax.tree.map(lambda column, at=(order, i): np.asarray(column)[at], replay.columns)).tolist()
+        )
+    return found
+
+
+@pytest.mark.parametrize("steps", [1, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS + 3])
+@pytest.mark.parametrize("n", [1, 3])
+def test_each_stream_keeps_its_latest_transitions_in_order(steps: int, n: int):
+    replay, streams = fill(rings(n), np.ones((steps, n)))
+    assert stored(replay) == streams
+    assert replay.size.tolist() == [min(steps, ROWS)] * n
+
+
+def test_the_ring_fills_up_to_its_last_row():
+    replay, streams = fill(rings(3), np.ones((ROWS + 3, 3)))
+    assert replay.size.tolist() == [ROWS] * 3
+    assert streams[1] == [1003, 1004, 1005, 1006, 1007, 1008, 1009]
+    assert set(ids_of(sample(replay, jax.random.key(0), DRAWS)).tolist()) == {i for stream in streams for i in stream}
+
+
+@settings(max_examples=25)
+@given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=15))
+def test_only_valid_transitions_are_written_and_drawn(valid: list[tuple[bool, bool, bool]]):
+    replay, streams = fill(rings(3), valid)
+    assert stored(replay) == streams
+    assert replay.size.tolist() == [len(stream) for stream in streams]
+    if any(streams):
+        drawn = ids_of(sample(replay, jax.random.key(0), DRAWS))
+        assert set(drawn.tolist()) == {i for stream in streams for i in stream}
+
+
+@pytest.mark.parametrize("sizes", [[7], [5, 5, 5], [1, 7, 3], [0, 4, 2], [7, 0, 0], [2, 0, 5], [9, 12, 4]], ids=str)
+def test_every_transition_is_drawn_equally_often(sizes: list[int]):
+    n = len(sizes)
+    replay, streams = fill(rings(n), np.arange(max(sizes))[:, None] < np.array(sizes))
+    drawn = ids_of(sample(replay, jax.random.key(1), DRAWS))
+    counts = [(drawn == i).sum() for stream in streams for i in stream]
+    assert sum(counts) == len(drawn)
+    assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def test_minibatches_have_the_shape_asked_for_and_differ():
+    replay, _ = fill(rings(1), np.ones((ROWS, 1)))
+    ids = ids_of(sample(replay, jax.random.key(0), (3, 16)))
+    assert ids.shape == (3, 16)
+    assert len({tuple(row) for row in ids.tolist()}) == 3
+
+
+def test_a_key_decides_the_draw():
+    replay, _ = fill(rings(1), np.ones((ROWS, 1)))
+    first, same, other = (ids_of(sample(replay, jax.random.key(k), (16,))).tolist() for k in (0, 0, 1))
+    assert first == same
+    assert first != other
+
+
+def test_one_stored_transition_is_enough_to_sample():
+    replay, _ = fill(rings(3), [[False, True, False]])
+    assert ids_of(sample(replay, jax.random.key(0), DRAWS)).tolist() == [1000] * DRAWS[0]
+
+
+@pytest.mark.parametrize(("capacity", "n", "rows"), [(10, 1, 10), (10, 2, 5), (11, 2, 5), (2, 3, 1), (1, 4, 1)])
+def test_capacity_is_shared_evenly_and_a_stream_has_at_least_one_row(capacity: int, n: int, rows: int):
+    replay, streams = fill(empty(capacity, n), np.ones((3, n)))
+    assert replay.columns.reward.shape == (rows, n)
+    assert stored(replay) == streams
+
+
+def test_observations_of_one_byte_are_stored_so_and_sampled_as_float32():
+    replay = replays.create(4, 1, 2, np.dtype(np.uint8), 1, np.dtype(np.float32))
+    transition = coded([0])._replace(obs=np.array([[7, 255]], np.uint8), next_obs=np.array([[0, 128]], np.uint8))
+    replay = write(replay, transition, np.ones(1, bool))
+    assert replay.columns.obs.dtype == replay.columns.next_obs.dtype == np.uint8
+    batch = sample(replay, jax.random.key(0), (2,))
+    assert batch.obs.dtype == batch.next_obs.dtype == jnp.float32
+    assert batch.obs.tolist() == [[7.0, 255.0]] * 2
+    assert batch.next_obs.tolist() == [[0.0, 128.0]] * 2
+
+
+@pytest.mark.parametrize("steps", [3, ROWS, ROWS + 2])
+def test_cut_marks_each_streams_last_transition_truncated(steps: int):
+    replay = rings(3)
+    for step in range(steps):
+        neither_terminated_nor_truncated = 6 * step + np.array([1, 5, 7])
+        replay = write(replay, coded(neither_terminated_nor_truncated), np.ones(3, bool))
+    assert not np.asarray(replay.columns.truncated).any()
+    truncated = np.asarray(cut(replay).columns.truncated)
+    assert truncated[(steps - 1) % ROWS].all()
+    assert truncated.sum() == 3
+
+
+def test_cut_leaves_a_terminated_transition_and_an_empty_stream_alone():
+    replay = write(rings(3), coded([2, 1, 1]), np.array([True, True, False]))
+    marked = cut(replay)
+    assert np.argwhere(np.asarray(marked.columns.truncated)).tolist() == [[0, 1]]
+    assert marked.size.tolist() == [1, 1, 0]
+
+
+def test_cut_keeps_what_was_truncated():
+    replay = write(rings(3), coded([3, 9, 15]), np.ones(3, bool))
+    assert np.asarray(cut(replay).columns.truncated)[0].tolist() == [True] * 3
+
+
+def test_cut_changes_nothing_else():
+    replay, _ = fill(rings(3), np.ones((6, 3)))
+    marked = cut(replay)
+    for name in set(Transition._fields) - {"truncated"}:
+        np.testing.assert_array_equal(getattr(marked.columns, name), getattr(replay.columns, name))
+    assert marked.position.tolist() == replay.position.tolist()
+    assert marked.size.tolist() == replay.size.tolist()
