@@ -103,7 +103,7 @@ def test_gaussian_log_prob_is_scipys():
     mean, std, action = rng.normal(size=(6, 3)), np.array([0.1, 1.0, 3.0]), rng.uniform(-4, 4, size=(6, 3))
     policy = Gaussian(jnp.array(mean, jnp.float32), jnp.array(std, jnp.float32))
     log_prob = gaussian_log_prob(policy, jnp.array(action, jnp.float32))
-    np.testing.assert_allclose(log_prob, stats.norm(mean, std).logpdf(action).sum(axis=1), rtol=1e-5)
+    np.testing.assert_allclose(log_prob, stats.norm.logpdf(action, mean, std).sum(axis=1), rtol=1e-5)
 
 
 def test_gaussian_entropy_is_scipys():

@@ -40,7 +40,9 @@ def test_shell_commands_run(tmp_path: Path):
     assert (tmp_path / "cartpole.mp4").stat().st_size > 1000
 
 
-@pytest.mark.parametrize("page", [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"], ids=str)
+@pytest.mark.parametrize(
+    "page", [ROOT / "README.md", *(ROOT / "docs").rglob("*.md"), ROOT / "CONTRIBUTING.md"], ids=str
+)
 def test_links_lead_to_files(page: Path):
     for target in re.findall(r"\]\(([^)#]+)\)", page.read_text()):
         assert target.startswith("https://") or (page.parent / target).exists(), target

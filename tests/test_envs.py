@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
-from probes import Counting
 
+from probes import Counting
 from rlox import Trainer
 from rlox.data.collector import Collector
 from rlox.data.envs import Envs, make_envs
@@ -214,7 +214,7 @@ def test_a_bad_observation_of_a_reset_says_so():
 
 def test_a_broken_environment_stops_training_with_its_step():
     trainer = Trainer("awr", env=Counting(spoil=(7, "reward", np.nan)), config={"hidden": 4})
-    with pytest.raises(InvalidStepError, match="Step 7 .*reward"):
+    with pytest.raises(InvalidStepError, match=r"Step 7 .*reward"):
         trainer.train(20, progress=False)
 
 
@@ -263,7 +263,7 @@ def test_a_seed_decides_all_later_resets():
 
 @pytest.mark.parametrize("env", [3, ["CartPole-v1"], b"CartPole-v1", Counting().observation_space])
 def test_something_that_is_no_environment_is_refused(env: Any):
-    with pytest.raises(ConfigError, match="must be an id, a gymnasium.Env, a VectorEnv, or a callable"):
+    with pytest.raises(ConfigError, match=r"must be an id, a gymnasium\.Env, a VectorEnv, or a callable"):
         make_envs(env)
 
 
@@ -274,7 +274,7 @@ def test_a_trainer_without_an_environment_is_refused():
 
 @pytest.mark.parametrize("n", [1, 2])
 def test_a_callable_that_makes_no_environment_is_refused(n: int):
-    with pytest.raises(ConfigError, match="callable given as env returned a NoneType: it must make a gymnasium.Env"):
+    with pytest.raises(ConfigError, match=r"callable given as env returned a NoneType: it must make a gymnasium\.Env"):
         make_envs(lambda: None, n)
 
 

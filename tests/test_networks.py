@@ -76,13 +76,13 @@ def test_the_perceptron_is_affine_layers_with_relu_between_them(layer_norm: bool
     np.testing.assert_allclose(jax.jit(MLP.__call__)(network, x), expected, rtol=1e-4, atol=1e-5)
 
 
-def test_initial_weights_and_biases_fill_the_documented_interval():
-    network = perceptron(100, 50, 40)
-    for weight, bias in zip(network.weights, network.biases, strict=True):
-        bound = len(weight) ** -0.5
-        assert np.abs(weight).max() == pytest.approx(bound, rel=0.02)
-        assert 0.8 * bound < np.abs(bias).max() <= bound
-        assert np.asarray(weight).std() == pytest.approx(bound / 3**0.5, rel=0.05)
+def test_initial_weights_and_biases_have_the_documented_scale():
+    network = perceptron(100, 80, 60)
+    for gain, weight, bias in zip((4.0, 1.0), network.weights, network.biases, strict=True):
+        n_in, values = len(weight), np.asarray(weight)
+        assert values.std() == pytest.approx(gain * (2 / n_in) ** 0.5, rel=0.05)
+        assert values.mean() == pytest.approx(0, abs=4 * float(values.std()) / values.size**0.5)
+        assert 0.8 < np.abs(bias).max() * n_in**0.5 <= 1
 
 
 @pytest.mark.parametrize("sizes", [(3, 1), (3, 7, 1), (3, 4, 9, 6, 2)])

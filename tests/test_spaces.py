@@ -34,7 +34,7 @@ EXAMPLES: dict[str, tuple[spaces.Space[Any], Any, list[float]]] = {
     "discrete with start": (spaces.Discrete(3, start=-1), -1, [1, 0, 0]),
     "multi-discrete": (spaces.MultiDiscrete([2, 3]), np.array([1, 0]), [0, 1, 1, 0, 0]),
     "multi-discrete with start": (spaces.MultiDiscrete([2, 2], start=[5, -5]), np.array([6, -5]), [0, 1, 1, 0]),
-    "multi-discrete of rows": (spaces.MultiDiscrete([[2], [2]]), np.array([[1], [0]]), [0, 1, 1, 0]),
+    "multi-discrete of rows": (spaces.MultiDiscrete(np.array([[2], [2]])), np.array([[1], [0]]), [0, 1, 1, 0]),
     "multi-binary": (spaces.MultiBinary(3), np.array([1, 0, 1], np.int8), [1, 0, 1]),
     "multi-binary of rows": (spaces.MultiBinary([2, 1]), np.array([[0], [1]], np.int8), [0, 1]),
     "tuple": (spaces.Tuple([spaces.Discrete(2), spaces.Box(0, 9, (1,))]), (1, np.array([7.0], np.float32)), [0, 1, 7]),
@@ -149,7 +149,7 @@ def test_an_unsupported_space_is_named(name: str):
 
 @pytest.mark.parametrize("space", [spaces.Tuple([spaces.Discrete(2)]), spaces.Dict({"a": spaces.Discrete(2)})])
 def test_dict_and_tuple_actions_are_refused(space: spaces.Space[Any]):
-    with pytest.raises(SpaceError, match="Action space (Tuple|Dict)"):
+    with pytest.raises(SpaceError, match=r"Action space (Tuple|Dict)"):
         action_codec(space)
 
 
@@ -166,7 +166,7 @@ def test_a_space_without_entries_is_refused(space: spaces.Space[Any]):
 
 @pytest.mark.parametrize(("low", "high"), [(-np.inf, np.inf), (0.0, np.inf), (-np.inf, 0.0)])
 def test_a_continuous_action_without_finite_bounds_is_refused_with_the_way_out(low: float, high: float):
-    with pytest.raises(SpaceError, match="has no finite bounds.*RescaleAction"):
+    with pytest.raises(SpaceError, match=r"has no finite bounds.*RescaleAction"):
         action_codec(spaces.Box(low, high, (2,)))
 
 
@@ -195,7 +195,7 @@ def boxes(draw: st.DrawFn, *dtypes: Any, finite: bool = True) -> spaces.Box:
 
 
 @st.composite
-def multi_discretes(draw: st.DrawFn) -> spaces.MultiDiscrete:
+def multi_discretes(draw: st.DrawFn) -> spaces.MultiDiscrete[Any]:
     nvec = draw(hnp.arrays(np.int64, shapes, elements=small))
     start = draw(hnp.arrays(np.int64, nvec.shape, elements=st.integers(-5, 5)))
     return spaces.MultiDiscrete(nvec, dtype=draw(st.sampled_from([np.int64, np.int32])), start=start)

@@ -9,9 +9,9 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
-from probes import ObservedReward
 from scipy import stats
 
+from probes import ObservedReward
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS, awr
 from rlox.algorithms.awr import AWRConfig
@@ -80,8 +80,9 @@ def layers_of(network: MLP) -> Any:
 
 def adam(params: Any, grads: Any, moments: Any, step: int, config: AWRConfig) -> tuple[Any, Any]:
     if config.max_grad_norm is not None:
-        norm = jnp.sqrt(sum((g**2).sum() for g in jax.tree.leaves(grads)))
-        grads = jax.tree.map(lambda g: g * jnp.minimum(1.0, config.max_grad_norm / norm), grads)
+        norm = jnp.sqrt(jnp.array([(g**2).sum() for g in jax.tree.leaves(grads)]).sum())
+        scale = jnp.minimum(1.0, config.max_grad_norm / norm)
+        grads = jax.tree.map(lambda g: g * scale, grads)
     first = jax.tree.map(lambda m, g: 0.9 * m + 0.1 * g, moments[0], grads)
     second = jax.tree.map(lambda v, g: 0.999 * v + 0.001 * g**2, moments[1], grads)
     moved = jax.tree.map(
@@ -125,7 +126,9 @@ def reference(
         log_prob, entropy = log_prob_and_entropy(actor, batch, config, nvec)
         return -(weight * log_prob).mean() - config.entropy_coef * entropy.mean()
 
+    weight = None
     for step, batches in enumerate(all_batches, 1):
+        batch = target = None
         for i in range(config.n_critic_updates):
             batch = jax.tree.map(lambda column, i=i: column[i], batches)
             next_value = forward(target_critic if config.tau < 1 else critic, batch.next_obs)[:, 0]
@@ -136,6 +139,7 @@ def reference(
             target_critic = jax.tree.map(
                 lambda old, new: (1 - config.tau) * old + config.tau * new, target_critic, critic
             )
+        assert batch is not None
         advantage = target - forward(critic, batch.obs)[:, 0]
         if config.normalize_advantage:
             advantage = (advantage - advantage.mean()) / (advantage.std() + 1e-5)
@@ -264,7 +268,7 @@ def test_each_critic_step_sees_its_own_minibatch_and_the_actor_the_last():
     start, batches = make_state(config), make_batches(3, 16)
     after, metrics = run(config, start, batches)
     one = make_config(n_critic_updates=1)
-    state = start
+    state, last = start, {}
     for i in range(3):
         state, last = run(one, state, jax.tree.map(lambda column, i=i: column[i : i + 1], batches))
     assert_trees_close(after.critic, state.critic)
