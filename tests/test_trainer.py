@@ -298,7 +298,7 @@ def test_missing_torn_and_foreign_checkpoints_are_named(tmp_path: Path):
     whole = file.read_bytes()
     for torn in (whole[: len(whole) // 2], whole[:20], b"", whole[:-9] + bytes([whole[-9] ^ 1]) + whole[-8:]):
         file.write_bytes(torn)
-        with pytest.raises(CheckpointError, match="cannot be read|damaged"):
+        with pytest.raises(CheckpointError, match=r"cannot be read|damaged"):
             Trainer.load(tmp_path / "run")
     file.write_bytes(whole)
     with pytest.raises(CheckpointError, match="made for the space"):

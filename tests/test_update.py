@@ -471,4 +471,6 @@ def test_the_update_is_traced_once_over_a_training():
 def test_several_updates_a_step_are_traced_once_and_counted():
     trainer = train(ObservedReward(), updates_per_step=3, n_critic_updates=2)
     assert trainer.gradient_steps == 3 * 101
+    assert optax.tree_utils.tree_get(trainer.state.actor_opt, "count") == 3 * 101
+    assert optax.tree_utils.tree_get(trainer.state.critic_opt, "count") == 2 * 3 * 101
     assert trainer._learner.programs.learn._cache_size() == 1  # pyright: ignore[reportFunctionMemberAccess]
