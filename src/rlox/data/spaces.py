@@ -35,7 +35,8 @@ class ObsEncoder:
         parts: list[NDArray[Any]] = []
         _encode(self.space, obs, n, "observation", parts)
         flat = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
-        return np.ascontiguousarray(flat, self.dtype)
+        # Always a copy: simulators write their next observation into the same array.
+        return np.array(flat, self.dtype, order="C")
 
     def batch_size(self, obs: Any) -> int | None:
         """Return the number of observations in ``obs``, or None for a single one."""
