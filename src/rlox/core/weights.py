@@ -21,4 +21,6 @@ def whiten(advantage: Float[Array, " B"]) -> Float[Array, " B"]:
 
 def effective_sample_size(weight: Float[Array, " B"]) -> Float[Array, ""]:
     """Return ``(sum w)^2 / (B sum w^2)``, in (0, 1]: the share of the batch that the weights in effect use."""
-    return weight.sum() ** 2 / (weight.size * (weight**2).sum() + 1e-30)
+    # Relative to the largest, since the squares of small weights would underflow.
+    relative = weight / jnp.maximum(weight.max(), jnp.finfo(weight.dtype).tiny)
+    return relative.sum() ** 2 / jnp.maximum(weight.size * (relative**2).sum(), 1.0)

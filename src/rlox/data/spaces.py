@@ -43,7 +43,7 @@ class ObsEncoder:
         space, leaf = self.space, obs
         while isinstance(space, spaces.Dict | spaces.Tuple):
             key: Any = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
-            space, leaf = space[key], leaf[key]
+            space, leaf = space[key], _entry(leaf, key, "observation")
         shape = np.shape(leaf)
         return shape[0] if len(shape) == len(space.shape or ()) + 1 else None
 
@@ -97,6 +97,9 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
         parts.append(np.concatenate([np.eye(k, dtype=np.float32)[choices[:, i]] for i, k in enumerate(nvec)], axis=1))
         return
     flat = array.reshape(n, -1)
+    if flat.dtype.kind == "f":
+        with np.errstate(over="ignore"):
+            flat = flat.astype(np.float32)
     if flat.dtype.kind == "f" and not np.isfinite(flat).all():
         row, entry = np.argwhere(~np.isfinite(flat))[0]
         where = np.unravel_index(entry, shape) if shape else ()
@@ -135,6 +138,8 @@ class ActionCodec:
         if isinstance(self.space, spaces.Box):
             low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
             scaled = (low + high) / 2 + action.reshape(shape) * (high - low) / 2
+            if np.issubdtype(self.space.dtype, np.integer):
+                scaled = np.rint(scaled)
             return np.clip(scaled, low, high).astype(self.space.dtype)
         start = getattr(self.space, "start", 0)
         return (action.reshape(shape) + start).astype(self.space.dtype)
@@ -187,9 +192,10 @@ def describe(space: spaces.Space[Any]) -> dict[str, Any]:
             named = {k: [_NAMES.get(x, x) for x in v] for k, v in bounds.items()}
             return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **named}
         case spaces.Discrete():
-            return {"type": "Discrete", "n": int(space.n), "start": int(space.start)}
+            return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
         case spaces.MultiDiscrete():
-            return {"type": "MultiDiscrete", "nvec": space.nvec.tolist(), "start": space.start.tolist()}
+            numbers = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
+            return {"type": "MultiDiscrete", **numbers, "dtype": str(space.dtype)}
         case spaces.MultiBinary():
             return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.n)}
         case spaces.Dict():
@@ -215,9 +221,16 @@ def restore(description: dict[str, Any]) -> spaces.Space[Any]:
             )
             return spaces.Box(low, high, shape, dtype.type)
         case "Discrete":
-            return spaces.Discrete(description["n"], start=description["start"])
+            made = spaces.Discrete(description["n"], start=description["start"])
+            if description["dtype"] == str(made.dtype):
+                return made
+            # Gymnasium before 1.2 knows int64 only, and takes no dtype.
+            return spaces.Discrete(
+                description["n"], start=description["start"], dtype=np.dtype(description["dtype"]).type
+            )
         case "MultiDiscrete":
-            return spaces.MultiDiscrete(np.array(description["nvec"]), start=np.array(description["start"]))
+            nvec, start = np.array(description["nvec"]), np.array(description["start"])
+            return spaces.MultiDiscrete(nvec, dtype=np.dtype(description["dtype"]).type, start=start)
         case "MultiBinary":
             return spaces.MultiBinary(description["n"])
         case "Dict":

@@ -80,7 +80,9 @@ def _read(file: Path) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
             arrays = {name: reader.get_tensor(name) for name in reader.keys()}  # noqa: SIM118
     except (SafetensorError, OSError, json.JSONDecodeError, KeyError, ValueError) as error:
         reason = "it is no checkpoint of rlox" if isinstance(error, KeyError) else one_line(error)
-        raise CheckpointError(f"Checkpoint '{file}' cannot be read, it is torn or not a checkpoint ({reason}).") from None
+        raise CheckpointError(
+            f"Checkpoint '{file}' cannot be read, it is torn or not a checkpoint ({reason})."
+        ) from None
     if _checksum(arrays) != info["crc32"]:
         raise CheckpointError(f"Checkpoint '{file}' is damaged: its numbers do not match their checksum.")
     return arrays, info

@@ -35,7 +35,9 @@ def play(predict: Predict, env_id: str, video: Path | None, n_episodes: int, see
     except (gym.error.Error, ImportError) as error:
         raise ConfigError(f"Environment '{env_id}' cannot be shown: {one_line(error)}") from None
     if mode not in env.metadata.get("render_modes", ()):
-        raise ConfigError(f"Environment '{env_id}' cannot be shown as '{mode}': it knows {env.metadata['render_modes']}.")
+        raise ConfigError(
+            f"Environment '{env_id}' cannot be shown as '{mode}': it knows {env.metadata['render_modes']}."
+        )
     try:
         if video is None:
             yield from _episodes(env, predict, n_episodes, seed, lambda: None)
