@@ -55,7 +55,7 @@ class Envs:
         """Start new episodes everywhere; returns ``(n, obs_dim)``."""
         obs, _ = self.env.reset(seed=seed)
         self._resetting[:] = False
-        return self._encode(obs)
+        return self._encode(obs if self.is_vector else batch_of_one(obs), self.n)
 
     def step(self, action: NDArray[Any]) -> Step:
         """Step every environment with ``(n, *shape)`` actions of the single action space."""
@@ -64,14 +64,14 @@ class Envs:
 
     def _step_single(self, action: NDArray[Any]) -> Step:
         raw, reward, terminated, truncated, _ = self.env.step(action[0])
-        next_obs = self._encode(raw)
-        obs = self._encode(self.env.reset()[0]) if terminated or truncated else next_obs
+        next_obs = self._encode(batch_of_one(raw), 1)
+        obs = self._encode(batch_of_one(self.env.reset()[0]), 1) if terminated or truncated else next_obs
         flags = np.array([terminated], bool), np.array([truncated], bool)
         return Step(self._reward(reward), next_obs, *flags, np.ones(1, bool), obs)
 
     def _step_vector(self, action: NDArray[Any]) -> Step:
         raw, reward, terminated, truncated, info = self.env.step(action)
-        obs = next_obs = self._encode(raw)
+        obs = next_obs = self._encode(raw, self.n)
         terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
         ended = terminated | truncated
         valid = ~self._resetting
@@ -81,13 +81,17 @@ class Envs:
         elif ended.any() and self.autoreset == AutoresetMode.SAME_STEP:
             next_obs = obs.copy()
             for i in np.flatnonzero(ended):
-                next_obs[i] = self.encoder(batch_of_one(info["final_obs"][i]), 1)[0]
+                next_obs[i] = self._encode(batch_of_one(info["final_obs"][i]), 1)[0]
         elif ended.any():
-            obs = self._encode(self.env.reset(options={"reset_mask": ended})[0])
+            obs = self._encode(self.env.reset(options={"reset_mask": ended})[0], self.n)
         return Step(self._reward(reward), next_obs, terminated, truncated, valid, obs)
 
     def _reward(self, reward: Any) -> NDArray[np.float32]:
-        array = np.asarray(reward, np.float32).reshape(-1)
+        try:
+            with np.errstate(over="ignore"):
+                array = np.asarray(reward, np.float32).reshape(-1)
+        except (TypeError, ValueError):
+            array = np.empty(0, np.float32)
         if array.shape != (self.n,) or not np.isfinite(array).all():
             raise InvalidStepError(
                 f"Step {self.steps:,} of the environment returned reward {reward!r}: "
@@ -95,9 +99,9 @@ class Envs:
             )
         return array
 
-    def _encode(self, obs: Any) -> NDArray[Any]:
+    def _encode(self, batch: Any, n: int) -> NDArray[Any]:
         try:
-            return self.encoder(obs if self.is_vector else batch_of_one(obs), self.n)
+            return self.encoder(batch, n)
         except InvalidStepError as error:
             when = f"Step {self.steps:,}" if self.steps else "The reset"
             raise InvalidStepError(f"{when} of the environment returned a bad observation: {error}") from None
@@ -148,12 +152,7 @@ def make_envs(env: EnvLike, n_envs: int = 1, **kwargs: Any) -> Envs:
         return Envs(env)
     make = _maker(env, kwargs)
     if n_envs == 1:
-        made = make()
-        if not isinstance(made, gym.Env | VectorEnv):
-            raise ConfigError(
-                f"The callable given as env returned a {type(made).__name__}: it must make a gymnasium.Env."
-            )
-        return Envs(made)
+        return Envs(make())
     return Envs(SyncVectorEnv([make] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP))
 
 
@@ -176,7 +175,16 @@ def _maker(env: EnvLike, kwargs: dict[str, Any]) -> Callable[[], Any]:
 
         return make
     if callable(env):
-        return env
+
+        def call() -> Any:
+            made = env()
+            if not isinstance(made, gym.Env | VectorEnv):
+                raise ConfigError(
+                    f"The callable given as env returned a {type(made).__name__}: it must make a gymnasium.Env."
+                )
+            return made
+
+        return call
     raise ConfigError(
         f"env={env!r} is a {type(env).__name__}: it must be an id, a gymnasium.Env, a VectorEnv, or a callable that "
         "makes one."
