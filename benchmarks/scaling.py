@@ -32,39 +32,37 @@ def steps_worker(steps: int) -> Row:
 
 
 def replay_worker(size: int, calls: int) -> Row:
-    """Store into a full replay and learn from it, ``calls`` times."""
+    """Store into a full replay and learn from it, ``calls`` times, in the compiled call that training makes."""
     import jax
     import jax.numpy as jnp
     import numpy as np
 
     from rlox.algorithms import ALGORITHMS
     from rlox.core.state import Transition
+    from rlox.core.update import init_state
     from rlox.data import replay as replays
     from rlox.programs import compile_programs
 
     algorithm = ALGORITHMS["awr"]
     config = algorithm.config(hidden=HIDDEN, batch_size=BATCH, buffer_size=size)
-    programs = compile_programs(algorithm, config, 1, 4, (2,), 1)
+    programs = compile_programs(algorithm, config, 1)
     f32, i32 = np.dtype(np.float32), np.dtype(np.int32)
     # In place, so that filling it leaves no second copy in the peak.
     fill = jax.jit(lambda replay: jax.tree.map(lambda x: ~x if x.dtype == bool else x + 1, replay), donate_argnums=0)
     replay = fill(replays.create(size, 1, 4, f32, 1, i32))
     replay = replay._replace(position=jnp.zeros(1, jnp.int32), size=jnp.full(1, size, jnp.int32))
-    state = programs.init(jax.random.key(0))
+    state = init_state(config, 4, (2,), 1, seed=0)
     obs, flag = np.zeros((1, 4), f32), np.zeros(1, bool)
     transition = Transition(obs, np.zeros((1, 1), i32), np.ones(1, f32), obs, flag, flag)
-    times: dict[str, list[float]] = {"store_us": [], "learn_us": []}
+    times: list[float] = []
     for _ in range(calls):
         begin = time.perf_counter()
-        replay = jax.block_until_ready(programs.store(replay, transition, ~flag))
-        stored = time.perf_counter()
-        state, action, _ = programs.learn(state, replay, obs)
+        state, replay, action, _ = programs.learn(state, replay, transition, ~flag, obs)
         np.asarray(action)
-        times["store_us"].append((stored - begin) * 1e6)
-        times["learn_us"].append((time.perf_counter() - stored) * 1e6)
+        times.append((time.perf_counter() - begin) * 1e6)
     return {
         "size": size,
-        **{name: statistics.median(values[calls // 10 :]) for name, values in times.items()},
+        "us": statistics.median(times[calls // 10 :]),
         "raw_mib": sum(column.nbytes for column in replay.columns) / 2**20,
         "resident_mib": resident_mib(),
     }
@@ -109,10 +107,10 @@ def measure(args: argparse.Namespace) -> None:
         medians = {key: statistics.median(values(task, key)) for key in ("raw_mib", "resident_mib", "peak_mib")}
         grown = {key: medians[key] - statistics.median(values(chosen[0], key)) for key in medians}
         growth = [f"{grown[key] / grown['raw_mib']:.2f}" if grown["raw_mib"] else "" for key in list(grown)[1:]]
-        times = (spread(values(task, key)) for key in ("store_us", "learn_us"))
-        lines.append([f"{task['size']:,}", *times, *(f"{medians[key]:.1f}" for key in medians), *growth])
+        numbers = (f"{medians[key]:.1f}" for key in medians)
+        lines.append([f"{task['size']:,}", spread(values(task, "us")), *numbers, *growth])
     print_table(
-        ["transitions", "us a store", "us a learn call", "columns, MiB", "resident, MiB", "peak, MiB",
+        ["transitions", "us a call", "columns, MiB", "resident, MiB", "peak, MiB",
          "growth resident / columns", "growth peak / columns"],
         lines,
     )  # fmt: skip
@@ -125,7 +123,7 @@ def main() -> None:
     parser.add_argument(
         "--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="of a replay (100000 1000000)"
     )
-    parser.add_argument("--calls", type=int, default=5000, help="stores and learn calls at each size (5000)")
+    parser.add_argument("--calls", type=int, default=5000, help="calls that store and learn at each size (5000)")
     parser.add_argument("--rounds", type=int, default=3, help="turns (3)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
     measure(parser.parse_args())

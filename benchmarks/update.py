@@ -5,8 +5,8 @@
 
 Measured by turns, each turn in a fresh process bound to as many cores as it has threads, at CartPole-v1's sizes:
 
-- `learn`: one call of the compiled program that follows an environment step (sample, critic step, actor step, next
-  action), up to where its action is there;
+- `learn`: one call of the compiled program that follows an environment step (store, sample, critic step, actor step,
+  next action), up to where its action is there;
 - `update`: critic and actor step alone, in one compiled scan;
 - the matrix products of one update in MKL, in NumPy's BLAS and in XLA: the eight hidden x hidden ones (critic forward
   on s and s', its two backward ones, forward on s again, actor forward and its two backward ones), and all of them,
@@ -171,7 +171,7 @@ def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
 
     from rlox.algorithms import ALGORITHMS
     from rlox.core.state import TrainState, Transition
-    from rlox.core.update import make_update
+    from rlox.core.update import init_state, make_update
     from rlox.data import replay as replays
     from rlox.programs import compile_programs
 
@@ -190,16 +190,17 @@ def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
     )
     replay = replay._replace(columns=jax.device_put(columns), size=replay.size + rows)
 
-    programs = compile_programs(algorithm, config, 1, OBS_DIM, (N_ACTIONS,), 1)
+    programs = compile_programs(algorithm, config, 1)
 
     def fresh() -> TrainState:
-        return programs.init(jax.random.key(0))
+        return init_state(config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
 
-    state, obs = fresh(), np.zeros((1, OBS_DIM), f32)
+    state, obs, flag = fresh(), np.zeros((1, OBS_DIM), f32), np.zeros(1, bool)
+    transition = Transition(obs, np.zeros((1, 1), np.int32), np.ones(1, f32), obs, flag, flag)
 
     def learn() -> None:
-        nonlocal state
-        state, action, _ = programs.learn(state, replay, obs)
+        nonlocal state, replay
+        state, replay, action, _ = programs.learn(state, replay, transition, ~flag, obs)
         np.asarray(action)
 
     learn_us = time_calls(learn, seconds)

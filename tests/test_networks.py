@@ -13,8 +13,6 @@ from rlox.core.networks import MLP, Actor, affine, value
 from rlox.core.state import TrainState
 from rlox.core.update import init_state
 
-KEY = jax.random.key(0)
-
 
 def plain_affine(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
     return x @ weight + bias
@@ -25,7 +23,7 @@ def numbers(*shape: int) -> jax.Array:
 
 
 def perceptron(*sizes: int, layer_norm: bool = False) -> MLP:
-    return jax.jit(lambda: MLP(sizes, layer_norm=layer_norm, key=KEY))()
+    return MLP(sizes, layer_norm=layer_norm, rng=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -90,7 +88,7 @@ def test_initial_weights_and_biases_have_the_documented_scale():
 def test_any_depth_and_width_fits_the_annotations(sizes: tuple[int, ...], layer_norm: bool):
     # The annotations of a tuple are checked on one entry, drawn at random.
     for _ in range(20):
-        network = jax.eval_shape(lambda: MLP(sizes, layer_norm=layer_norm, key=KEY))
+        network = perceptron(*sizes, layer_norm=layer_norm)
         assert jax.eval_shape(MLP.__call__, network, numbers(4, 3)).shape == (4, sizes[-1])
         assert len(network.norms) == (len(sizes) - 2 if layer_norm else 0)
 
@@ -100,7 +98,7 @@ def test_any_depth_and_width_fits_the_annotations(sizes: tuple[int, ...], layer_
     [({}, [256, 256]), ({"hidden": 8}, [8, 8]), ({"hidden": 8, "hidden_sizes": (5, 6, 7)}, [5, 6, 7])],
 )
 def test_hidden_and_hidden_sizes_set_the_widths_of_actor_and_critic(settings: dict, widths: list[int]):
-    state = jax.eval_shape(lambda: init_state(AWRConfig(**settings), 3, (4,), 1, KEY))
+    state = init_state(AWRConfig(**settings), 3, (4,), 1, seed=0)
     for network, n_out in ((state.actor.network, 4), (state.critic, 1)):
         assert [weight.shape for weight in network.weights] == list(zip([3, *widths], [*widths, n_out], strict=True))
 
@@ -119,7 +117,7 @@ def test_a_value_is_one_number_a_sample(batch: int):
 @functools.cache
 def initial_state(nvec: tuple[int, ...]) -> TrainState:
     config = AWRConfig(hidden=8, initial_std=0.7, min_std=0.2)
-    return jax.jit(lambda: init_state(config, 3, nvec, 2, KEY))()
+    return init_state(config, 3, nvec, 2, seed=0)
 
 
 def test_discrete_actors_are_categorical():

@@ -1,5 +1,6 @@
 """The replay: every column of a transition carries the same id, so that mixed rows or streams show."""
 
+import re
 from typing import Any
 
 import jax
@@ -10,9 +11,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
+from rlox.algorithms import ALGORITHMS
+from rlox.algorithms.awr import AWRConfig
 from rlox.core.state import Transition
+from rlox.core.update import init_state
 from rlox.data import replay as replays
 from rlox.data.replay import Replay
+from rlox.programs import compile_programs
 
 ROWS = 7
 DRAWS = (20_000,)
@@ -180,3 +185,18 @@ def test_cut_changes_nothing_else():
         np.testing.assert_array_equal(getattr(marked.columns, name), getattr(replay.columns, name))
     assert marked.position.tolist() == replay.position.tolist()
     assert marked.size.tolist() == replay.size.tolist()
+
+
+@pytest.mark.parametrize(("n", "obs_dim", "action_dim", "nvec"), [(1, 4, 1, (2,)), (1, 1, 1, ()), (3, 2, 2, (2, 3))])
+def test_learning_copies_no_column_of_the_replay(n: int, obs_dim: int, action_dim: int, nvec: tuple[int, ...]):
+    rows = 12_345
+    action_dtype = np.dtype(np.int32 if nvec else np.float32)
+    replay = replays.create(rows * n, n, obs_dim, np.dtype(np.float32), action_dim, action_dtype)
+    config = AWRConfig(hidden=2, batch_size=8)
+    state = init_state(config, obs_dim, nvec, action_dim, seed=0)
+    new = jax.tree.map(lambda column: np.zeros(column.shape[1:], column.dtype), replay.columns)
+    learn: Any = compile_programs(ALGORITHMS["awr"], config, n).learn
+    program = learn.lower(state, replay, new, np.ones(n, bool), new.obs).compile().as_text()
+    moved = [line for line in program.splitlines() if re.search(rf"= \w+\[{rows},.*\bcopy\(", line)]
+    assert f"[{rows},{n}]" in program
+    assert not moved, moved

@@ -9,14 +9,14 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
-from rlox.core.update import Algorithm, Metrics
+from rlox.core.update import Algorithm, init_state
 from rlox.data import replay as replays
 from rlox.data.collector import Collector, Episode
 from rlox.data.envs import Envs
 from rlox.data.replay import Replay
 from rlox.data.spaces import action_codec
 from rlox.errors import DivergedError
-from rlox.programs import compile_programs
+from rlox.programs import Report, compile_programs
 from rlox.runs.checkpoint import Snapshot, pack, unpack
 
 
@@ -34,16 +34,17 @@ class Learner:
         self.config = config
         self.envs = envs
         self.encoder, self.codec = envs.encoder, action_codec(envs.action_space)
-        self.programs = compile_programs(algorithm, config, envs.n, self.encoder.dim, self.codec.nvec, self.codec.dim)
+        self.programs = compile_programs(algorithm, config, envs.n)
         network_seed, collector_seed = np.random.SeedSequence(seed).spawn(2)
-        key = jax.random.key(int(network_seed.generate_state(1)[0]))
-        self.state = self.programs.init(key)
+        self.state = init_state(
+            config, self.encoder.dim, self.codec.nvec, self.codec.dim, int(network_seed.generate_state(1)[0])
+        )
         self.collector = Collector(envs, self.codec, collector_seed)
         self.replay: Replay | None = None
         self.action: Array | None = None
         """The next actions, where the last update has already chosen them."""
-        self.metrics: Metrics = {}
-        """What the last update reported, still on the device."""
+        self.report: Report | None = None
+        """The last update's metrics, still on the device."""
         self.env_steps = 0
         self.episodes = 0
         self.recent: deque[Episode] = deque(maxlen=100)
@@ -58,14 +59,17 @@ class Learner:
         self.env_steps += int(valid.sum())
         self.episodes += len(episodes)
         self.recent.extend(episodes)
-        self.replay = self.programs.store(self.replay, transition, valid)
-        self.action = None
-        if self.env_steps >= max(self.config.learning_starts, self.config.batch_size):
-            self.state, self.action, self.metrics = self.programs.learn(self.state, self.replay, self.collector.obs)
+        if self.env_steps < max(self.config.learning_starts, self.config.batch_size):
+            self.replay = self.programs.store(self.replay, transition, valid)
+            return
+        self.state, self.replay, self.action, self.report = self.programs.learn(
+            self.state, self.replay, transition, valid, self.collector.obs
+        )
 
     def _act(self) -> np.ndarray[Any, Any]:
         if self.action is not None:
-            return np.asarray(self.action)
+            action, self.action = np.asarray(self.action), None
+            return action
         if self.env_steps + 1 < self.config.learning_starts:
             return self.collector.random_action()
         key, act_key = jax.random.split(self.state.key)

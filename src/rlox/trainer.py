@@ -180,7 +180,7 @@ class Trainer:
     def _fetch_metrics(self, begin: int, updates_before: int, seconds: float) -> dict[str, float]:
         """Return the last update's metrics, fetched from the device, and those of the rollout."""
         learner = self._learner
-        self._last |= {name: float(metric) for name, metric in jax.device_get(learner.metrics).items()}
+        self._last |= learner.report.fetch() if learner.report else {}
         returns, lengths = zip(*learner.recent, strict=True) if learner.recent else ([math.nan], [math.nan])
         self._last |= {
             "rollout/episode_return": float(np.mean(returns)),

@@ -7,8 +7,9 @@ import itertools
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, PRNGKeyArray
+from jaxtyping import Array, Float
 
 from rlox.core.distributions import Categorical, Gaussian
 
@@ -52,7 +53,7 @@ class MLP(eqx.Module):
     biases: tuple[Float[Array, " n_out"], ...]
     norms: tuple[eqx.nn.LayerNorm, ...]
 
-    def __init__(self, sizes: tuple[int, ...], *, layer_norm: bool, key: PRNGKeyArray):
+    def __init__(self, sizes: tuple[int, ...], *, layer_norm: bool, rng: np.random.Generator):
         """Weights normal with variance 2 / n_in (He), the first layer's times 4; biases uniform in +-1 / sqrt(n_in).
 
         The first layer's gain puts the kinks of its units within a few tenths of the origin, where environments'
@@ -61,18 +62,16 @@ class MLP(eqx.Module):
         Args:
             sizes: input width, hidden widths, output width.
             layer_norm: normalise before each activation.
-            key: random key.
+            rng: where the numbers come from; NumPy's, since drawing them on the device compiles for seconds.
         """
         shapes = list(itertools.pairwise(sizes))
         gains = [_FIRST_GAIN] + [1.0] * (len(shapes) - 1)
-        keys = jax.random.split(key, (len(shapes), 2))
         self.weights = tuple(
-            gain * (2 / shape[0]) ** 0.5 * jax.random.normal(k[0], shape)
-            for gain, shape, k in zip(gains, shapes, keys, strict=True)
+            jnp.asarray(gain * (2 / shape[0]) ** 0.5 * rng.standard_normal(shape), jnp.float32)
+            for gain, shape in zip(gains, shapes, strict=True)
         )
         self.biases = tuple(
-            jax.random.uniform(k[1], (n_out,), minval=-1.0, maxval=1.0) / n_in**0.5
-            for (n_in, n_out), k in zip(shapes, keys, strict=True)
+            jnp.asarray(rng.uniform(-1.0, 1.0, n_out) / n_in**0.5, jnp.float32) for n_in, n_out in shapes
         )
         self.norms = tuple(eqx.nn.LayerNorm(width) for width in sizes[1:-1]) if layer_norm else ()
 

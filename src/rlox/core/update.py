@@ -8,9 +8,10 @@ from typing import Any, NamedTuple
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array, PRNGKeyArray
+from jaxtyping import Array
 
 from rlox.core.config import Config
 from rlox.core.networks import MLP, Actor, value
@@ -42,7 +43,7 @@ def make_optimizer(config: Any) -> optax.GradientTransformation:
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
 
 
-def init_state(config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, key: PRNGKeyArray) -> TrainState:
+def init_state(config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, seed: int) -> TrainState:
     """Return a fresh state.
 
     Args:
@@ -50,17 +51,17 @@ def init_state(config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int
         obs_dim: width of an encoded observation.
         nvec: number of choices of each discrete action component; empty for continuous actions.
         action_dim: number of action components.
-        key: random key; the networks and all later sampling come from it.
+        seed: the networks and all later sampling come from it.
     """
-    actor_key, critic_key, key = jax.random.split(key, 3)
+    rng = np.random.default_rng(seed)
     n_out = sum(nvec) if nvec else action_dim
     actor = Actor(
-        network=MLP((obs_dim, *config.widths, n_out), layer_norm=config.layer_norm, key=actor_key),
+        network=MLP((obs_dim, *config.widths, n_out), layer_norm=config.layer_norm, rng=rng),
         log_std=None if nvec else jnp.full(action_dim, jnp.log(config.initial_std - config.min_std)),
         nvec=nvec,
         min_std=config.min_std,
     )
-    critic = MLP((obs_dim, *config.widths, 1), layer_norm=config.layer_norm, key=critic_key)
+    critic = MLP((obs_dim, *config.widths, 1), layer_norm=config.layer_norm, rng=rng)
     optimizer: Any = make_optimizer(config)
     return TrainState(
         actor=actor,
@@ -68,7 +69,7 @@ def init_state(config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int
         target_critic=jax.tree.map(jnp.copy, critic) if config.tau < 1 else None,
         actor_opt=optimizer.init(actor),
         critic_opt=optimizer.init(critic),
-        key=key,
+        key=jax.random.key(int(rng.integers(2**32))),
         gradient_steps=jnp.zeros((), jnp.int32),
         diverged_at=jnp.full((), -1, jnp.int32),
     )

@@ -42,7 +42,7 @@ def create(
 def write(replay: Replay, transition: Transition, valid: Bool[Array, " n"]) -> Replay:
     """Return the replay with one more transition in each stream where ``valid``; the oldest is overwritten."""
     rows, n = replay.columns.reward.shape
-    # A scatter, since XLA would fuse a dynamic slice's update into the gather that samples, and copy the column.
+    # A scatter, for the same reason as the flat index of `sample`.
     row = jnp.where(valid, replay.position, rows)
     columns = jax.tree.map(
         lambda column, new: column.at[row, jnp.arange(n)].set(new.astype(column.dtype), mode="drop"),
@@ -64,12 +64,13 @@ def sample(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Transit
     n = replay.size.shape[0]
     ends = jnp.cumsum(replay.size)
     index = (jax.random.bits(key, shape) % ends[-1].astype(jnp.uint32)).astype(jnp.int32)
-    if n == 1:
-        at = (index, jnp.zeros_like(index))
-    else:
+    if n > 1:
         stream = jnp.searchsorted(ends, index, side="right")
-        at = (index - (ends - replay.size)[stream], stream)
-    batch = jax.tree.map(lambda column: column.at[at].get(mode="promise_in_bounds"), replay.columns)
+        index = (index - (ends - replay.size)[stream]) * n + stream
+    # One flat index: into a gather by two, XLA would fuse the write before it, and copy the column.
+    batch = jax.tree.map(
+        lambda column: column.reshape(-1, *column.shape[2:]).at[index].get(mode="promise_in_bounds"), replay.columns
+    )
     return batch._replace(obs=batch.obs.astype(jnp.float32), next_obs=batch.next_obs.astype(jnp.float32))
 
 
