@@ -29,6 +29,27 @@ def test_remedies_that_the_specification_does_not_have_are_off_by_default():
     assert (config.tau, config.expectile, config.entropy_coef) == (1.0, 0.5, 0.0)
     assert (config.normalize_advantage, config.layer_norm, config.max_grad_norm) == (False, False, None)
     assert (config.updates_per_step, config.n_envs, config.hidden_sizes) == (1, 1, ())
+    assert (config.rollout_steps, config.td_lambda, config.optimizer) == (None, 0.0, "adam")
+    assert (config.normalize_obs, config.value_scale, config.learn_std) == (False, 1.0, True)
+    assert (config.bound_coef, config.logit_coef, config.actor_output_scale) == (0.0, 0.0, None)
+
+
+@pytest.mark.parametrize(
+    ("settings", "way_out"),
+    [
+        ({"td_lambda": 0.95}, "rollout_steps=2048"),
+        ({"n_actor_updates": 10}, "rollout_steps=2048"),
+        ({"rollout_steps": 2048, "buffer_size": 1000}, "buffer_size"),
+        ({"rollout_steps": 2048, "tau": 0.5}, "leave tau at 1"),
+        ({"rollout_steps": 2048, "updates_per_step": 2}, "leave updates_per_step at 1"),
+        ({"optimizer": "adm"}, "'adam' or 'sgd'"),
+        ({"network_init": 3}, "'he' or 'glorot'"),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused_with_a_way_out(settings: dict[str, Any], way_out: str):
+    with pytest.raises(ConfigError, match=way_out) as error:
+        make(**settings)
+    assert "\n" not in str(error.value)
 
 
 OUT_OF_RANGE = [
@@ -54,6 +75,20 @@ OUT_OF_RANGE = [
     ("tau", 1.5, "greater than 0 and at most 1"),
     ("expectile", 0, "greater than 0 and less than 1"),
     ("expectile", 1, "greater than 0 and less than 1"),
+    ("actor_learning_rate", 0, "greater than 0"),
+    ("critic_learning_rate", -1, "greater than 0"),
+    ("momentum", 1, "at least 0 and less than 1"),
+    ("actor_hidden_sizes", (0,), "at least 1"),
+    ("critic_hidden_sizes", (0,), "at least 1"),
+    ("actor_output_scale", 0, "greater than 0"),
+    ("normalize_obs_until", 0, "at least 1"),
+    ("value_scale", 0, "greater than 0"),
+    ("bound_coef", -1, "at least 0"),
+    ("logit_coef", -1, "at least 0"),
+    ("rollout_steps", 0, "at least 1"),
+    ("n_actor_updates", 0, "at least 1"),
+    ("td_lambda", -0.1, "at least 0 and at most 1"),
+    ("td_lambda", 1.1, "at least 0 and at most 1"),
 ]
 
 

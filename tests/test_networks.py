@@ -2,6 +2,7 @@
 
 import functools
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -9,7 +10,7 @@ import pytest
 
 from rlox.algorithms.awr import AWRConfig
 from rlox.core.distributions import Categorical, Gaussian
-from rlox.core.networks import MLP, Actor, affine, value
+from rlox.core.networks import MLP, Actor, Critic, affine
 from rlox.core.state import TrainState
 from rlox.core.update import init_state
 
@@ -23,7 +24,7 @@ def numbers(*shape: int) -> jax.Array:
 
 
 def perceptron(*sizes: int, layer_norm: bool = False) -> MLP:
-    return MLP(sizes, layer_norm=layer_norm, rng=np.random.default_rng(0))
+    return MLP(sizes, init="he", output_scale=None, layer_norm=layer_norm, rng=np.random.default_rng(0))
 
 
 @pytest.mark.parametrize(
@@ -99,19 +100,21 @@ def test_any_depth_and_width_fits_the_annotations(sizes: tuple[int, ...], layer_
 )
 def test_hidden_and_hidden_sizes_set_the_widths_of_actor_and_critic(settings: dict, widths: list[int]):
     state = init_state(AWRConfig(**settings), 3, (4,), 1, seed=0)
-    for network, n_out in ((state.actor.network, 4), (state.critic, 1)):
+    for network, n_out in ((state.actor.network, 4), (state.critic.network, 1)):
         assert [weight.shape for weight in network.weights] == list(zip([3, *widths], [*widths, n_out], strict=True))
 
 
 def test_actor_and_critic_start_with_different_weights():
     state = initial_state(())
-    assert not np.array_equal(state.actor.network.weights[0], state.critic.weights[0])
+    assert not np.array_equal(state.actor.network.weights[0], state.critic.network.weights[0])
 
 
 @pytest.mark.parametrize("batch", [1, 4])
 def test_a_value_is_one_number_a_sample(batch: int):
-    critic, obs = perceptron(3, 8, 1), numbers(batch, 3)
-    np.testing.assert_allclose(jax.jit(value)(critic, obs), jax.jit(MLP.__call__)(critic, obs).ravel())
+    critic, obs = initial_state(()).critic, numbers(batch, 3)
+    np.testing.assert_allclose(
+        jax.jit(Critic.__call__)(critic, obs), jax.jit(MLP.__call__)(critic.network, obs).ravel()
+    )
 
 
 @functools.cache
@@ -136,7 +139,37 @@ def test_continuous_actors_start_with_the_initial_std_in_every_state():
 
 
 def test_the_std_never_falls_below_its_floor():
-    actor = Actor(perceptron(3, 2), jnp.full(2, -100.0), (), 0.2)
+    actor = eqx.tree_at(lambda actor: actor.log_std, initial_state(()).actor, jnp.full(2, -100.0))
     policy = jax.jit(Actor.__call__)(actor, numbers(4, 3))
     assert isinstance(policy, Gaussian)
     np.testing.assert_allclose(policy.std, [0.2, 0.2])
+
+
+def test_a_fixed_std_is_no_parameter():
+    state = init_state(AWRConfig(hidden=8, initial_std=0.4, learn_std=False), 3, (), 2, seed=0)
+    policy = jax.jit(Actor.__call__)(state.actor, numbers(4, 3))
+    assert isinstance(policy, Gaussian)
+    np.testing.assert_allclose(policy.std, [0.4, 0.4])
+    assert state.actor.log_std is None
+
+
+def test_actor_and_critic_take_their_own_widths():
+    config = AWRConfig(hidden=8, actor_hidden_sizes=(7,), critic_hidden_sizes=(6, 5))
+    state = init_state(config, 3, (4,), 1, seed=0)
+    assert [weight.shape for weight in state.actor.network.weights] == [(3, 7), (7, 4)]
+    assert [weight.shape for weight in state.critic.network.weights] == [(3, 6), (6, 5), (5, 1)]
+
+
+def test_glorot_weights_are_uniform_with_biases_of_zero_and_outputs_as_small_as_asked():
+    config = AWRConfig(hidden_sizes=(200, 100), network_init="glorot", actor_output_scale=0.01)
+    network = init_state(config, 50, (4,), 1, seed=0).actor.network
+    for weight, limit in zip(network.weights, [(6 / 250) ** 0.5, (6 / 300) ** 0.5, 0.01], strict=True):
+        assert 0.95 * limit < np.abs(weight).max() <= limit * 1.000001
+        assert np.asarray(weight).std() == pytest.approx(limit / 3**0.5, rel=0.1)
+    assert all(not np.any(bias) for bias in network.biases)
+
+
+def test_the_critics_network_predicts_in_units_of_the_value_scale():
+    plain, scaled = (init_state(AWRConfig(hidden=8, value_scale=k), 3, (), 2, seed=0).critic for k in (1.0, 100.0))
+    obs = numbers(4, 3)
+    np.testing.assert_allclose(jax.jit(Critic.__call__)(scaled, obs), 100 * jax.jit(Critic.__call__)(plain, obs))

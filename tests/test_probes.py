@@ -17,7 +17,6 @@ from probes import (
     Probe,
 )
 from rlox import Trainer
-from rlox.core.networks import value
 
 GAMMA = 0.5
 CONFIG: dict[str, Any] = {
@@ -39,7 +38,7 @@ def train(probe: type[Probe], kind: str, steps: int = 1500) -> Trainer:
 
 
 def values(trainer: Trainer, *obs: float) -> list[float]:
-    return value(trainer.state.critic, jnp.array(obs)[:, None]).tolist()
+    return trainer.state.critic(jnp.array(obs)[:, None]).tolist()
 
 
 @both_kinds_of_action

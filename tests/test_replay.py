@@ -22,6 +22,9 @@ from rlox.programs import compile_programs
 ROWS = 7
 DRAWS = (20_000,)
 write = jax.jit(replays.write)
+extend = jax.jit(replays.extend)
+in_order = jax.jit(replays.in_order)
+draw_in_order = jax.jit(replays.draw_in_order, static_argnums=2)
 sample = jax.jit(replays.sample, static_argnums=2)
 cut = jax.jit(replays.cut)
 
@@ -200,3 +203,46 @@ def test_learning_copies_no_column_of_the_replay(n: int, obs_dim: int, action_di
     moved = [line for line in program.splitlines() if re.search(rf"= \w+\[{rows},.*\bcopy\(", line)]
     assert f"[{rows},{n}]" in program
     assert not moved, moved
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_extending_is_writing_one_row_after_another(data: st.DataObject):
+    n = data.draw(st.integers(1, 3))
+    rollouts = data.draw(
+        st.lists(st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=4, max_size=4), max_size=4)
+    )
+    one, many, step = rings(n), rings(n), 0
+    for rollout in rollouts:
+        ids = 1000 * np.arange(n) + np.arange(step, step + 4)[:, None]
+        many = extend(many, coded(ids), np.array(rollout))
+        for row, valid in zip(ids, rollout, strict=True):
+            one = write(one, coded(row), np.array(valid))
+        step += 4
+    for first, second in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
+        np.testing.assert_array_equal(first, second)
+
+
+@given(st.data())
+@settings(max_examples=40, deadline=None)
+def test_in_order_the_newest_step_of_each_stream_comes_last(data: st.DataObject):
+    n = data.draw(st.integers(1, 3))
+    valid = data.draw(st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=3 * ROWS))
+    replay, streams = fill(rings(n), valid)
+    columns, stored = in_order(replay)
+    for stream, held in enumerate(streams):
+        kept = np.asarray(stored)[:, stream]
+        assert kept.sum() == len(held)
+        assert kept[ROWS - len(held) :].all()
+        assert ids_of(jax.tree.map(lambda c, s=stream, k=kept: np.asarray(c)[k, s], columns)).tolist() == held
+
+
+def test_places_drawn_in_order_are_those_of_stored_steps_and_all_are_as_likely():
+    replay, streams = fill(rings(2), [[True, step < 3] for step in range(ROWS + 2)])
+    columns, stored = in_order(replay)
+    place = np.asarray(draw_in_order(replay, jax.random.key(0), DRAWS))
+    assert np.asarray(stored).ravel()[place].all()
+    drawn = ids_of(jax.tree.map(lambda column: np.asarray(column).reshape(-1, *column.shape[2:])[place], columns))
+    ids, counts = np.unique(drawn, return_counts=True)
+    assert ids.tolist() == sorted(streams[0] + streams[1])
+    assert stats.chisquare(counts).pvalue > 1e-3

@@ -3,6 +3,7 @@
 from collections.abc import Callable
 from typing import Any
 
+import equinox as eqx
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
@@ -12,10 +13,11 @@ import pytest
 from scipy import stats
 
 from probes import ObservedReward
+from reference import forward, layers_of
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS, awr
 from rlox.algorithms.awr import AWRConfig
-from rlox.core.networks import MLP, value
+from rlox.core.networks import Critic
 from rlox.core.state import TrainState, Transition
 from rlox.core.update import Algorithm, init_state, make_update
 
@@ -67,17 +69,6 @@ def assert_trees_close(first: Any, second: Any) -> None:
 # A reference: the same update in plain arrays, with its own network, Adam, clip and log-probabilities.
 
 
-def forward(layers: Any, x: Any) -> Any:
-    for i, (weight, bias) in enumerate(layers):
-        x = x @ weight + bias
-        x = jnp.maximum(x, 0) if i < len(layers) - 1 else x
-    return x
-
-
-def layers_of(network: MLP) -> Any:
-    return list(zip(network.weights, network.biases, strict=True))
-
-
 def adam(params: Any, grads: Any, moments: Any, step: int, config: AWRConfig) -> tuple[Any, Any]:
     if config.max_grad_norm is not None:
         norm = jnp.sqrt(jnp.array([(g**2).sum() for g in jax.tree.leaves(grads)]).sum())
@@ -114,7 +105,7 @@ def reference(
     actor: Any = {"layers": layers_of(state.actor.network)}
     if not nvec:
         actor["log_std"] = state.actor.log_std
-    critic = target_critic = layers_of(state.critic)
+    critic = target_critic = layers_of(state.critic.network)
     actor_moments, critic_moments = ((jax.tree.map(jnp.zeros_like, tree),) * 2 for tree in (actor, critic))
     critic_steps = 0
 
@@ -159,13 +150,13 @@ def assert_close_to_reference(config: AWRConfig, nvec: tuple[int, ...]) -> None:
         state, metrics = run(config, state, batches)
     pairs = [
         (layers_of(state.actor.network), expected["actor"]["layers"]),
-        (layers_of(state.critic), expected["critic"]),
+        (layers_of(state.critic.network), expected["critic"]),
     ]
     if not nvec:
         pairs.append((state.actor.log_std, expected["actor"]["log_std"]))
     if config.tau < 1:
         assert state.target_critic is not None
-        pairs.append((layers_of(state.target_critic), expected["target_critic"]))
+        pairs.append((layers_of(state.target_critic.network), expected["target_critic"]))
     for found, wanted in pairs:
         assert_trees_close(found, wanted)
     assert float(metrics["weight/mean"]) == pytest.approx(float(expected["weight"].mean()), rel=1e-4)
@@ -217,11 +208,12 @@ def test_a_batch_moves_the_state_as_the_same_batch_repeated(nvec: tuple[int, ...
 # The parts, by hand.
 
 
-def linear_critic(slope: float) -> MLP:
+def linear_critic(slope: float) -> Critic:
     """Return V(s) = slope * s[0]."""
-    critic = jax.jit(lambda: MLP((OBS_DIM, 1), layer_norm=False, rng=np.random.default_rng(0)))()
+    critic = make_state(make_config()).critic
     weight = jnp.zeros((OBS_DIM, 1)).at[0, 0].set(slope)
-    return jax.tree.map(lambda leaf: weight if leaf.ndim == 2 else jnp.zeros(1), critic)
+    network = eqx.tree_at(lambda network: network.weights, critic.network, (weight,))
+    return eqx.tree_at(lambda critic: critic.network, critic, eqx.tree_at(lambda n: n.biases, network, (jnp.zeros(1),)))
 
 
 def test_terminated_does_not_bootstrap_and_truncated_does():
@@ -243,7 +235,7 @@ def test_the_advantage_is_under_the_critic_after_its_step():
     after, metrics = run(config, before, batches)
     batch = jax.tree.map(lambda column: column[0], batches)
     target = awr.value_target(config, before.critic, batch)
-    fresh, stale = (float((target - value(state.critic, batch.obs)).mean()) for state in (after, before))
+    fresh, stale = (float((target - state.critic(batch.obs)).mean()) for state in (after, before))
     assert float(metrics["advantage/mean"]) == pytest.approx(fresh, abs=1e-5)
     assert abs(fresh - stale) > 0.01
 
@@ -256,7 +248,7 @@ def test_the_target_critic_follows_by_tau_after_each_critic_step():
     assert_trees_equal(before.target_critic, before.critic)
     expected = jax.tree.map(lambda old, new: 0.75 * old + 0.25 * new, before.critic, after.critic)
     assert_trees_close(after.target_critic, expected)
-    assert not np.allclose(after.target_critic.weights[0], after.critic.weights[0], atol=1e-3)
+    assert not np.allclose(after.target_critic.network.weights[0], after.critic.network.weights[0], atol=1e-3)
 
 
 def test_the_critic_is_its_own_target_where_tau_is_one():
@@ -281,7 +273,7 @@ def test_the_expectile_of_one_half_is_the_mean_squared_error():
     batch = jax.tree.map(lambda column: column[0], make_batches(1, 16))
     critic = make_state(make_config()).critic
     loss = awr.critic_loss(make_config(expectile=0.5), critic, batch, batch.reward)
-    assert float(loss) == float(((batch.reward - value(critic, batch.obs)) ** 2).mean())
+    assert float(loss) == float(((batch.reward - critic(batch.obs)) ** 2).mean())
 
 
 @pytest.mark.parametrize("expectile", [0.2, 0.5, 0.9])
@@ -303,7 +295,7 @@ def test_weights_are_clamped_and_the_clipped_are_counted():
     state, metrics = run(config, make_state(config), batches)
     batch = jax.tree.map(lambda column: column[0], batches)
     target = awr.value_target(config, make_state(config).critic, batch)
-    clipped = np.asarray(target - value(state.critic, batch.obs)) >= 0.1 * np.log(3.0)
+    clipped = np.asarray(target - state.critic(batch.obs)) >= 0.1 * np.log(3.0)
     assert 0 < clipped.mean() < 1
     assert float(metrics["weight/max"]) == 3.0
     assert float(metrics["weight/clipped_fraction"]) == pytest.approx(clipped.mean())
@@ -342,7 +334,7 @@ def test_the_actors_loss_does_not_reach_the_critic():
     config, batches = make_config(), make_batches(1, 16)
     state, update = make_state(config), make_update(AWR, config)
 
-    def loss(critic: MLP) -> Any:
+    def loss(critic: Critic) -> Any:
         return update(state._replace(critic=critic), batches)[1]["actor/loss"]
 
     assert all((np.asarray(leaf) == 0).all() for leaf in jax.tree.leaves(jax.grad(loss)(state.critic)))
@@ -381,7 +373,7 @@ def test_a_hole_that_returns_a_column_is_refused(hole: str):
 # Closed forms.
 
 
-def given_advantage(config: AWRConfig, critic: MLP, batch: Transition, target: Any) -> Any:
+def given_advantage(config: AWRConfig, critic: Critic, batch: Transition, target: Any) -> Any:
     """Return the reward: data can name its own advantages."""
     return batch.reward
 

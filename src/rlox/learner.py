@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from rlox.core.state import Transition
 from rlox.core.update import Algorithm, init_state
 from rlox.data import replay as replays
 from rlox.data.collector import Collector, Episode
@@ -18,6 +19,9 @@ from rlox.data.spaces import action_codec
 from rlox.errors import DivergedError
 from rlox.programs import Report, compile_programs
 from rlox.runs.checkpoint import Snapshot, pack, unpack
+
+Row = tuple[Transition, np.ndarray[Any, Any]]
+"""A step of the environments ``(n, ...)``, and in which of them it is one."""
 
 
 class Learner:
@@ -41,6 +45,12 @@ class Learner:
         )
         self.collector = Collector(envs, self.codec, collector_seed)
         self.replay: Replay | None = None
+        rollout_steps = config.rollout_steps
+        self.rows_per_round = -(-rollout_steps // envs.n) if rollout_steps else 0
+        """Steps of the environments between rounds of learning; 0 learns after every one."""
+        self.rows_collected = 0
+        self.rollout: list[Row] = []
+        """Of the steps since the last round, those that are not in the replay yet."""
         self.action: Array | None = None
         """The next actions, where the last update has already chosen them."""
         self.report: Report | None = None
@@ -50,21 +60,45 @@ class Learner:
         self.recent: deque[Episode] = deque(maxlen=100)
 
     def step(self) -> None:
-        """Act, step the environments, store, and learn once learning has started."""
+        """Act, step the environments, and learn where it is time to."""
         if not self.collector.started:
             self.collector.start()
-        if self.replay is None:
-            self.replay = self._new_replay()
         transition, valid, episodes = self.collector.step(self._act())
         self.env_steps += int(valid.sum())
         self.episodes += len(episodes)
         self.recent.extend(episodes)
-        if self.env_steps < max(self.config.learning_starts, self.config.batch_size):
-            self.replay = self.programs.store(self.replay, transition, valid)
-            return
-        self.state, self.replay, self.action, self.report = self.programs.learn(
-            self.state, self.replay, transition, valid, self.collector.obs
-        )
+        learning = self.env_steps >= max(self.config.learning_starts, self.config.batch_size)
+        if self.rows_per_round:
+            self.rollout.append((transition, valid))
+            self.rows_collected += 1
+            if self.rows_collected >= self.rows_per_round:
+                self._finish_round(learning)
+        elif learning:
+            self.state, self.replay, self.action, self.report = self.programs.learn(
+                self.state, self._replay(), transition, valid, self.collector.obs
+            )
+        else:
+            self._store([(transition, valid)], 1)
+
+    def _finish_round(self, learning: bool) -> None:
+        """Learn from the whole replay, with the rollout in it."""
+        if learning:
+            rows = _stack(self.rollout, self.rows_per_round)
+            self.state, self.replay, self.report = self.programs.learn_round(self.state, self._replay(), *rows)
+            self.rollout = []
+        else:
+            self._flush()
+        self.rows_collected = 0
+
+    def _flush(self) -> None:
+        """Store the rollout so far."""
+        if self.rollout:
+            self._store(self.rollout, self.rows_per_round)
+            self.rollout = []
+
+    def _store(self, rows: list[Row], length: int) -> None:
+        normalizer, self.replay = self.programs.store(self.state.normalizer, self._replay(), *_stack(rows, length))
+        self.state = self.state._replace(normalizer=normalizer)
 
     def _act(self) -> np.ndarray[Any, Any]:
         if self.action is not None:
@@ -72,9 +106,14 @@ class Learner:
             return action
         if self.env_steps + 1 < self.config.learning_starts:
             return self.collector.random_action()
-        key, act_key = jax.random.split(self.state.key)
-        self.state = self.state._replace(key=key)
-        return np.asarray(self.programs.act(self.state.actor, self.collector.obs, act_key))
+        state = self.state
+        action, key = self.programs.act(state.actor, state.normalizer, self.collector.obs, state.key)
+        self.state = state._replace(key=key)
+        return np.asarray(action)
+
+    def _replay(self) -> Replay:
+        self.replay = self._new_replay() if self.replay is None else self.replay
+        return self.replay
 
     def _new_replay(self) -> Replay:
         return replays.create(
@@ -83,6 +122,7 @@ class Learner:
 
     def end_episodes(self) -> None:
         """Let the episodes end where they stand, as truncated, and new ones begin at the next step."""
+        self._flush()
         if self.replay is not None:
             self.replay = replays.cut(self.replay)
         self.collector.started, self.action = False, None
@@ -111,7 +151,9 @@ class Learner:
             DivergedError: the state is not finite.
         """
         self.check_finite()
-        return pack(Snapshot(self.state, self.replay, self.env_steps, self.episodes, list(self.recent)))
+        self._flush()
+        counters = {"env_steps": self.env_steps, "episodes": self.episodes, "rows_collected": self.rows_collected}
+        return pack(Snapshot(self.state, self.replay, counters, list(self.recent)))
 
     def restore(self, arrays: dict[str, np.ndarray[Any, Any]], info: dict[str, Any], seed: int) -> None:
         """Take over a snapshot; new episodes begin, which are not those that it has seen.
@@ -119,8 +161,19 @@ class Learner:
         Raises:
             CheckpointError: it was made with another configuration.
         """
-        self.state, self.replay, self.env_steps, self.episodes, recent = unpack(
-            arrays, info, self.state, self._new_replay
-        )
+        self.state, self.replay, counters, recent = unpack(arrays, info, self.state, self._new_replay)
+        self.env_steps, self.episodes = counters["env_steps"], counters["episodes"]
+        self.rows_collected = counters["rows_collected"]
         self.recent.extend(recent)
         self.collector = Collector(self.envs, self.codec, np.random.SeedSequence([seed, self.env_steps]))
+
+
+def _stack(rows: list[Row], length: int) -> Row:
+    """Return rows as one ``(length, n, ...)``, the missing ones not valid: programs take one length only."""
+    transitions, valid = zip(*rows, strict=True)
+    missing = length - len(rows)
+    columns = [
+        np.concatenate([np.stack(column), np.zeros((missing, *column[0].shape), column[0].dtype)])
+        for column in zip(*transitions, strict=True)
+    ]
+    return Transition(*columns), np.concatenate([np.stack(valid), np.zeros((missing, len(valid[0])), bool)])

@@ -14,9 +14,12 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from rlox.core.distributions import Policy
 from rlox.core.networks import Actor
+from rlox.core.normalizer import Normalizer, normalize
+from rlox.core.rounds import make_round
 from rlox.core.state import TrainState, Transition
-from rlox.core.update import Algorithm, make_update
+from rlox.core.update import Algorithm, Metrics, make_update
 from rlox.data import replay as replays
 from rlox.data.replay import Replay
 
@@ -35,45 +38,82 @@ class Report(eqx.Module):
 class Programs(NamedTuple):
     """The compiled programs of a configuration."""
 
-    act: Callable[[Actor, ArrayLike, Array], Array]
-    """Sampled actions ``(n, dim)`` at observations ``(n, obs_dim)``."""
-    mode: Callable[[Actor, ArrayLike], Array]
+    act: Callable[[Actor, Normalizer | None, ArrayLike, Array], tuple[Array, Array]]
+    """Sampled actions ``(n, dim)`` at observations ``(n, obs_dim)``, and the next random key."""
+    mode: Callable[[Actor, Normalizer | None, ArrayLike], Array]
     """The policy's modes."""
-    store: Callable[[Replay, Transition, ArrayLike], Replay]
-    """The replay with one more row; the one given is used up."""
+    store: Callable[[Normalizer | None, Replay, Transition, ArrayLike], tuple[Normalizer | None, Replay]]
+    """Normaliser and replay with ``(k, n, ...)`` more transitions; the replay given is used up."""
     learn: Callable[[TrainState, Replay, Transition, ArrayLike, ArrayLike], tuple[TrainState, Replay, Array, Report]]
-    """Store, sample, update, act: all that follows a step of the environments. State and replay given are used up."""
+    """All that follows a step of the environments: store, sample, update, act. State and replay given are used up."""
+    learn_round: Callable[[TrainState, Replay, Transition, ArrayLike], tuple[TrainState, Replay, Report]]
+    """Store ``(k, n, ...)`` transitions, and learn from the whole replay. State and replay given are used up."""
 
 
 @functools.cache
 def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs:
     """Return the programs of a configuration; trainers with the same one share them."""
-    update = make_update(algorithm, config)
+    update, round_ = make_update(algorithm, config), make_round(algorithm, config)
     shape = (config.n_critic_updates, config.batch_size)
     n_updates = config.updates_per_step * n_envs
+    freeze_at = config.normalize_obs_until
+
+    def store(
+        normalizer: Normalizer | None, replay: Replay, transitions: Transition, valid: ArrayLike
+    ) -> tuple[Normalizer | None, Replay]:
+        valid = jnp.asarray(valid)
+        if normalizer is not None:
+            obs = jnp.asarray(transitions.obs, jnp.float32).reshape(valid.size, -1)
+            shown = valid if freeze_at is None else valid & (normalizer.count < freeze_at)
+            normalizer = normalizer.update(obs, shown.ravel())
+        return normalizer, replays.extend(replay, transitions, valid)
+
+    def normalized(normalizer: Normalizer | None, batch: Transition) -> Transition:
+        obs, next_obs = (normalize(normalizer, x.astype(jnp.float32)) for x in (batch.obs, batch.next_obs))
+        return batch._replace(obs=obs, next_obs=next_obs)
+
+    def sample_and_update(state: TrainState, replay: Replay, key: Array) -> tuple[TrainState, Metrics]:
+        return update(state, normalized(state.normalizer, replays.sample(replay, key, shape)))
 
     def learn(
         state: TrainState, replay: Replay, transition: Transition, valid: ArrayLike, obs: ArrayLike
     ) -> tuple[TrainState, Replay, Array, Report]:
-        replay = replays.write(replay, transition, jnp.asarray(valid))
+        rows = jax.tree.map(lambda new: jnp.asarray(new)[None], transition)
+        normalizer, replay = store(state.normalizer, replay, rows, jnp.asarray(valid)[None])
         key, act_key, *keys = jax.random.split(state.key, 2 + n_updates)
-        state = state._replace(key=key)
+        state = state._replace(key=key, normalizer=normalizer)
         if n_updates == 1:
-            state, metrics = update(state, replays.sample(replay, keys[0], shape))
+            state, metrics = sample_and_update(state, replay, keys[0])
         else:
-            state, history = lax.scan(
-                lambda state, key: update(state, replays.sample(replay, key, shape)), state, jnp.stack(keys)
-            )
+            state, history = lax.scan(lambda state, key: sample_and_update(state, replay, key), state, jnp.stack(keys))
             metrics = jax.tree.map(lambda x: x[-1], history)
-        report = Report(jnp.stack(list(metrics.values())), tuple(metrics))
-        return state, replay, act(state.actor, obs, act_key), report
+        return state, replay, policy(state.actor, normalizer, obs).sample(act_key), _report(metrics)
 
-    def act(actor: Actor, obs: ArrayLike, key: Array) -> Array:
-        return actor(jnp.asarray(obs, jnp.float32)).sample(key)
+    def learn_round(
+        state: TrainState, replay: Replay, transitions: Transition, valid: ArrayLike
+    ) -> tuple[TrainState, Replay, Report]:
+        normalizer, replay = store(state.normalizer, replay, transitions, valid)
+        episodes, stored = replays.in_order(replay)
+        draw = functools.partial(replays.draw_in_order, replay)
+        state = state._replace(normalizer=normalizer)
+        state, metrics = round_(state, normalized(normalizer, episodes), stored, draw)
+        return state, replay, _report(metrics)
+
+    def policy(actor: Actor, normalizer: Normalizer | None, obs: ArrayLike) -> Policy:
+        return actor(normalize(normalizer, jnp.asarray(obs, jnp.float32)))
+
+    def act(actor: Actor, normalizer: Normalizer | None, obs: ArrayLike, key: Array) -> tuple[Array, Array]:
+        key, act_key = jax.random.split(key)
+        return policy(actor, normalizer, obs).sample(act_key), key
 
     return Programs(
         act=jax.jit(act),
-        mode=jax.jit(lambda actor, obs: actor(jnp.asarray(obs, jnp.float32)).mode()),
-        store=jax.jit(replays.write, donate_argnums=0),
+        mode=jax.jit(lambda actor, normalizer, obs: policy(actor, normalizer, obs).mode()),
+        store=jax.jit(store, donate_argnums=1),
         learn=jax.jit(learn, donate_argnums=(0, 1)),
+        learn_round=jax.jit(learn_round, donate_argnums=(0, 1)),
     )
+
+
+def _report(metrics: Metrics) -> Report:
+    return Report(jnp.stack(list(metrics.values())), tuple(metrics))

@@ -221,13 +221,14 @@ class Trainer:
             envs = self._eval_envs = self._eval_envs or make_envs(self._env)
         seed = self._eval_seed if seed is None else seed
         key = jax.random.key(seed)
+        actor, normalizer = learner.state.actor, learner.state.normalizer
 
         def policy(obs: NDArray[Any]) -> NDArray[Any]:
             nonlocal key
             if deterministic:
-                return np.asarray(learner.programs.mode(learner.state.actor, obs))
-            key, act_key = jax.random.split(key)
-            return np.asarray(learner.programs.act(learner.state.actor, obs, act_key))
+                return np.asarray(learner.programs.mode(actor, normalizer, obs))
+            action, key = learner.programs.act(actor, normalizer, obs, key)
+            return np.asarray(action)
 
         return summarize(list(run_episodes(envs, learner.codec, policy, n_episodes, seed)))
 
@@ -248,11 +249,11 @@ class Trainer:
         learner = self._learner
         n = learner.encoder.batch_size(obs)
         encoded = learner.encoder(batch_of_one(obs) if n is None else obs, 1 if n is None else n)
+        actor, normalizer = learner.state.actor, learner.state.normalizer
         if deterministic:
-            action = learner.programs.mode(learner.state.actor, encoded)
+            action = learner.programs.mode(actor, normalizer, encoded)
         else:
-            self._predict_key, act_key = jax.random.split(self._predict_key)
-            action = learner.programs.act(learner.state.actor, encoded, act_key)
+            action, self._predict_key = learner.programs.act(actor, normalizer, encoded, self._predict_key)
         decoded = learner.codec.decode(np.asarray(action))
         return decoded[0] if n is None else decoded
 

@@ -5,47 +5,85 @@ from __future__ import annotations
 import dataclasses
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 from rlox.core.config import Config, setting
-from rlox.core.networks import MLP, value
+from rlox.core.networks import Critic
 from rlox.core.state import Transition
 from rlox.core.weights import exponential_weight, whiten
+from rlox.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class AWRConfig(Config):
-    """Settings of AWR: weighted maximum likelihood on the replay, one update per environment step."""
+    """Settings of AWR: weighted maximum likelihood on the replay, after every step or in rounds as published."""
 
     beta: float = setting(1.0, above=0)
     """Temperature: divides the advantage; lower is sharper."""
     max_advantage: float = setting(20.0, above=0)
     """Clamp of the exponentiated advantage, i.e. the largest weight."""
     n_critic_updates: int = setting(1, at_least=1)
-    """Critic steps per update, each on a fresh minibatch; the actor learns from the last one."""
+    """Critic steps per update or per round, each on a fresh minibatch; in an update the actor learns from the last."""
+    rollout_steps: int | None = setting(None, at_least=1)
+    """Learn in rounds, as published: environment steps collected between them; None learns after every step."""
+    n_actor_updates: int = setting(1, at_least=1)
+    """Actor steps per round, each on a fresh minibatch; an update of the schedule without rounds has one."""
+    td_lambda: float = setting(0.0, at_least=0, at_most=1)
+    """Rounds: lambda of the TD(lambda) returns; 0 is one-step, 1 Monte-Carlo."""
     normalize_advantage: bool = setting(False)
-    """Whiten the advantages over the minibatch before they are exponentiated."""
+    """Whiten the advantages, over the minibatch or a round's whole replay, before they are exponentiated."""
     tau: float = setting(1.0, above=0, at_most=1)
     """Step of the target critic, target += tau * (online - target); 1 bootstraps from the critic itself."""
     expectile: float = setting(0.5, above=0, below=1)
     """Expectile that the critic regresses to; one half is the mean, above it leans to the better outcomes."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.rollout_steps is None:
+            if self.td_lambda > 0:
+                raise ConfigError(
+                    f"td_lambda={self.td_lambda:g} needs rounds, since every stored return changes with V: set "
+                    "rollout_steps=2048 to relabel the replay once a round, or leave td_lambda at 0."
+                )
+            if self.n_actor_updates > 1:
+                raise ConfigError(
+                    f"n_actor_updates={self.n_actor_updates} needs rounds: set rollout_steps=2048, or use "
+                    "updates_per_step."
+                )
+        elif self.rollout_steps > self.buffer_size:
+            raise ConfigError(
+                f"rollout_steps={self.rollout_steps} is larger than buffer_size={self.buffer_size}: a round would "
+                "overwrite its own steps. Lower rollout_steps or raise buffer_size."
+            )
+        elif self.tau < 1 or self.updates_per_step > 1:
+            name = "tau" if self.tau < 1 else "updates_per_step"
+            raise ConfigError(
+                f"{name}={getattr(self, name):g} has no place in rounds (rollout_steps={self.rollout_steps}), whose "
+                f"targets are frozen and whose steps n_critic_updates and n_actor_updates count: leave {name} at 1."
+            )
 
-def value_target(config: AWRConfig, target_critic: MLP, batch: Transition) -> Float[Array, " B"]:
+
+def value_target(config: AWRConfig, target_critic: Critic, batch: Transition) -> Float[Array, " B"]:
     """Return ``r + gamma (1 - terminated) V(s')``; truncated steps bootstrap."""
-    return batch.reward + config.gamma * (1.0 - batch.terminated) * value(target_critic, batch.next_obs)
+    return batch.reward + config.gamma * (1.0 - batch.terminated) * target_critic(batch.next_obs)
 
 
-def critic_loss(config: AWRConfig, critic: MLP, batch: Transition, target: Float[Array, " B"]) -> Float[Array, ""]:
-    """Return the mean of ``2 |expectile - 1[u < 0]| u^2``, ``u = target - V(s)``: at one half, the squared error."""
-    error = target - value(critic, batch.obs)
+def critic_loss(config: AWRConfig, critic: Critic, batch: Transition, target: Float[Array, " B"]) -> Float[Array, ""]:
+    """Return the mean of ``2 |expectile - 1[u < 0]| u^2``, ``u = (target - V) / value_scale``; at one half, ``u^2``."""
+    error = (target - critic(batch.obs)) / config.value_scale
     return (2.0 * jnp.abs(config.expectile - (error < 0)) * error**2).mean()
 
 
-def advantage(config: AWRConfig, critic: MLP, batch: Transition, target: Float[Array, " B"]) -> Float[Array, " B"]:
-    """Return ``target - V(s)`` under the critic after its step, whitened where asked."""
-    difference = target - value(critic, batch.obs)
-    return whiten(difference) if config.normalize_advantage else difference
+def advantage(
+    config: AWRConfig,
+    critic: Critic,
+    batch: Transition,
+    target: Float[Array, " B"],
+    where: Bool[Array, " B"] | None = None,
+) -> Float[Array, " B"]:
+    """Return ``target - V(s)`` under the critic after its step, whitened (over the samples ``where``) where asked."""
+    difference = target - critic(batch.obs)
+    return whiten(difference, where) if config.normalize_advantage else difference
 
 
 def weight(config: AWRConfig, advantage: Float[Array, " B"]) -> Float[Array, " B"]:

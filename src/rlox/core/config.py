@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from rlox.errors import ConfigError, did_you_mean
 
@@ -40,7 +40,15 @@ class Config:
     """Settings that every member of the family has."""
 
     learning_rate: float = setting(3e-4, above=0)
-    """Adam step size of actor and critic."""
+    """Step size of actor and critic."""
+    actor_learning_rate: float | None = setting(None, above=0)
+    """Step size of the actor, where it differs."""
+    critic_learning_rate: float | None = setting(None, above=0)
+    """Step size of the critic, where it differs."""
+    optimizer: Literal["adam", "sgd"] = setting("adam")
+    """Adam, or gradient descent with momentum."""
+    momentum: float = setting(0.9, at_least=0, below=1)
+    """Momentum of `sgd`."""
     gamma: float = setting(0.99, at_least=0, at_most=1)
     """Discount factor."""
     batch_size: int = setting(256, at_least=1)
@@ -51,6 +59,20 @@ class Config:
     """Width of the two hidden layers of actor and critic."""
     hidden_sizes: tuple[int, ...] = setting((), at_least=1)
     """Width of each hidden layer, for another depth or uneven widths; replaces `hidden` where given."""
+    actor_hidden_sizes: tuple[int, ...] = setting((), at_least=1)
+    """Width of each hidden layer of the actor, where it differs."""
+    critic_hidden_sizes: tuple[int, ...] = setting((), at_least=1)
+    """Width of each hidden layer of the critic, where it differs."""
+    network_init: Literal["he", "glorot"] = setting("he")
+    """Initial weights: He normal with a larger first layer, for raw observations; or Glorot uniform, biases 0."""
+    actor_output_scale: float | None = setting(None, above=0)
+    """The actor's last layer starts uniform in +-this, biases 0; None for the same as the other layers."""
+    normalize_obs: bool = setting(False)
+    """Whiten observations by the running mean and standard deviation of those seen in training."""
+    normalize_obs_until: int | None = setting(None, at_least=1)
+    """Environment steps after which that normaliser is frozen; None never freezes it."""
+    value_scale: float = setting(1.0, above=0)
+    """Unit of the critic's network: it predicts V / value_scale, and its loss is taken of that."""
     learning_starts: int = setting(1000, at_least=0)
     """Environment steps with random actions before the first update."""
     updates_per_step: int = setting(1, at_least=1)
@@ -63,6 +85,12 @@ class Config:
     """Layer normalisation before each activation of actor and critic."""
     max_grad_norm: float | None = setting(None, above=0)
     """Largest global gradient norm of actor and of critic; larger ones are scaled down."""
+    bound_coef: float = setting(0.0, at_least=0)
+    """Continuous actions: weight of a penalty on means outside the action range (half their squared excess)."""
+    logit_coef: float = setting(0.0, at_least=0)
+    """Discrete actions: weight of a penalty on large logits (half their squares)."""
+    learn_std: bool = setting(True)
+    """Continuous actions: learn the standard deviation; otherwise it stays `initial_std`."""
     initial_std: float = setting(1.0, above=0)
     """Continuous actions: the policy's first standard deviation, in units of half the action range."""
     min_std: float = setting(0.05, above=0)
@@ -82,7 +110,7 @@ class Config:
                 f"batch_size={self.batch_size} is larger than buffer_size={self.buffer_size}: the replay could never "
                 "fill a minibatch. Lower batch_size or raise buffer_size."
             )
-        if self.initial_std <= self.min_std:
+        if self.learn_std and self.initial_std <= self.min_std:
             raise ConfigError(f"initial_std={self.initial_std} must be greater than min_std={self.min_std}, its floor.")
 
     @property
@@ -116,6 +144,11 @@ def make_config(kind: type[C], algorithm: str, values: object) -> C:
 
 def _coerce(name: str, value: Any, hint: Any) -> Any:
     """Return ``value`` as the plain Python type that ``hint`` asks for."""
+    if typing.get_origin(hint) is Literal:
+        if value not in typing.get_args(hint):
+            options = " or ".join(repr(option) for option in typing.get_args(hint))
+            raise ConfigError(f"{name}={value!r} is not known: it must be {options}.")
+        return value
     if isinstance(hint, types.UnionType):
         return None if value is None else _coerce(name, value, typing.get_args(hint)[0])
     if typing.get_origin(hint) is tuple:

@@ -50,6 +50,10 @@ class Categorical(eqx.Module):
         """Return a random action."""
         return jax.random.categorical(key, self._log_probs()).astype(jnp.int32)
 
+    def penalty(self, bound_coef: float, logit_coef: float) -> Float[Array, " B"]:
+        """Return ``logit_coef`` times half the squared logits; choices have no bounds."""
+        return 0.5 * logit_coef * (self.logits**2).sum(axis=-1)
+
     def metrics(self) -> dict[str, Array]:
         return {}
 
@@ -78,5 +82,12 @@ class Gaussian(eqx.Module):
         """Return a random action."""
         return self.mean + self.std * jax.random.normal(key, self.mean.shape)
 
+    def penalty(self, bound_coef: float, logit_coef: float) -> Float[Array, " B"]:
+        """Return ``bound_coef`` times half the squared excess of the mean over the action range, [-1, 1] here."""
+        return 0.5 * bound_coef * (jnp.maximum(jnp.abs(self.mean) - 1, 0) ** 2).sum(axis=-1)
+
     def metrics(self) -> dict[str, Array]:
         return {"policy/std": self.std.mean()}
+
+
+Policy = Categorical | Gaussian

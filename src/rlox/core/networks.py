@@ -1,8 +1,9 @@
-"""Multi-layer perceptrons over batches, and the actor: one of them with a distribution on top."""
+"""Multi-layer perceptrons over batches; actor and critic, each one of them with a meaning on top."""
 
 from __future__ import annotations
 
 import itertools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -10,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
+from numpy.typing import NDArray
 
 from rlox.core.distributions import Categorical, Gaussian
 
@@ -40,9 +42,6 @@ def _affine_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, A
 affine.defvjp(_affine_forward, _affine_backward)
 
 
-_FIRST_GAIN = 4.0
-
-
 class MLP(eqx.Module):
     """Affine layers with ReLU between them, each optionally layer-normalised before it.
 
@@ -53,26 +52,34 @@ class MLP(eqx.Module):
     biases: tuple[Float[Array, " n_out"], ...]
     norms: tuple[eqx.nn.LayerNorm, ...]
 
-    def __init__(self, sizes: tuple[int, ...], *, layer_norm: bool, rng: np.random.Generator):
-        """Weights normal with variance 2 / n_in (He), the first layer's times 4; biases uniform in +-1 / sqrt(n_in).
-
-        The first layer's gain puts the kinks of its units within a few tenths of the origin, where environments'
-        observations differ. It was chosen by trial on CartPole-v1: see docs/benchmarks.md.
+    def __init__(
+        self,
+        sizes: tuple[int, ...],
+        *,
+        init: str,
+        output_scale: float | None,
+        layer_norm: bool,
+        rng: np.random.Generator,
+    ):
+        """Draw the weights.
 
         Args:
             sizes: input width, hidden widths, output width.
+            init: ``he``: weights normal with variance 2 / n_in, the first layer's times 4, which puts the kinks of its
+                units within a few tenths of the origin, where raw observations differ (chosen by trial on CartPole-v1,
+                docs/benchmarks.md); biases uniform in +-1 / sqrt(n_in). ``glorot``: weights uniform in
+                +-sqrt(6 / (n_in + n_out)), biases 0.
+            output_scale: last layer's weights uniform in +-this, its biases 0; None for the same as the other layers.
             layer_norm: normalise before each activation.
             rng: where the numbers come from; NumPy's, since drawing them on the device compiles for seconds.
         """
         shapes = list(itertools.pairwise(sizes))
-        gains = [_FIRST_GAIN] + [1.0] * (len(shapes) - 1)
-        self.weights = tuple(
-            jnp.asarray(gain * (2 / shape[0]) ** 0.5 * rng.standard_normal(shape), jnp.float32)
-            for gain, shape in zip(gains, shapes, strict=True)
-        )
-        self.biases = tuple(
-            jnp.asarray(rng.uniform(-1.0, 1.0, n_out) / n_in**0.5, jnp.float32) for n_in, n_out in shapes
-        )
+        draw = {"he": _he, "glorot": _glorot}[init]
+        layers = [draw(rng, *shape, first=i == 0) for i, shape in enumerate(shapes)]
+        if output_scale is not None:
+            layers[-1] = rng.uniform(-output_scale, output_scale, shapes[-1]), np.zeros(sizes[-1])
+        self.weights = tuple(jnp.asarray(weight, jnp.float32) for weight, _ in layers)
+        self.biases = tuple(jnp.asarray(bias, jnp.float32) for _, bias in layers)
         self.norms = tuple(eqx.nn.LayerNorm(width) for width in sizes[1:-1]) if layer_norm else ()
 
     def __call__(self, x: Float[Array, "B n_in"]) -> Float[Array, "B n_out"]:
@@ -84,9 +91,33 @@ class MLP(eqx.Module):
         return x
 
 
-def value(critic: MLP, obs: Float[Array, "B obs_dim"]) -> Float[Array, " B"]:
-    """Return V(s) of a critic of kind ``v``."""
-    return critic(obs)[:, 0]
+_Layer = tuple[NDArray[np.float64], NDArray[np.float64]]
+
+
+def _he(rng: np.random.Generator, n_in: int, n_out: int, first: bool) -> _Layer:
+    gain = 4.0 if first else 1.0
+    return gain * (2 / n_in) ** 0.5 * rng.standard_normal((n_in, n_out)), rng.uniform(-1, 1, n_out) / n_in**0.5
+
+
+def _glorot(rng: np.random.Generator, n_in: int, n_out: int, first: bool) -> _Layer:
+    limit = (6 / (n_in + n_out)) ** 0.5
+    return rng.uniform(-limit, limit, (n_in, n_out)), np.zeros(n_out)
+
+
+class Critic(eqx.Module):
+    """V(s): a perceptron whose output is a value in units of ``scale``."""
+
+    network: MLP
+    scale: float = eqx.field(static=True)
+
+    def __init__(self, config: Any, obs_dim: int, rng: np.random.Generator):
+        sizes = (obs_dim, *(config.critic_hidden_sizes or config.widths), 1)
+        self.network = MLP(sizes, init=config.network_init, output_scale=None, layer_norm=config.layer_norm, rng=rng)
+        self.scale = config.value_scale
+
+    def __call__(self, obs: Float[Array, "B obs_dim"]) -> Float[Array, " B"]:
+        value = self.network(obs)[:, 0]
+        return value if self.scale == 1 else self.scale * value
 
 
 class Actor(eqx.Module):
@@ -94,13 +125,27 @@ class Actor(eqx.Module):
 
     network: MLP
     log_std: Float[Array, " action_dim"] | None
-    """Continuous actions: logarithm of the std above its floor, the same in every state."""
+    """Continuous actions with a learned std: logarithm of it above its floor, the same in every state."""
     nvec: tuple[int, ...] = eqx.field(static=True)
     """Discrete actions: the number of choices of each component; empty for continuous ones."""
     min_std: float = eqx.field(static=True)
+    """The std's floor; the std itself where it is not learned."""
+
+    def __init__(self, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator):
+        sizes = (obs_dim, *(config.actor_hidden_sizes or config.widths), sum(nvec) if nvec else action_dim)
+        self.network = MLP(
+            sizes, init=config.network_init, output_scale=config.actor_output_scale, layer_norm=config.layer_norm,
+            rng=rng,
+        )  # fmt: skip
+        self.nvec = nvec
+        learned = not nvec and config.learn_std
+        self.min_std = config.min_std if config.learn_std else config.initial_std
+        above = np.log(config.initial_std - config.min_std) if learned else 0.0
+        self.log_std = jnp.full(action_dim, above, jnp.float32) if learned else None
 
     def __call__(self, obs: Float[Array, "B obs_dim"]) -> Categorical | Gaussian:
         out = self.network(obs)
-        if self.log_std is None:
+        if self.nvec:
             return Categorical(out, self.nvec)
-        return Gaussian(out, self.min_std + jnp.exp(self.log_std))
+        std = jnp.full(out.shape[1], self.min_std)
+        return Gaussian(out, std if self.log_std is None else std + jnp.exp(self.log_std))

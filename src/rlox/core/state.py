@@ -7,7 +7,8 @@ from typing import Any, NamedTuple
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from rlox.core.networks import MLP, Actor
+from rlox.core.networks import Actor, Critic
+from rlox.core.normalizer import Normalizer
 
 
 class Transition(NamedTuple):
@@ -34,11 +35,13 @@ class TrainState(NamedTuple):
     """All that an update changes. A checkpoint is this value."""
 
     actor: Actor
-    critic: MLP
-    target_critic: MLP | None
+    critic: Critic
+    target_critic: Critic | None
     """Polyak copy of the critic; None where ``tau`` is 1 and the critic is its own target."""
     actor_opt: optax.OptState
     critic_opt: optax.OptState
+    normalizer: Normalizer | None
+    """What observations are whitened by before they reach the networks; None where they are not."""
     key: PRNGKeyArray
     gradient_steps: Int[Array, ""]
     """Actor steps so far."""

@@ -1,4 +1,4 @@
-"""The family's one update: critic steps, advantage, weight, a weighted maximum-likelihood step, metrics."""
+"""The family's steps: of the critic, of the actor by weighted maximum likelihood, and the update made of them."""
 
 from __future__ import annotations
 
@@ -11,10 +11,12 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jaxtyping import Array
+from jaxtyping import Array, Float
 
 from rlox.core.config import Config
-from rlox.core.networks import MLP, Actor, value
+from rlox.core.distributions import Policy
+from rlox.core.networks import Actor, Critic
+from rlox.core.normalizer import Normalizer
 from rlox.core.state import TrainState, Transition
 from rlox.core.weights import effective_sample_size
 
@@ -30,17 +32,37 @@ class Algorithm(NamedTuple):
     critic_loss: Callable[..., Array]
     """``(config, critic, batch, target) -> ()``."""
     advantage: Callable[..., Array]
-    """``(config, critic, batch, target) -> (B,)``."""
+    """``(config, critic, batch, target, where=None) -> (B,)``; statistics are taken of the samples ``where``."""
     weight: Callable[..., Array]
     """``(config, advantage) -> (B,)``."""
 
 
-def make_optimizer(config: Any) -> optax.GradientTransformation:
-    """Return Adam, behind a clip of the global gradient norm where one is set."""
-    adam = optax.flatten(optax.adam(config.learning_rate))
+class Steps(NamedTuple):
+    """One gradient step of each network."""
+
+    critic: Callable[[TrainState, Transition, Array], tuple[TrainState, Array]]
+    """``(state, batch, value_target) -> (state, loss)``; the target critic follows."""
+    actor: Callable[[TrainState, Transition, Array], tuple[TrainState, tuple[Array, Policy]]]
+    """``(state, batch, weight) -> (state, (loss, policy))``, the policy as it was before the step."""
+
+
+def make_optimizer(config: Any, learning_rate: float | None) -> optax.GradientTransformation:
+    """Return Adam, or gradient descent with momentum, behind a clip of the global gradient norm where one is set."""
+    rate = config.learning_rate if learning_rate is None else learning_rate
+    rule = optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, config.momentum)
     if config.max_grad_norm is None:
-        return adam
-    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), adam)
+        return optax.flatten(rule)
+    return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.flatten(rule))
+
+
+def actor_optimizer(config: Any) -> optax.GradientTransformation:
+    """Return the actor's optimiser."""
+    return make_optimizer(config, config.actor_learning_rate)
+
+
+def critic_optimizer(config: Any) -> optax.GradientTransformation:
+    """Return the critic's optimiser."""
+    return make_optimizer(config, config.critic_learning_rate)
 
 
 def init_state(config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, seed: int) -> TrainState:
@@ -54,60 +76,82 @@ def init_state(config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int
         seed: the networks and all later sampling come from it.
     """
     rng = np.random.default_rng(seed)
-    n_out = sum(nvec) if nvec else action_dim
-    actor = Actor(
-        network=MLP((obs_dim, *config.widths, n_out), layer_norm=config.layer_norm, rng=rng),
-        log_std=None if nvec else jnp.full(action_dim, jnp.log(config.initial_std - config.min_std)),
-        nvec=nvec,
-        min_std=config.min_std,
-    )
-    critic = MLP((obs_dim, *config.widths, 1), layer_norm=config.layer_norm, rng=rng)
-    optimizer: Any = make_optimizer(config)
+    actor = Actor(config, obs_dim, nvec, action_dim, rng)
+    critic = Critic(config, obs_dim, rng)
+    optimizers: Any = actor_optimizer(config), critic_optimizer(config)
     return TrainState(
         actor=actor,
         critic=critic,
         target_critic=jax.tree.map(jnp.copy, critic) if config.tau < 1 else None,
-        actor_opt=optimizer.init(actor),
-        critic_opt=optimizer.init(critic),
+        actor_opt=optimizers[0].init(actor),
+        critic_opt=optimizers[1].init(critic),
+        normalizer=Normalizer.create(obs_dim) if config.normalize_obs else None,
         key=jax.random.key(int(rng.integers(2**32))),
         gradient_steps=jnp.zeros((), jnp.int32),
         diverged_at=jnp.full((), -1, jnp.int32),
     )
 
 
-def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Transition], tuple[TrainState, Metrics]]:
-    """Return ``update(state, batches) -> (state, metrics)``; ``batches`` leads with ``(n_critic_updates, B)``.
+def make_steps(algorithm: Algorithm, config: Any) -> Steps:
+    """Return the gradient steps of a member.
 
-    Each batch moves the critic once. The last one then gives the advantages, under the critic as it is after
-    its step, and moves the actor along the gradient of
+    The actor moves along the gradient of
 
-        -mean(stop_gradient(weight) * log pi(a|s)) - entropy_coef * mean(entropy).
+        -mean(stop_gradient(weight) * log pi(a|s)) - entropy_coef * mean(entropy) + penalties,
+
+    the penalties being ``bound_coef`` times half the squared excess of the mean over the action range, and
+    ``logit_coef`` times half the squared logits (Peng et al. 2019, released code).
     """
-    optimizer = make_optimizer(config)
+    optimizers = actor_optimizer(config), critic_optimizer(config)
 
-    def critic_step(state: TrainState, batch: Transition) -> tuple[TrainState, tuple[Array, Array]]:
-        bootstrap = state.critic if state.target_critic is None else state.target_critic
-        target = lax.stop_gradient(algorithm.value_target(config, bootstrap, batch))
-        _check_per_sample(batch, value_target=target)
+    def critic_step(state: TrainState, batch: Transition, target: Array) -> tuple[TrainState, Array]:
         loss, grads = jax.value_and_grad(lambda critic: algorithm.critic_loss(config, critic, batch, target))(
             state.critic
         )
-        updates, critic_opt = optimizer.update(grads, state.critic_opt)
+        updates, critic_opt = optimizers[1].update(grads, state.critic_opt)
         critic = eqx.apply_updates(state.critic, updates)
         target_critic = state.target_critic
         if target_critic is not None:
             target_critic = jax.tree.map(lambda old, new: old + config.tau * (new - old), target_critic, critic)
-        return state._replace(critic=critic, target_critic=target_critic, critic_opt=critic_opt), (loss, target)
+        return state._replace(critic=critic, target_critic=target_critic, critic_opt=critic_opt), loss
 
-    def actor_loss(actor: Actor, batch: Transition, weight: Array) -> tuple[Array, Metrics]:
+    def actor_loss(actor: Actor, batch: Transition, weight: Array) -> tuple[Array, Policy]:
         policy = actor(batch.obs)
         log_prob = policy.log_prob(batch.action)
-        entropy = policy.entropy()
-        _check_per_sample(batch, log_prob=log_prob, entropy=entropy)
-        loss = -(weight * log_prob).mean()
+        check_per_sample(batch, log_prob=log_prob, weight=weight)
+        loss = -(lax.stop_gradient(weight) * log_prob).mean()
         if config.entropy_coef:
-            loss -= config.entropy_coef * entropy.mean()
-        return loss, {"policy/entropy": entropy.mean(), **policy.metrics()}
+            loss -= config.entropy_coef * policy.entropy().mean()
+        if config.bound_coef or config.logit_coef:
+            loss += policy.penalty(config.bound_coef, config.logit_coef).mean()
+        return loss, policy
+
+    def actor_step(state: TrainState, batch: Transition, weight: Array) -> tuple[TrainState, tuple[Array, Policy]]:
+        (loss, policy), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor, batch, weight)
+        updates, actor_opt = optimizers[0].update(grads, state.actor_opt)
+        return state._replace(
+            actor=eqx.apply_updates(state.actor, updates),
+            actor_opt=actor_opt,
+            gradient_steps=state.gradient_steps + 1,
+        ), (loss, policy)
+
+    return Steps(critic_step, actor_step)
+
+
+def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Transition], tuple[TrainState, Metrics]]:
+    """Return ``update(state, batches) -> (state, metrics)``; ``batches`` leads with ``(n_critic_updates, B)``.
+
+    Each batch moves the critic once. The last one then gives the advantages, under the critic as it is after
+    its step, and moves the actor.
+    """
+    steps = make_steps(algorithm, config)
+
+    def critic_step(state: TrainState, batch: Transition) -> tuple[TrainState, tuple[Array, Array]]:
+        bootstrap = state.critic if state.target_critic is None else state.target_critic
+        target = lax.stop_gradient(algorithm.value_target(config, bootstrap, batch))
+        check_per_sample(batch, value_target=target)
+        state, loss = steps.critic(state, batch, target)
+        return state, (loss, target)
 
     def update(state: TrainState, batches: Transition) -> tuple[TrainState, Metrics]:
         first = jax.tree.map(lambda column: column[0], batches)
@@ -117,38 +161,48 @@ def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Tran
         else:
             state, history = lax.scan(critic_step, state, batches)
             critic_loss, target = jax.tree.map(lambda x: x[-1], history)
-        critic: MLP = state.critic
+        critic: Critic = state.critic
         advantage = algorithm.advantage(config, critic, batch, target)
-        weight = lax.stop_gradient(algorithm.weight(config, advantage))
-        _check_per_sample(batch, advantage=advantage, weight=weight)
-        (loss, policy_metrics), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor, batch, weight)
-        updates, actor_opt = optimizer.update(grads, state.actor_opt)
-        gradient_steps = state.gradient_steps + 1
-        failed = ~jnp.isfinite(loss + critic_loss) & (state.diverged_at < 0)
-        state = state._replace(
-            actor=eqx.apply_updates(state.actor, updates),
-            actor_opt=actor_opt,
-            gradient_steps=gradient_steps,
-            diverged_at=jnp.where(failed, gradient_steps, state.diverged_at),
-        )
-        metrics = {
-            "actor/loss": loss,
+        weight = algorithm.weight(config, advantage)
+        check_per_sample(batch, advantage=advantage)
+        state, (actor_loss, policy) = steps.actor(state, batch, weight)
+        state = mark_divergence(state, actor_loss + critic_loss)
+        return state, {
+            "actor/loss": actor_loss,
             "critic/loss": critic_loss,
-            "critic/explained_variance": 1 - (target - value(critic, batch.obs)).var() / (target.var() + 1e-8),
-            "advantage/mean": advantage.mean(),
-            "advantage/std": advantage.std(),
-            "weight/mean": weight.mean(),
-            "weight/max": weight.max(),
-            "weight/clipped_fraction": (weight >= config.max_advantage).mean(),
-            "weight/effective_sample_size": effective_sample_size(weight),
-            **policy_metrics,
+            "critic/explained_variance": explained_variance(target, critic(batch.obs)),
+            **describe_weights(config, advantage, weight),
+            "policy/entropy": policy.entropy().mean(),
+            **policy.metrics(),
         }
-        return state, metrics
 
     return update
 
 
-def _check_per_sample(batch: Transition, **arrays: Array) -> None:
+def mark_divergence(state: TrainState, loss: Float[Array, ""]) -> TrainState:
+    """Return the state with the first gradient step whose loss is not finite noted."""
+    failed = ~jnp.isfinite(loss) & (state.diverged_at < 0)
+    return state._replace(diverged_at=jnp.where(failed, state.gradient_steps, state.diverged_at))
+
+
+def explained_variance(target: Array, predicted: Array, where: Array | None = None) -> Float[Array, ""]:
+    """Return ``1 - var(target - predicted) / var(target)`` of the samples ``where``."""
+    return 1 - (target - predicted).var(where=where) / (target.var(where=where) + 1e-8)
+
+
+def describe_weights(config: Any, advantage: Array, weight: Array, where: Array | None = None) -> Metrics:
+    """Return the metrics of advantages and weights, of the samples ``where``."""
+    return {
+        "advantage/mean": advantage.mean(where=where),
+        "advantage/std": advantage.std(where=where),
+        "weight/mean": weight.mean(where=where),
+        "weight/max": weight.max(where=where, initial=0.0),
+        "weight/clipped_fraction": (weight >= config.max_advantage).mean(where=where),
+        "weight/effective_sample_size": effective_sample_size(weight, where),
+    }
+
+
+def check_per_sample(batch: Transition, **arrays: Array) -> None:
     """Refuse, while tracing, anything that would broadcast ``(B,)`` against ``(B, 1)``."""
     for name, array in arrays.items():
         if array.shape != batch.reward.shape:

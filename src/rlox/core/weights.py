@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import jax.numpy as jnp
-from jaxtyping import Array, Float
+from jaxtyping import Array, Bool, Float
 
 
 def exponential_weight(advantage: Float[Array, " B"], beta: float, max_advantage: float) -> Float[Array, " B"]:
@@ -14,13 +14,14 @@ def exponential_weight(advantage: Float[Array, " B"], beta: float, max_advantage
     return jnp.minimum(jnp.exp(advantage / beta), max_advantage)
 
 
-def whiten(advantage: Float[Array, " B"]) -> Float[Array, " B"]:
-    """Return advantages with mean 0 and standard deviation 1 over the batch (1e-5 under the division)."""
-    return (advantage - advantage.mean()) / (advantage.std() + 1e-5)
+def whiten(advantage: Float[Array, " B"], where: Bool[Array, " B"] | None = None) -> Float[Array, " B"]:
+    """Return advantages with mean 0 and standard deviation 1 over the samples ``where`` (1e-5 under the division)."""
+    return (advantage - advantage.mean(where=where)) / (advantage.std(where=where) + 1e-5)
 
 
-def effective_sample_size(weight: Float[Array, " B"]) -> Float[Array, ""]:
-    """Return ``(sum w)^2 / (B sum w^2)``, in (0, 1]: the share of the batch that the weights in effect use."""
+def effective_sample_size(weight: Float[Array, " B"], where: Bool[Array, " B"] | None = None) -> Float[Array, ""]:
+    """Return ``(sum w)^2 / (B sum w^2)``, in (0, 1]: the share of the samples that the weights in effect use."""
     # Relative to the largest, since the squares of small weights would underflow.
-    relative = weight / jnp.maximum(weight.max(), jnp.finfo(weight.dtype).tiny)
-    return relative.sum() ** 2 / jnp.maximum(weight.size * (relative**2).sum(), 1.0)
+    relative = weight / jnp.maximum(weight.max(where=where, initial=0.0), jnp.finfo(weight.dtype).tiny)
+    n = weight.size if where is None else where.sum()
+    return relative.sum(where=where) ** 2 / jnp.maximum(n * (relative**2).sum(where=where), 1.0)

@@ -41,37 +41,63 @@ def create(
 
 def write(replay: Replay, transition: Transition, valid: Bool[Array, " n"]) -> Replay:
     """Return the replay with one more transition in each stream where ``valid``; the oldest is overwritten."""
+    return extend(replay, jax.tree.map(lambda new: new[None], transition), valid[None])
+
+
+def extend(replay: Replay, transitions: Transition, valid: Bool[Array, "k n"]) -> Replay:
+    """Return the replay with ``k`` more transitions in each stream, in order, leaving out those not ``valid``.
+
+    ``k`` is at most the number of rows.
+    """
     rows, n = replay.columns.reward.shape
+    count = jnp.cumsum(valid, axis=0)
     # A scatter, for the same reason as the flat index of `sample`.
-    row = jnp.where(valid, replay.position, rows)
+    row = jnp.where(valid, (replay.position + count - 1) % rows, rows)
     columns = jax.tree.map(
         lambda column, new: column.at[row, jnp.arange(n)].set(new.astype(column.dtype), mode="drop"),
         replay.columns,
-        transition,
+        transitions,
     )
-    return Replay(
-        columns,
-        jnp.where(valid, (replay.position + 1) % rows, replay.position),
-        jnp.where(valid, jnp.minimum(replay.size + 1, rows), replay.size),
-    )
+    return Replay(columns, (replay.position + count[-1]) % rows, jnp.minimum(replay.size + count[-1], rows))
+
+
+def in_order(replay: Replay) -> tuple[Transition, Bool[Array, "rows n"]]:
+    """Return the columns ``(rows, n, ...)`` with each stream's newest step last, and which of the steps are there."""
+    rows, n = replay.columns.reward.shape
+    row = (replay.position + jnp.arange(rows)[:, None]) % rows
+    columns = jax.tree.map(lambda column: column[row, jnp.arange(n)], replay.columns)
+    return columns, jnp.arange(rows)[:, None] >= rows - replay.size
+
+
+def draw_in_order(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, ...]:
+    """Return places of stored steps in the flattened columns of ``in_order``, uniform, with replacement."""
+    rows, n = replay.columns.reward.shape
+    place, stream = _draw(replay.size, key, shape)
+    return (rows - replay.size[stream] + place) * n + stream
 
 
 def sample(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Transition:
-    """Return transitions drawn uniformly with replacement, of leading axes ``shape``; observations as float32.
-
-    The draw is a 32-bit number modulo the size: no transition is likelier than another by more than size / 2^32.
-    """
-    n = replay.size.shape[0]
-    ends = jnp.cumsum(replay.size)
-    index = (jax.random.bits(key, shape) % ends[-1].astype(jnp.uint32)).astype(jnp.int32)
-    if n > 1:
-        stream = jnp.searchsorted(ends, index, side="right")
-        index = (index - (ends - replay.size)[stream]) * n + stream
+    """Return transitions drawn uniformly with replacement, of leading axes ``shape``; observations as float32."""
+    row, stream = _draw(replay.size, key, shape)
     # One flat index: into a gather by two, XLA would fuse the write before it, and copy the column.
+    index = row * replay.size.shape[0] + stream
     batch = jax.tree.map(
         lambda column: column.reshape(-1, *column.shape[2:]).at[index].get(mode="promise_in_bounds"), replay.columns
     )
     return batch._replace(obs=batch.obs.astype(jnp.float32), next_obs=batch.next_obs.astype(jnp.float32))
+
+
+def _draw(size: Int[Array, " n"], key: PRNGKeyArray, shape: tuple[int, ...]) -> tuple[Array, Array]:
+    """Return uniform places below the streams' sizes, and the streams.
+
+    The draw is a 32-bit number modulo the size: no place is likelier than another by more than size / 2^32.
+    """
+    ends = jnp.cumsum(size)
+    index = (jax.random.bits(key, shape) % ends[-1].astype(jnp.uint32)).astype(jnp.int32)
+    if size.shape[0] == 1:
+        return index, jnp.zeros_like(index)
+    stream = jnp.searchsorted(ends, index, side="right")
+    return index - (ends - size)[stream], stream
 
 
 def cut(replay: Replay) -> Replay:

@@ -107,8 +107,7 @@ class Snapshot(NamedTuple):
 
     state: TrainState
     replay: Replay | None
-    env_steps: int
-    episodes: int
+    counters: dict[str, int]
     recent: list[Episode]
     """The last finished training episodes."""
 
@@ -120,8 +119,7 @@ def pack(snapshot: Snapshot) -> tuple[dict[str, NDArray[Any]], dict[str, Any]]:
         filled = int(snapshot.replay.size.max())
         columns = jax.tree.map(lambda column: np.asarray(column)[:filled], snapshot.replay.columns)
         arrays |= flatten(snapshot.replay._replace(columns=columns), "replay")
-    counters = {"env_steps": snapshot.env_steps, "episodes": snapshot.episodes, "recent": snapshot.recent}
-    return arrays, counters
+    return arrays, {"counters": snapshot.counters, "recent": snapshot.recent}
 
 
 def unpack(
@@ -142,7 +140,7 @@ def unpack(
         columns = jax.tree.map(lambda column, part: column.at[:filled].set(part), full.columns, head.columns)
         replay = replays.cut(head._replace(columns=columns))
     recent = [Episode(*episode) for episode in info["recent"]]
-    return Snapshot(unflatten(state, "state", arrays), replay, info["env_steps"], info["episodes"], recent)
+    return Snapshot(unflatten(state, "state", arrays), replay, info["counters"], recent)
 
 
 def flatten(tree: Any, prefix: str) -> dict[str, NDArray[Any]]:

@@ -1,0 +1,45 @@
+"""Running mean and standard deviation of observations."""
+
+from __future__ import annotations
+
+import equinox as eqx
+import jax.numpy as jnp
+from jaxtyping import Array, Bool, Float
+
+_MIN_STD = 0.02
+
+
+class Normalizer(eqx.Module):
+    """Whitens observations by the mean and standard deviation of all that it was shown."""
+
+    count: Float[Array, ""]
+    """Observations seen."""
+    mean: Float[Array, " obs_dim"]
+    m2: Float[Array, " obs_dim"]
+    """Sum of squared distances from the mean."""
+
+    @classmethod
+    def create(cls, obs_dim: int) -> Normalizer:
+        """Return one that has seen nothing, and changes nothing."""
+        return cls(jnp.zeros(()), jnp.zeros(obs_dim), jnp.zeros(obs_dim))
+
+    def update(self, obs: Float[Array, "N obs_dim"], valid: Bool[Array, " N"]) -> Normalizer:
+        """Return one that has seen ``obs`` too, where ``valid`` (Chan, Golub, LeVeque 1979)."""
+        mask = valid[:, None]
+        n = valid.sum().astype(jnp.float32)
+        mean = jnp.where(mask, obs, 0).sum(axis=0) / jnp.maximum(n, 1)
+        m2 = (jnp.where(mask, obs - mean, 0) ** 2).sum(axis=0)
+        count = self.count + n
+        share = n / jnp.maximum(count, 1)
+        delta = mean - self.mean
+        return Normalizer(count, self.mean + delta * share, self.m2 + m2 + delta**2 * self.count * share)
+
+    def __call__(self, obs: Float[Array, "*lead obs_dim"]) -> Float[Array, "*lead obs_dim"]:
+        """Return observations with mean 0 and standard deviation 1; entries that hardly vary are not blown up."""
+        std = jnp.sqrt(self.m2 / jnp.maximum(self.count, 1))
+        return jnp.where(self.count > 0, (obs - self.mean) / jnp.maximum(std, _MIN_STD), obs)
+
+
+def normalize(normalizer: Normalizer | None, obs: Float[Array, "*lead obs_dim"]) -> Float[Array, "*lead obs_dim"]:
+    """Return ``obs`` whitened, or as they are where there is no normaliser."""
+    return obs if normalizer is None else normalizer(obs)
