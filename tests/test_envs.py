@@ -1,10 +1,14 @@
 """Environments of every make give true transitions, and say what is wrong where one misbehaves."""
 
 import functools
+import os
+import signal
+import sys
 from collections.abc import Callable
 from typing import Any
 
 import gymnasium as gym
+import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -15,7 +19,7 @@ from rlox import Trainer
 from rlox.data.collector import Collector
 from rlox.data.envs import Envs, make_envs
 from rlox.data.spaces import action_codec
-from rlox.errors import ConfigError, InvalidStepError
+from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError
 
 LENGTHS = (3, 5, 2)
 
@@ -242,12 +246,6 @@ def test_ids_and_callables_are_made_as_often_as_asked(n: int):
         envs.close()
 
 
-def test_an_id_takes_keyword_arguments():
-    envs = make_envs("CartPole-v1", max_episode_steps=2)
-    envs.reset(0)
-    assert [bool(envs.step(np.zeros(1, np.int64)).truncated[0]) for _ in range(2)] == [False, True]
-
-
 def test_several_environments_of_one_id_start_differently():
     obs = make_envs("CartPole-v1", 3).reset(0)
     assert len(np.unique(obs[:, 0])) == 3
@@ -288,3 +286,55 @@ def test_a_ready_made_environment_is_not_multiplied():
 
 def test_a_callable_that_makes_a_vector_environment_is_taken():
     assert make_envs(lambda: sync(AutoresetMode.SAME_STEP)).n == 3
+
+
+def test_worker_processes_give_what_the_same_environments_give_here():
+    results = []
+    for mode in ("sync", "async"):
+        envs = make_envs(functools.partial(Counting, 3, cut=True), 2, mode)
+        steps = [envs.reset(0), *(envs.step(np.zeros(2, np.int64)) for _ in range(7))]
+        results.append(jax.tree.leaves(steps))
+        envs.close()
+    for one, other in zip(*results, strict=True):
+        np.testing.assert_array_equal(one, other)
+
+
+def test_a_worker_that_dies_is_named_and_leaves_the_checkpoint(tmp_path: Any):
+    config = {"hidden": 4, "batch_size": 8, "learning_starts": 10, "n_envs": 2, "vectorization_mode": "async"}
+    trainer = Trainer("awr", env="CartPole-v1", config=config, run_dir=tmp_path / "run")
+    trainer.train(40, progress=False)
+    vector: Any = trainer._learner.envs.env
+    os.kill(vector.processes[1].pid, signal.SIGKILL)
+    vector.processes[1].join()
+    with pytest.raises(WorkerDiedError, match=r"process that steps environments died at step 2\d"):
+        trainer.train(40, progress=False)
+    assert Trainer.load(tmp_path / "run").env_steps >= 40
+    trainer._learner.envs.close()
+
+
+def test_envpool_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setitem(sys.modules, "envpool", None)
+    with pytest.raises(ConfigError, match=r"pip install 'rlox\[envpool\]'"):
+        make_envs("CartPole-v1", 2, "envpool")
+
+
+def test_envpool_steps_are_transitions_with_true_last_observations():
+    pytest.importorskip("envpool")
+    config = {"hidden": 4, "batch_size": 8, "learning_starts": 500, "n_envs": 3, "vectorization_mode": "envpool"}
+    trainer = Trainer("awr", env="CartPole-v1", config=config, seed=0)
+    trainer.train(300, progress=False)
+    replay: Any = trainer._learner.replay
+    assert int(replay.size.sum()) == trainer.env_steps
+    for stream, size in enumerate(np.asarray(replay.size)):
+        columns = jax.tree.map(lambda column, s=stream, k=size: np.asarray(column)[:k, s], replay.columns)
+        ended = columns.terminated | columns.truncated
+        np.testing.assert_array_equal(columns.next_obs[:-1][~ended[:-1]], columns.obs[1:][~ended[:-1]])
+        assert (np.abs(columns.next_obs[columns.terminated][:, [0, 2]]) > [2.4, 0.2]).any(axis=1).all()
+        assert (np.abs(columns.obs) < 0.3).all(axis=1)[np.flatnonzero(ended[:-1]) + 1].all()
+    assert trainer.evaluate(3)["n_episodes"] == 3
+
+
+def test_envpool_names_what_it_does_not_have():
+    pytest.importorskip("envpool")
+    with pytest.raises(ConfigError, match=r"EnvPool has no environment 'CartPol-v1'\. Did you mean 'CartPole-v1'\?"):
+        make_envs("CartPol-v1", 2, "envpool")

@@ -15,12 +15,16 @@ import os
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
-from typing import Annotated, Any, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
 from rlox import __version__
 from rlox.errors import ConfigError, DivergedError, RloxError, did_you_mean
+
+if TYPE_CHECKING:
+    from rlox.core.config import Config
+    from rlox.presets import Preset
 
 RunFolder = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="RUN")]
 
@@ -33,7 +37,7 @@ commands:
   train ALGORITHM    learn from an environment, e.g. rlox train awr --env CartPole-v1 --total-timesteps 50000
   evaluate RUN       returns of a trained policy
   play RUN           watch a trained policy, in a window or as a video
-  list               the algorithms
+  list [presets]     the algorithms, or their presets
 
 `rlox COMMAND --help` shows a command's flags.
 
@@ -88,13 +92,35 @@ def _train(args: list[str]) -> None:
     if args[0].startswith("-"):
         raise ConfigError(f"The first argument of `rlox train` is the algorithm, not '{args[0]}': rlox train awr ....")
     name, member = find_algorithm(args[0])
-    _call(functools.partial(_train_command, algorithm=name), f"rlox train {name}", args[1:], config=member.config)
+    config = _preset_config(name, member.config, args[1:])
+    _call(functools.partial(_train_command, algorithm=name), f"rlox train {name}", args[1:], config=config)
+
+
+def _preset_config(algorithm: str, kind: type[Config], args: list[str]) -> Config:
+    """Return the settings that flags start from: the preset's that is named among them, or the defaults."""
+    preset, env = (_value_of(flag, args) for flag in ("--preset", "--env"))
+    if preset is None or env is None:
+        return kind()
+    from rlox.trainer import with_preset
+
+    return kind(**with_preset(algorithm, preset, env, None))
+
+
+def _value_of(flag: str, args: list[str]) -> str | None:
+    """Return the value of a flag among arguments, as ``--flag value`` or ``--flag=value``."""
+    for word, following in itertools.zip_longest(args, args[1:]):
+        if word == flag:
+            return following
+        if word.startswith(flag + "="):
+            return word.partition("=")[2]
+    return None
 
 
 def _train_command(
     *,
     env: str,
     total_timesteps: int,
+    preset: str | None = None,
     seed: int = 42,
     run_dir: Path | None = None,
     eval_interval: int | None = None,
@@ -109,6 +135,7 @@ def _train_command(
     Args:
         env: Gymnasium id of the environment.
         total_timesteps: Environment steps to learn from.
+        preset: Named set of settings, such as paper or tuned, which the other flags override (rlox list presets).
         seed: Covers networks, sampling, environments and random actions.
         run_dir: New folder for configuration, metrics and checkpoint; by default one under runs/.
         eval_interval: Environment steps between evaluations; none by default.
@@ -122,6 +149,7 @@ def _train_command(
 
     folder = run_dir or _new_run_dir(f"{algorithm}-{env.replace('/', '-')}-{seed}")
     trainer = Trainer(algorithm, env, config=config, seed=seed, run_dir=folder)
+    trainer.preset = preset
     metrics = trainer.train(
         total_timesteps, eval_interval=eval_interval, n_eval_episodes=n_eval_episodes, log_interval=log_interval,
         checkpoint_interval=checkpoint_interval, progress=True,
@@ -171,12 +199,35 @@ def _play(run: RunFolder, *, video: Path | None = None, n_episodes: int = 1, see
         print(f"Wrote {video}.")
 
 
-def _list() -> None:
-    """List the algorithms."""
-    from rlox.algorithms import ALGORITHMS
+def _list(what: Annotated[str, tyro.conf.Positional] = "algorithms") -> None:
+    """List the algorithms, or their presets.
 
-    for name, member in ALGORITHMS.items():
-        print(f"{name:8} {(member.config.__doc__ or '').splitlines()[0]}")
+    Args:
+        what: algorithms or presets.
+    """
+    if what == "algorithms":
+        from rlox.algorithms import ALGORITHMS
+
+        for name, member in ALGORITHMS.items():
+            print(f"{name:8} {(member.config.__doc__ or '').splitlines()[0]}")
+    elif what == "presets":
+        from rlox.presets import PRESETS
+
+        for algorithm, presets in PRESETS.items():
+            for name, environments in presets.items():
+                for env, preset in environments.items():
+                    print(f"{algorithm:8} {name:8} {env:28} {_score(preset)}".rstrip())
+    else:
+        raise ConfigError(f"'{what}' is nothing that rlox lists.{did_you_mean(what, ['algorithms', 'presets'])}")
+
+
+def _score(preset: Preset) -> str:
+    """Return what a preset reached, in words."""
+    if preset.score is None:
+        return ""
+    score = preset.score
+    seeds = f"{score.n_seeds} seeds" if score.n_seeds > 1 else "1 seed"
+    return f"{score.mean_reward:8.1f} after {score.env_steps:,} steps, {score.seconds:.0f} s ({seeds})"
 
 
 def _print_evaluation(result: dict[str, float]) -> None:
@@ -193,8 +244,8 @@ def _new_run_dir(name: str) -> Path:
     return next(folder for folder in candidates if not folder.exists())
 
 
-def _call(command: Callable[..., None], prog: str, args: list[str], config: type[Any] | None = None) -> None:
-    """Call ``command`` with the flags in ``args``, and with a config of type ``config`` from flags of its own.
+def _call(command: Callable[..., None], prog: str, args: list[str], config: Config | None = None) -> None:
+    """Call ``command`` with the flags in ``args``, and with ``config`` as flags of its own change it.
 
     Raises:
         ConfigError: an unknown flag (the nearest is named), a missing one, or a value of the wrong type.
@@ -206,7 +257,7 @@ def _call(command: Callable[..., None], prog: str, args: list[str], config: type
     parameters = [p for p in parameters if p.name not in fixed]
     if config:
         parameters = [
-            p.replace(annotation=Annotated[config, tyro.conf.arg(name="")], default=config())
+            p.replace(annotation=Annotated[type(config), tyro.conf.arg(name="")], default=config)
             if p.name == "config"
             else p
             for p in parameters

@@ -20,6 +20,10 @@ class InvalidStepError(RloxError):
     """An environment returned something that its spaces do not allow, or that is not finite."""
 
 
+class WorkerDiedError(RloxError):
+    """A process that steps environments is gone."""
+
+
 class CheckpointError(RloxError):
     """A checkpoint that is missing, torn, or made for something else."""
 
@@ -33,10 +37,12 @@ class DivergedError(RloxError):
 
 
 def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the nearest of ``known``, or the whole list if none is near."""
+    """Return ``" Did you mean 'x'?"`` for the nearest of ``known``, or a list that is not too long if none is near."""
     known = sorted(known)
     near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
-    return f" Did you mean '{near[0]}'?" if near else f" Known: {', '.join(known)}."
+    if near:
+        return f" Did you mean '{near[0]}'?"
+    return f" Known: {', '.join(known)}." if 0 < len(known) <= 60 else ""
 
 
 def one_line(error: BaseException) -> str:

@@ -19,9 +19,10 @@ from rlox.algorithms import find_algorithm
 from rlox.core.config import Config, make_config
 from rlox.core.state import TrainState
 from rlox.data.envs import EnvLike, Envs, NoEnv, batch_of_one, make_envs
-from rlox.data.spaces import describe, restore
+from rlox.data.spaces import action_codec, describe, restore
 from rlox.errors import CheckpointError, ConfigError, DivergedError
 from rlox.learner import Learner
+from rlox.presets import check_preset, has_own_preset, preset_settings
 from rlox.runs import checkpoint
 from rlox.runs.evaluation import run_episodes, summarize
 from rlox.runs.logs import Progress, RunLog, check_new
@@ -39,6 +40,8 @@ class Trainer:
         algorithm: name of a member of ``rlox.ALGORITHMS``, in any case.
         env: an id, a ``gymnasium.Env``, a callable that makes one, or a ``VectorEnv``.
         config: the algorithm's settings, as a dict or its dataclass; None for the documented defaults.
+        preset: a named set of settings, which a dict given as ``config`` overrides one by one: ``"paper"`` (as the
+            authors ran it), ``"tuned"`` (the best known for this algorithm and environment); None for the defaults.
         seed: covers networks, sampling, environments and random actions.
         callbacks: called as ``callback(trainer, metrics)`` once a log interval; one that returns False ends training.
         logger: called as ``logger(metrics)`` once a log interval.
@@ -56,12 +59,18 @@ class Trainer:
         env: EnvLike | None = None,
         *,
         config: Mapping[str, Any] | Config | None = None,
+        preset: str | None = None,
         seed: int = 42,
         callbacks: Iterable[Callback] = (),
         logger: Logger | None = None,
         run_dir: str | Path | None = None,
     ):
         self.algorithm, member = find_algorithm(algorithm)
+        self.env_id = env if isinstance(env, str) else None
+        """Id of the environment, where it was given by one."""
+        self.preset = preset
+        if preset is not None:
+            config = with_preset(self.algorithm, preset, env, config)
         self.config = make_config(member.config, self.algorithm, config)
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ConfigError(f"seed={seed!r} must be a whole number of at least 0.")
@@ -73,9 +82,7 @@ class Trainer:
             check_new(self.run_dir)
         self.callbacks, self.logger = tuple(callbacks), logger
         self._env = env
-        self.env_id = env if isinstance(env, str) else None
-        """Id of the environment, where it was given by one."""
-        envs = make_envs(env, self.config.n_envs)
+        envs = make_envs(env, self.config.n_envs, self.config.vectorization_mode, self.seed)
         self.observation_space, self.action_space = envs.observation_space, envs.action_space
         self._learner = Learner(member, self.config, envs, self.seed)
         self._eval_envs: Envs | None = None
@@ -218,7 +225,8 @@ class Trainer:
             envs = learner.envs
             learner.end_episodes()
         else:
-            envs = self._eval_envs = self._eval_envs or make_envs(self._env)
+            mode = "envpool" if self.config.vectorization_mode == "envpool" else "sync"
+            envs = self._eval_envs = self._eval_envs or make_envs(self._env, 1, mode, self._eval_seed)
         seed = self._eval_seed if seed is None else seed
         key = jax.random.key(seed)
         actor, normalizer = learner.state.actor, learner.state.normalizer
@@ -300,6 +308,7 @@ class Trainer:
             info["algorithm"], NoEnv(*spaces) if env is None else env, config=info["config"], seed=info["seed"],
             callbacks=callbacks, logger=logger,
         )  # fmt: skip
+        trainer.preset = info["preset"]
         for saved, found in zip(spaces, (trainer.observation_space, trainer.action_space), strict=True):
             if saved != found:
                 raise CheckpointError(
@@ -319,11 +328,32 @@ class Trainer:
         return {
             "algorithm": self.algorithm,
             "env": self.env_id,
+            "preset": self.preset,
             "config": dataclasses.asdict(self.config),
             "seed": self.seed,
             "observation_space": describe(self.observation_space),
             "action_space": describe(self.action_space),
         }
+
+
+def with_preset(
+    algorithm: str, preset: str, env: EnvLike | None, config: Mapping[str, Any] | Config | None
+) -> dict[str, Any]:
+    """Return a preset's settings for an environment, with those of ``config`` over them."""
+    check_preset(algorithm, preset)
+    if isinstance(config, Config):
+        raise ConfigError(
+            f"config is a whole {type(config).__name__}, which leaves preset='{preset}' nothing to set: pass a dict of "
+            "the settings that should differ from the preset."
+        )
+    discrete, env_id = False, env if isinstance(env, str) else None
+    if env is not None and not has_own_preset(algorithm, preset, env_id):
+        ready_made = isinstance(env, gym.Env | gym.vector.VectorEnv)
+        envs = make_envs(env)
+        discrete = bool(action_codec(envs.action_space).nvec)
+        if not ready_made:
+            envs.close()
+    return {**preset_settings(algorithm, preset, env_id, discrete), **(config or {})}
 
 
 def _check_positive(**numbers: int) -> None:

@@ -79,6 +79,8 @@ class Config:
     """Updates (each `n_critic_updates` critic steps and an actor step) per environment step."""
     n_envs: int = setting(1, at_least=1)
     """Environments stepped together, when `env` is an id or a callable."""
+    vectorization_mode: Literal["sync", "async", "envpool"] = setting("sync")
+    """How several are stepped: one after another, in processes of their own, or by EnvPool (an extra; ids only)."""
     entropy_coef: float = setting(0.0, at_least=0)
     """Weight of an entropy bonus in the actor's loss."""
     layer_norm: bool = setting(False)

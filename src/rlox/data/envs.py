@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import contextlib
+import functools
+import os
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 import numpy as np
-from gymnasium.vector import AutoresetMode, SyncVectorEnv, VectorEnv
+from gymnasium.envs.registration import EnvSpec
+from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
 from rlox.data.spaces import ObsEncoder, obs_encoder
-from rlox.errors import ConfigError, InvalidStepError, one_line
+from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError, did_you_mean, one_line
 
 EnvLike = str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], Any]
 
@@ -34,12 +38,18 @@ class Step(NamedTuple):
 class Envs:
     """``n`` environments that reset themselves in the step in which an episode ends.
 
+    Args:
+        env: one environment, or several.
+        takes_seeds: False where seeds were given when they were made.
+
     Raises:
         InvalidStepError: an environment returned a wrong shape, or something that is not finite.
+        WorkerDiedError: a process that steps environments is gone.
     """
 
-    def __init__(self, env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any]):
+    def __init__(self, env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any], *, takes_seeds: bool = True):
         self.env = env
+        self.takes_seeds = takes_seeds
         self.is_vector = isinstance(env, VectorEnv)
         self.n: int = env.num_envs if isinstance(env, VectorEnv) else 1
         self.observation_space: gym.Space[Any] = (
@@ -53,7 +63,8 @@ class Envs:
 
     def reset(self, seed: int | None) -> NDArray[Any]:
         """Start new episodes everywhere; returns ``(n, obs_dim)``."""
-        obs, _ = self.env.reset(seed=seed)
+        with self._alive():
+            obs, _ = self.env.reset(seed=seed if self.takes_seeds else None)
         self._resetting[:] = False
         return self._encode(obs if self.is_vector else batch_of_one(obs), self.n)
 
@@ -70,7 +81,8 @@ class Envs:
         return Step(self._reward(reward), next_obs, *flags, np.ones(1, bool), obs)
 
     def _step_vector(self, action: NDArray[Any]) -> Step:
-        raw, reward, terminated, truncated, info = self.env.step(action)
+        with self._alive():
+            raw, reward, terminated, truncated, info = self.env.step(action)
         obs = next_obs = self._encode(raw, self.n)
         terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
         ended = terminated | truncated
@@ -106,9 +118,23 @@ class Envs:
             when = f"Step {self.steps:,}" if self.steps else "The reset"
             raise InvalidStepError(f"{when} of the environment returned a bad observation: {error}") from None
 
+    @contextlib.contextmanager
+    def _alive(self) -> Iterator[None]:
+        """Say so where a worker process is gone."""
+        try:
+            yield
+        except (EOFError, ConnectionError) as error:
+            raise WorkerDiedError(
+                f"A process that steps environments died at step {self.steps:,} ({type(error).__name__}): it was "
+                "killed, ran out of memory, or crashed below Python. Training goes on from the last checkpoint, if any."
+            ) from None
+
     def close(self) -> None:
-        """Close the environments."""
-        self.env.close()
+        """Close the environments, and end their processes."""
+        if isinstance(self.env, AsyncVectorEnv):
+            self.env.close(terminate=True)
+        else:
+            self.env.close()
 
 
 class NoEnv(gym.Env[Any, Any]):
@@ -130,13 +156,14 @@ def batch_of_one(obs: Any) -> Any:
     return np.asarray(obs)[None]
 
 
-def make_envs(env: EnvLike, n_envs: int = 1, **kwargs: Any) -> Envs:
+def make_envs(env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0) -> Envs:
     """Return environments from an id, an environment, a vector environment, or a callable that makes one.
 
     Args:
         env: what to step.
         n_envs: how many to make of an id or a callable.
-        kwargs: passed on to ``gymnasium.make``, for an id.
+        mode: ``sync`` steps them one after another, ``async`` in processes of their own, ``envpool`` in EnvPool.
+        seed: for EnvPool, which takes seeds only when it makes environments.
 
     Raises:
         ConfigError: an unknown id (Gymnasium's suggestion is kept), something that is no environment, or ``n_envs``
@@ -150,42 +177,71 @@ def make_envs(env: EnvLike, n_envs: int = 1, **kwargs: Any) -> Envs:
                 "or pass an id or a callable, of which rlox makes several."
             )
         return Envs(env)
-    make = _maker(env, kwargs)
+    if mode == "envpool":
+        return _make_envpool(env, n_envs, seed)
+    make = _maker(env)
+    if mode == "async":
+        # Not forked: JAX runs threads, whose locks a copy of this process would keep for ever.
+        return Envs(AsyncVectorEnv([make] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP, context="forkserver"))
     if n_envs == 1:
         return Envs(make())
     return Envs(SyncVectorEnv([make] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP))
 
 
-def _maker(env: EnvLike, kwargs: dict[str, Any]) -> Callable[[], Any]:
+def _make_envpool(env: EnvLike, n_envs: int, seed: int) -> Envs:
+    try:
+        import envpool
+    except ImportError:
+        raise ConfigError(
+            "vectorization_mode='envpool' needs the extra rlox[envpool]: pip install 'rlox[envpool]'."
+        ) from None
+    known = envpool.list_all_envs()
+    if env not in known:
+        raise ConfigError(
+            f"EnvPool has no environment {env!r}.{did_you_mean(str(env), known)} vectorization_mode='async' steps "
+            "Gymnasium's own in processes."
+        )
+    threads = min(n_envs, os.cpu_count() or 1)
+    with _without_precision_warnings():
+        made: Any = envpool.make_gymnasium(str(env), num_envs=n_envs, num_threads=threads, seed=seed % 2**31)
+        return Envs(made, takes_seeds=False)
+
+
+@contextlib.contextmanager
+def _without_precision_warnings() -> Iterator[None]:
+    """Keep Gymnasium quiet about bounds that float32 rounds."""
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", ".*precision lowered by casting.*")
+        yield
+
+
+def _maker(env: EnvLike) -> Callable[[], Any]:
     if isinstance(env, str):
         try:
-            gym.spec(env)
+            spec = gym.spec(env)
         except (gym.error.Error, ModuleNotFoundError) as error:
             raise ConfigError(f"Environment '{env}' is not to be had: {one_line(error)}") from None
-
-        def make() -> Any:
-            try:
-                with warnings.catch_warnings():
-                    warnings.filterwarnings("ignore", ".*precision lowered by casting.*")
-                    return gym.make(env, **kwargs)
-            except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
-                raise ConfigError(f"Environment '{env}' needs a package that is missing: {one_line(error)}") from None
-            except gym.error.Error as error:
-                raise ConfigError(f"Environment '{env}' is not to be had: {one_line(error)}") from None
-
-        return make
+        return functools.partial(_make_from_spec, spec)
     if callable(env):
-
-        def call() -> Any:
-            made = env()
-            if not isinstance(made, gym.Env | VectorEnv):
-                raise ConfigError(
-                    f"The callable given as env returned a {type(made).__name__}: it must make a gymnasium.Env."
-                )
-            return made
-
-        return call
+        return functools.partial(_make_from_callable, env)
     raise ConfigError(
         f"env={env!r} is a {type(env).__name__}: it must be an id, a gymnasium.Env, a VectorEnv, or a callable that "
         "makes one."
     )
+
+
+def _make_from_spec(spec: EnvSpec) -> gym.Env[Any, Any]:
+    try:
+        with _without_precision_warnings():
+            return gym.make(spec)
+    except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
+        raise ConfigError(f"Environment '{spec.id}' needs a package that is missing: {one_line(error)}") from None
+    except gym.error.Error as error:
+        raise ConfigError(f"Environment '{spec.id}' is not to be had: {one_line(error)}") from None
+
+
+def _make_from_callable(make: Callable[[], Any]) -> Any:
+    made = make()
+    if not isinstance(made, gym.Env | VectorEnv):
+        raise ConfigError(f"The callable given as env returned a {type(made).__name__}: it must make a gymnasium.Env.")
+    return made

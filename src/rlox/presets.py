@@ -1,0 +1,106 @@
+"""Named sets of settings, as data: how the authors ran AWR, and the best that we know for an environment."""
+
+from __future__ import annotations
+
+from typing import Any, NamedTuple
+
+from rlox.errors import ConfigError, did_you_mean
+
+
+class Score(NamedTuple):
+    """What a preset reached, as docs/benchmarks.md has it."""
+
+    mean_reward: float
+    """Mean greedy return over seeds."""
+    env_steps: int
+    seconds: float
+    n_seeds: int
+
+
+class Preset(NamedTuple):
+    """Settings for an environment."""
+
+    settings: dict[str, Any]
+    score: Score | None = None
+
+
+# The released code's schedule. Its critic loss is half the squared error, so that its step of 0.01 is 0.005 here.
+_PAPER: dict[str, Any] = {
+    "rollout_steps": 2048,
+    "n_critic_updates": 200,
+    "n_actor_updates": 1000,
+    "td_lambda": 0.95,
+    "normalize_advantage": True,
+    "beta": 1.0,
+    "max_advantage": 20.0,
+    "gamma": 0.99,
+    "batch_size": 256,
+    "buffer_size": 50_000,
+    "learning_starts": 0,
+    "hidden_sizes": (128, 64),
+    "network_init": "glorot",
+    "actor_output_scale": 0.01,
+    "optimizer": "sgd",
+    "momentum": 0.9,
+    "critic_learning_rate": 0.005,
+    "value_scale": 100.0,
+    "normalize_obs": True,
+    "normalize_obs_until": 300_000,
+    "learn_std": False,
+    "initial_std": 0.4,
+    "bound_coef": 10.0,
+}
+_PAPER_DISCRETE = {"actor_learning_rate": 5e-4, "logit_coef": 0.001, "normalize_obs_until": 100_000}
+
+# Rounds as published, with Adam, several environments at once and fewer, larger steps.
+_TUNED: dict[str, Any] = _PAPER | {
+    "optimizer": "adam",
+    "learning_rate": 3e-4,
+    "critic_learning_rate": 1e-3,
+    "n_envs": 8,
+}
+
+OTHER_CONTINUOUS, OTHER_DISCRETE = "other, continuous actions", "other, discrete actions"
+
+PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
+    "awr": {
+        "paper": {
+            "Ant-v5": Preset(_PAPER | {"actor_learning_rate": 5e-5, "initial_std": 0.2}),
+            "HalfCheetah-v5": Preset(_PAPER | {"actor_learning_rate": 5e-5}),
+            "Hopper-v5": Preset(_PAPER | {"actor_learning_rate": 1e-4}),
+            "Humanoid-v5": Preset(_PAPER | {"actor_learning_rate": 1e-5}),
+            "Walker2d-v5": Preset(_PAPER | {"actor_learning_rate": 2.5e-5}),
+            "LunarLander-v3": Preset(_PAPER | _PAPER_DISCRETE),
+            OTHER_CONTINUOUS: Preset(_PAPER | {"actor_learning_rate": 5e-5}),
+            OTHER_DISCRETE: Preset(_PAPER | _PAPER_DISCRETE),
+        },
+    },
+}
+
+
+def check_preset(algorithm: str, name: str) -> None:
+    """Refuse the name of a preset that there is not.
+
+    Raises:
+        ConfigError: the nearest is named.
+    """
+    known = PRESETS.get(algorithm, {})
+    if name not in known:
+        raise ConfigError(f"{name!r} is not a preset of {algorithm}.{did_you_mean(str(name), known)}")
+
+
+def has_own_preset(algorithm: str, name: str, env_id: str | None) -> bool:
+    """Return whether a preset has values made for this environment."""
+    return env_id in PRESETS[algorithm][name]
+
+
+def preset_settings(algorithm: str, name: str, env_id: str | None, discrete: bool) -> dict[str, Any]:
+    """Return a preset's settings for an environment; ``discrete`` chooses those for one that has none of its own.
+
+    Raises:
+        ConfigError: no such preset.
+    """
+    check_preset(algorithm, name)
+    presets = PRESETS[algorithm][name]
+    other = OTHER_DISCRETE if discrete else OTHER_CONTINUOUS
+    return dict(presets.get(env_id or other, presets[other]).settings)
