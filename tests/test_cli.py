@@ -62,6 +62,8 @@ def test_play_writes_a_video(run: Path, name: str):
 
 def test_list_names_the_algorithms(tmp_path: Path):
     assert "awr" in rlox("list", cwd=tmp_path).stdout
+    presets = rlox("list", "presets", cwd=tmp_path).stdout
+    assert all(word in presets for word in ("paper", "HalfCheetah-v5", "other, discrete actions"))
 
 
 TRAIN = ["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "10"]
@@ -90,6 +92,11 @@ TRAIN = ["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "10"]
         (["evaluate"], ["RUN"]),
         (["evaluate", "nowhere", "--n-episode", "3"], ["'--n-episode'", "'--n-episodes'"]),
         (["play", "nowhere"], ["no checkpoint at 'nowhere'"]),
+        (["list", "preset"], ["'preset'", "Did you mean 'presets'?"]),
+        ([*TRAIN, "--preset", "papr"], ["'papr' is not a preset", "Did you mean 'paper'?"]),
+        ([*TRAIN, "--preset=paper", "--env=CartPol-v1"], ["'CartPol-v1'", "Did you mean: `CartPole`"]),
+        ([*TRAIN, "--optimizer", "adma"], ["--optimizer", "adma"]),
+        ([*TRAIN, "--td-lambda", "0.9"], ["td_lambda=0.9", "rollout_steps=2048"]),
     ],
 )
 def test_bad_input_is_one_line_and_exit_code_2(
@@ -148,6 +155,15 @@ def test_help_of_train_explains_every_setting(tmp_path: Path):
     assert "--beta" in text
     assert "divides the advantage" in text
     assert "--max-advantage" in text
+
+
+def test_flags_override_the_preset(tmp_path: Path):
+    args = ["--preset", "paper", "--beta", "2", "--n-envs", "2", "--run-dir", "run", "--n-eval-episodes", "1"]
+    result = rlox(*TRAIN, *args, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    described = json.loads((tmp_path / "run" / "config.json").read_text())
+    assert described["preset"] == "paper"
+    assert (described["config"]["beta"], described["config"]["td_lambda"]) == (2.0, 0.95)
 
 
 def test_help_imports_no_jax():

@@ -1,0 +1,176 @@
+"""The published schedule against the released code's own curves: an environment, a preset, several seeds.
+
+    python benchmarks/paper.py --env HalfCheetah-v5 --preset paper     # train, write, print, draw
+    python benchmarks/paper.py --plot                                  # draw all that was run again
+
+Each seed is a process of its own on one core. Greedy returns: 32 episodes at the reference's points, 10 between them;
+their time is left out. The reference, `benchmarks/reference/awr_released_code.csv`, has mean and standard deviation of
+the test returns in five logs of the released code, on the versions of the environments of its day (-v2).
+"""
+
+from __future__ import annotations
+
+import argparse
+import csv
+import json
+import os
+import queue
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from common import (
+    RESULTS,
+    ROOT,
+    Row,
+    bind,
+    describe_machine,
+    log,
+    print_machine,
+    print_table,
+    run_worker,
+    start,
+    write_results,
+)
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+
+REFERENCE = ROOT / "benchmarks" / "reference" / "awr_released_code.csv"
+POINTS_PER_RUN = 20
+COLORS = {"paper": "#1f5fa8", "tuned": "#c8561b"}
+
+
+def reference(env_id: str) -> list[dict[str, float]]:
+    """Return the released code's points of an environment, whatever its version."""
+    name = env_id.partition("-")[0]
+    with REFERENCE.open() as file:
+        rows = [row for row in csv.DictReader(file) if row["env"] == name]
+    return [{key: float(row[key]) for key in row if key != "env"} for row in rows]
+
+
+def worker(env_id: str, preset: str, steps: int, seed: int, cores: list[int] | None) -> Row:
+    """Train in parts, with an evaluation after each of them."""
+    bind(cores)
+    from rlox import Trainer
+
+    trainer = Trainer("awr", env=env_id, preset=preset, seed=seed)
+    published = {int(point["samples"]) for point in reference(env_id)}
+    interval = max(steps // POINTS_PER_RUN, 1)
+    row: Row = {"env": env_id, "preset": preset, "seed": seed, "env_steps": [], "returns": [], "seconds": []}
+    seconds = 0.0
+    for point in range(interval, steps + 1, interval):
+        seconds += trainer.train(total_timesteps=point - trainer.env_steps, progress=False)["seconds"]
+        n_episodes = 32 if point in published or point == steps else 10
+        row["env_steps"].append(trainer.env_steps)
+        row["returns"].append(trainer.evaluate(n_episodes)["mean_reward"])
+        row["seconds"].append(seconds)
+    return row
+
+
+def run(args: argparse.Namespace) -> None:
+    """Train every seed, one on each core at a time, and write the rows."""
+    machine = describe_machine()
+    free: queue.Queue[list[int]] = queue.Queue()
+    groups = [args.cores] if args.together else [[core] for core in args.cores]
+    for group in groups:
+        free.put(group)
+
+    def one(seed: int) -> Row:
+        cores = free.get()
+        try:
+            task = {"env_id": args.env, "preset": args.preset, "steps": args.steps, "seed": seed, "cores": cores}
+            return run_worker(__file__, **task)
+        finally:
+            free.put(cores)
+
+    with ThreadPoolExecutor(len(groups)) as pool:
+        rows = list(pool.map(one, args.seeds))
+    settings = {name: getattr(args, name) for name in ("env", "preset", "steps", "seeds", "cores", "together")}
+    write_results(args.results / f"paper_{args.env}_{args.preset}.json", machine, settings, rows)
+    print_machine(machine)
+
+
+def draw(args: argparse.Namespace) -> None:
+    """Print and draw everything that was run, over the reference."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    runs: dict[str, dict[str, list[Row]]] = {}
+    for file in sorted(args.results.glob("paper_*.json")):
+        found = json.loads(file.read_text())["rows"]
+        runs.setdefault(found[0]["env"], {})[found[0]["preset"]] = found
+    if not runs:
+        raise SystemExit(f"No runs in {args.results}: train first.")
+    lines: list[list[str]] = []
+    style: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
+    with plt.rc_context(style):
+        figure, axes = plt.subplots(1, len(runs), figsize=(4.6 * len(runs), 3.8), squeeze=False, layout="constrained")
+        for axis, (env_id, presets) in zip(axes[0], runs.items(), strict=True):
+            lines += draw_environment(axis, env_id, presets)
+        args.image.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(args.image, dpi=150)
+        plt.close(figure)
+    header = ["environment", "preset", "steps", "greedy return", "each seed", "seconds", "steps / s", "released code"]
+    print_table(header, lines)
+    log("drew", args.image)
+
+
+def draw_environment(axis: Axes, env_id: str, presets: dict[str, list[Row]]) -> list[list[str]]:
+    """Draw an environment's curves over the reference, and return the table's lines."""
+    import numpy as np
+
+    points = [p for p in reference(env_id) if p["samples"] <= max(r[0]["env_steps"][-1] for r in presets.values())]
+    if points:
+        columns = ("samples", "test_return_mean", "test_return_std")
+        x, mean, std = (np.array([point[key] for point in points]) for key in columns)
+        style = {"color": "black", "marker": "o", "ms": 4, "lw": 1, "capsize": 3}
+        axis.errorbar(x, mean, std, **style, label="released code: mean and std of 5 runs")
+    lines = []
+    for preset, rows in presets.items():
+        curves, steps = np.array([row["returns"] for row in rows]), rows[0]["env_steps"]
+        color = COLORS.get(preset, "#555555")
+        axis.plot(steps, curves.mean(axis=0), color=color, lw=2, label=f"{preset}: mean of {len(rows)} seeds")
+        low, high = curves.min(axis=0), curves.max(axis=0)
+        axis.fill_between(steps, low, high, color=color, alpha=0.18, lw=0, label=f"{preset}: lowest to highest seed")
+        seconds = float(np.mean([row["seconds"][-1] for row in rows]))
+        there = {int(point["samples"]): point for point in points}.get(round(steps[-1], -3))
+        published = f"{there['test_return_mean']:.0f} ± {there['test_return_std']:.0f}" if there else ""
+        final = curves[:, -1]
+        each = ", ".join(f"{x:.0f}" for x in final)
+        speed = f"{steps[-1] / seconds:,.0f}"
+        lines.append(
+            [env_id, preset, f"{steps[-1]:,}", f"{final.mean():.0f}", each, f"{seconds:.0f}", speed, published]
+        )
+    axis.set(title=env_id, xlabel="environment steps", ylabel="greedy return")
+    axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
+    axis.grid(alpha=0.25, lw=0.6)
+    axis.legend(fontsize=7, frameon=False, loc="best")
+    return lines
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--env", default="HalfCheetah-v5", help="environment (HalfCheetah-v5)")
+    parser.add_argument("--preset", default="paper", help="preset (paper)")
+    parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps (1000000)")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
+    parser.add_argument(
+        "--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0)), help="cores to use; all by default"
+    )
+    parser.add_argument("--together", action="store_true", help="one run at a time on all cores, to time it")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
+    parser.add_argument(
+        "--image", type=Path, default=ROOT / "docs" / "images" / "paper.png", help="picture (docs/images/paper.png)"
+    )
+    parser.add_argument("--plot", action="store_true", help="only draw what was run")
+    args = parser.parse_args()
+    if not args.plot:
+        run(args)
+    draw(args)
+
+
+if __name__ == "__main__":
+    start(main, worker)

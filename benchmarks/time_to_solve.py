@@ -1,0 +1,156 @@
+"""Seconds from the start of the process, and steps, to a stated greedy return: ours against Stable-Baselines3.
+
+    python benchmarks/time_to_solve.py                          # every pair, by turns
+    python benchmarks/time_to_solve.py --only CartPole-v1 ppo   # one of them
+
+Both sides train in parts of the same number of environment steps; after each of them ten greedy episodes are run, whose
+time is left out on both sides. Ours runs `preset="tuned"`, theirs the library's defaults. Stable-Baselines3 has a
+virtual environment of its own in the cache folder, made where there is none.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from common import (
+    CACHE,
+    RESULTS,
+    Row,
+    bind,
+    describe_machine,
+    make_venv,
+    print_machine,
+    print_table,
+    ratios,
+    run_worker,
+    spread,
+    start,
+    write_results,
+)
+
+SB3 = ("torch==2.13.0", "stable-baselines3==2.9.0", "gymnasium[box2d,mujoco]")
+
+
+class Task(NamedTuple):
+    """An environment, the algorithm on the other side, the greedy return that counts, steps between evaluations."""
+
+    env_id: str
+    other: str
+    threshold: float
+    interval: int
+    limit: int
+
+
+TASKS = [
+    Task("CartPole-v1", "ppo", 490, 2_000, 200_000),
+    Task("Acrobot-v1", "ppo", -100, 2_000, 300_000),
+    Task("LunarLander-v3", "ppo", 200, 10_000, 1_500_000),
+    Task("Pendulum-v1", "sac", -160, 1_000, 100_000),
+    Task("Hopper-v5", "sac", 2000, 5_000, 1_500_000),
+]
+
+
+def worker(
+    side: str, env_id: str, other: str, threshold: float, interval: int, limit: int, seed: int, cores: list[int] | None
+) -> Row:
+    """Train until the greedy return is reached."""
+    bind(cores)
+    step, evaluate = (ours if side == "ours" else theirs)(env_id, other, seed)
+    evaluating, steps, best = 0.0, 0, float("-inf")
+    while steps < limit:
+        steps = step(interval)
+        begin = time.monotonic()
+        best = max(best, evaluate())
+        evaluating += time.monotonic() - begin
+        if best >= threshold:
+            break
+    return {
+        "side": side, "env": env_id, "other": other, "seed": seed, "env_steps": steps, "solved": best >= threshold,
+        "best": best, "evaluation_seconds": evaluating,
+    }  # fmt: skip
+
+
+def ours(env_id: str, _: str, seed: int) -> tuple[Any, Any]:
+    from rlox import Trainer
+
+    trainer = Trainer("awr", env=env_id, preset="tuned", seed=seed)
+
+    def step(n: int) -> int:
+        trainer.train(n, progress=False)
+        return trainer.env_steps
+
+    return step, lambda: trainer.evaluate(10)["mean_reward"]
+
+
+def theirs(env_id: str, other: str, seed: int) -> tuple[Any, Any]:
+    import gymnasium as gym
+    import stable_baselines3 as sb3  # pyright: ignore[reportMissingImports]
+    from stable_baselines3.common.evaluation import evaluate_policy  # pyright: ignore[reportMissingImports]
+    from stable_baselines3.common.monitor import Monitor  # pyright: ignore[reportMissingImports]
+
+    model = {"ppo": sb3.PPO, "sac": sb3.SAC}[other]("MlpPolicy", env_id, seed=seed, device="cpu")
+    env = Monitor(gym.make(env_id))
+
+    def step(n: int) -> int:
+        model.learn(n, reset_num_timesteps=False)
+        return model.num_timesteps
+
+    return step, lambda: float(evaluate_policy(model, env, n_eval_episodes=10)[0])
+
+
+def measure(args: argparse.Namespace) -> None:
+    """Run both sides by turns, then print and write."""
+    python = make_venv(args.venv, *SB3)
+    other_env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
+    sides: dict[str, dict[str, Any]] = {"ours": {}, "theirs": {"python": python, "env": other_env}}
+    machine = describe_machine()
+    chosen = [task for task in TASKS if not args.only or [task.env_id, task.other] == args.only]
+    rows: list[Row] = []
+    for task in chosen:
+        for seed in args.seeds:
+            for side, where in sides.items():
+                row = run_worker(__file__, side=side, **task._asdict(), seed=seed, cores=args.cores, **where)
+                rows.append(row | {"seconds": row["process_seconds"] - row["evaluation_seconds"]})
+                settings = {name: getattr(args, name) for name in ("only", "seeds", "cores")}
+                write_results(args.results / "time_to_solve.json", machine, settings, rows)
+    lines = []
+    for task in chosen:
+        own, other = ([r for r in rows if r["env"] == task.env_id and r["side"] == side] for side in sides)
+        lines.append([
+            f"{task.env_id}, {task.threshold:g}", task.other.upper(),
+            *(spread([r["seconds"] for r in side]) for side in (own, other)),
+            *(spread([r["env_steps"] for r in side], 0) for side in (own, other)),
+            *(f"{sum(r['solved'] for r in side)} of {len(side)}" for side in (own, other)),
+            ratios([r["seconds"] for r in other], [r["seconds"] for r in own]),
+        ])  # fmt: skip
+    header = [
+        "environment, return",
+        "against",
+        "ours, s",
+        "theirs, s",
+        "ours, steps",
+        "theirs, steps",
+        "ours solved",
+        "theirs solved",
+        "theirs / ours",
+    ]
+    print_table(header, lines)
+    print_machine(machine)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--only", nargs=2, metavar=("ENV", "ALGORITHM"), help="one pair, such as CartPole-v1 ppo")
+    parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
+    parser.add_argument("--cores", type=int, nargs="+", help="cores that each run is bound to; all by default")
+    parser.add_argument("--venv", type=Path, default=CACHE / "sb3", help="virtual environment of the other side")
+    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
+    measure(parser.parse_args())
+
+
+if __name__ == "__main__":
+    start(main, worker)
