@@ -31,7 +31,7 @@ def test_remedies_that_the_specification_does_not_have_are_off_by_default():
     assert (config.updates_per_step, config.n_envs, config.hidden_sizes) == (1, 1, ())
     assert (config.rollout_steps, config.td_lambda, config.optimizer) == (None, 0.0, "adam")
     assert (config.normalize_obs, config.value_scale, config.learn_std) == (False, 1.0, True)
-    assert (config.bound_coef, config.logit_coef, config.actor_output_scale) == (0.0, 0.0, None)
+    assert (config.bound_coef, config.logit_coef) == (0.0, 0.0)
 
 
 @pytest.mark.parametrize(

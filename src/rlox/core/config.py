@@ -64,9 +64,9 @@ class Config:
     critic_hidden_sizes: tuple[int, ...] = setting((), at_least=1)
     """Width of each hidden layer of the critic, where it differs."""
     network_init: Literal["he", "glorot"] = setting("he")
-    """Initial weights: He normal with a larger first layer, for raw observations; or Glorot uniform, biases 0."""
-    actor_output_scale: float | None = setting(None, above=0)
-    """The actor's last layer starts uniform in +-this, biases 0; None for the same as the other layers."""
+    """Initial weights: He normal, or Glorot uniform with biases of 0."""
+    actor_output_scale: float = setting(0.01, above=0)
+    """The actor's last layer starts uniform in +-this, with biases of 0: a policy that prefers nothing yet."""
     normalize_obs: bool = setting(False)
     """Whiten observations by the running mean and standard deviation of those seen in training."""
     normalize_obs_until: int | None = setting(None, at_least=1)

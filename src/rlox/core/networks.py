@@ -65,17 +65,15 @@ class MLP(eqx.Module):
 
         Args:
             sizes: input width, hidden widths, output width.
-            init: ``he``: weights normal with variance 2 / n_in, the first layer's times 4, which puts the kinks of its
-                units within a few tenths of the origin, where raw observations differ (chosen by trial on CartPole-v1,
-                docs/benchmarks.md); biases uniform in +-1 / sqrt(n_in). ``glorot``: weights uniform in
-                +-sqrt(6 / (n_in + n_out)), biases 0.
+            init: ``he``: weights normal with variance 2 / n_in, biases uniform in +-1 / sqrt(n_in). ``glorot``: weights
+                uniform in +-sqrt(6 / (n_in + n_out)), biases 0.
             output_scale: last layer's weights uniform in +-this, its biases 0; None for the same as the other layers.
             layer_norm: normalise before each activation.
             rng: where the numbers come from; NumPy's, since drawing them on the device compiles for seconds.
         """
         shapes = list(itertools.pairwise(sizes))
         draw = {"he": _he, "glorot": _glorot}[init]
-        layers = [draw(rng, *shape, first=i == 0) for i, shape in enumerate(shapes)]
+        layers = [draw(rng, *shape) for shape in shapes]
         if output_scale is not None:
             layers[-1] = rng.uniform(-output_scale, output_scale, shapes[-1]), np.zeros(sizes[-1])
         self.weights = tuple(jnp.asarray(weight, jnp.float32) for weight, _ in layers)
@@ -94,12 +92,11 @@ class MLP(eqx.Module):
 _Layer = tuple[NDArray[np.float64], NDArray[np.float64]]
 
 
-def _he(rng: np.random.Generator, n_in: int, n_out: int, first: bool) -> _Layer:
-    gain = 4.0 if first else 1.0
-    return gain * (2 / n_in) ** 0.5 * rng.standard_normal((n_in, n_out)), rng.uniform(-1, 1, n_out) / n_in**0.5
+def _he(rng: np.random.Generator, n_in: int, n_out: int) -> _Layer:
+    return (2 / n_in) ** 0.5 * rng.standard_normal((n_in, n_out)), rng.uniform(-1, 1, n_out) / n_in**0.5
 
 
-def _glorot(rng: np.random.Generator, n_in: int, n_out: int, first: bool) -> _Layer:
+def _glorot(rng: np.random.Generator, n_in: int, n_out: int) -> _Layer:
     limit = (6 / (n_in + n_out)) ** 0.5
     return rng.uniform(-limit, limit, (n_in, n_out)), np.zeros(n_out)
 
