@@ -129,9 +129,9 @@ def compare(args: argparse.Namespace) -> None:
     other_env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     sides: dict[str, dict[str, Any]] = {"this": {}, "other": {"python": python, "env": other_env}}
     machine = describe_machine()
-    rows: list[Row] = []
     for env_id in args.env:
         steps = args.steps or QUICK_STARTS[env_id].total_timesteps
+        rows: list[Row] = []
         for round_ in range(args.rounds):
             for seed in args.seeds:
                 for side, where in sides.items():
@@ -139,10 +139,9 @@ def compare(args: argparse.Namespace) -> None:
                     row = run_worker(__file__, mode="compare", **task, **where)
                     row["unevaluated_seconds"] = row["process_seconds"] - row["evaluation_seconds"]
                     rows.append({"round": round_, **row})
-                    settings = {name: getattr(args, name) for name in ("env", "steps", "rounds", "seeds", "cores")}
-                    write_results(args.results / "quickstart_compare.json", machine, settings, rows)
-    for env_id in args.env:
-        print_comparison(env_id, [row for row in rows if row["env"] == env_id])
+                    settings = {name: getattr(args, name) for name in ("steps", "rounds", "seeds", "cores")}
+                    write_results(args.results / f"quickstart_compare_{env_id}.json", machine, settings, rows)
+        print_comparison(env_id, rows)
     print_machine(machine)
 
 

@@ -68,8 +68,8 @@ def test_the_policy_takes_the_action_that_pays():
 
 
 def test_the_policy_aims_at_the_continuous_action_that_pays():
-    trainer = train(ActionReward, "continuous", 4000)
-    np.testing.assert_allclose(trainer.predict([0.0]), [AIMS[0]], atol=0.3)
+    trainer = train(ActionReward, "continuous", 2500)
+    np.testing.assert_allclose(trainer.predict([0.0]), [AIMS[0]], atol=0.25)
     assert values(trainer, 0.0) == pytest.approx([stored_reward(trainer)], abs=0.1)
 
 
@@ -80,8 +80,8 @@ def test_the_policy_takes_the_action_that_pays_in_each_state():
 
 
 def test_the_policy_aims_at_the_continuous_action_that_pays_in_each_state():
-    trainer = train(ObservedActionReward, "continuous", 4000)
-    np.testing.assert_allclose(trainer.predict([[-1.0], [1.0]]), [[AIMS[0]], [AIMS[1]]], atol=0.3)
+    trainer = train(ObservedActionReward, "continuous", 2500)
+    np.testing.assert_allclose(trainer.predict([[-1.0], [1.0]]), [[AIMS[0]], [AIMS[1]]], atol=0.25)
     assert np.mean(values(trainer, -1.0, 1.0)) == pytest.approx(stored_reward(trainer), abs=0.1)
 
 
