@@ -1,5 +1,7 @@
 """The specification's two quick starts, as they stand (minutes each; make test-slow)."""
 
+import statistics
+
 import pytest
 
 from rlox import Trainer
@@ -8,12 +10,16 @@ pytestmark = pytest.mark.slow
 
 
 def test_cartpole_at_the_defaults():
-    trainer = Trainer("awr", env="CartPole-v1", seed=42)
-    metrics = trainer.train(total_timesteps=50_000)
-    assert metrics["env_steps"] == 50_000
-    assert metrics["gradient_steps"] == 49_001
-    assert metrics["mean_reward"] > 150
-    assert trainer.evaluate(20)["mean_reward"] >= 400
+    """Two of three seeds solve it; about one in five ends between 300 and 400 (docs/benchmarks.md)."""
+    returns = []
+    for seed in range(3):
+        trainer = Trainer("awr", env="CartPole-v1", seed=seed)
+        metrics = trainer.train(total_timesteps=50_000)
+        assert metrics["env_steps"] == 50_000
+        assert metrics["gradient_steps"] == 49_001
+        returns.append(trainer.evaluate(20)["mean_reward"])
+    assert statistics.median(returns) >= 490
+    assert min(returns) >= 250
 
 
 def test_pendulum_by_its_config():

@@ -1,4 +1,4 @@
-"""Named sets of settings, as data: how the authors ran AWR, and the best that we know for an environment."""
+"""Named sets of settings, as data: how the authors ran AWR."""
 
 from __future__ import annotations
 
@@ -51,14 +51,6 @@ _PAPER: dict[str, Any] = {
     "bound_coef": 10.0,
 }
 _PAPER_DISCRETE = {"actor_learning_rate": 5e-4, "logit_coef": 0.001, "normalize_obs_until": 100_000}
-
-# Rounds as published, with Adam, several environments at once and fewer, larger steps.
-_TUNED: dict[str, Any] = _PAPER | {
-    "optimizer": "adam",
-    "learning_rate": 3e-4,
-    "critic_learning_rate": 1e-3,
-    "n_envs": 8,
-}
 
 OTHER_CONTINUOUS, OTHER_DISCRETE = "other, continuous actions", "other, discrete actions"
 
