@@ -4,7 +4,7 @@
     python benchmarks/time_to_solve.py --only CartPole-v1 ppo   # one of them
 
 Both sides train in parts of the same number of environment steps; after each of them ten greedy episodes are run, whose
-time is left out on both sides. Ours runs `preset="tuned"`, theirs the library's defaults. Stable-Baselines3 has a
+time is left out on both sides. Ours runs a preset (`--preset`), theirs the library's defaults. Stable-Baselines3 has a
 virtual environment of its own in the cache folder, made where there is none.
 """
 
@@ -55,11 +55,12 @@ TASKS = [
 
 
 def worker(
-    side: str, env_id: str, other: str, threshold: float, interval: int, limit: int, seed: int, cores: list[int] | None
-) -> Row:
+    side: str, env_id: str, other: str, threshold: float, interval: int, limit: int, seed: int,
+    preset: str, cores: list[int] | None,
+) -> Row:  # fmt: skip
     """Train until the greedy return is reached."""
     bind(cores)
-    step, evaluate = (ours if side == "ours" else theirs)(env_id, other, seed)
+    step, evaluate = ours(env_id, preset, seed) if side == "ours" else theirs(env_id, other, seed)
     evaluating, steps, best = 0.0, 0, float("-inf")
     while steps < limit:
         steps = step(interval)
@@ -74,10 +75,10 @@ def worker(
     }  # fmt: skip
 
 
-def ours(env_id: str, _: str, seed: int) -> tuple[Any, Any]:
+def ours(env_id: str, preset: str, seed: int) -> tuple[Any, Any]:
     from rlox import Trainer
 
-    trainer = Trainer("awr", env=env_id, preset="tuned", seed=seed)
+    trainer = Trainer("awr", env=env_id, preset=preset, seed=seed)
 
     def step(n: int) -> int:
         trainer.train(n, progress=False)
@@ -113,9 +114,11 @@ def measure(args: argparse.Namespace) -> None:
     for task in chosen:
         for seed in args.seeds:
             for side, where in sides.items():
-                row = run_worker(__file__, side=side, **task._asdict(), seed=seed, cores=args.cores, **where)
+                row = run_worker(
+                    __file__, side=side, **task._asdict(), seed=seed, preset=args.preset, cores=args.cores, **where
+                )
                 rows.append(row | {"seconds": row["process_seconds"] - row["evaluation_seconds"]})
-                settings = {name: getattr(args, name) for name in ("only", "seeds", "cores")}
+                settings = {name: getattr(args, name) for name in ("only", "seeds", "preset", "cores")}
                 write_results(args.results / "time_to_solve.json", machine, settings, rows)
     lines = []
     for task in chosen:
@@ -145,6 +148,7 @@ def measure(args: argparse.Namespace) -> None:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--only", nargs=2, metavar=("ENV", "ALGORITHM"), help="one pair, such as CartPole-v1 ppo")
+    parser.add_argument("--preset", default="paper", help="of ours (paper)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--cores", type=int, nargs="+", help="cores that each run is bound to; all by default")
     parser.add_argument("--venv", type=Path, default=CACHE / "sb3", help="virtual environment of the other side")
