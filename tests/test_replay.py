@@ -24,7 +24,7 @@ DRAWS = (20_000,)
 write = jax.jit(replays.write)
 extend = jax.jit(replays.extend)
 in_order = jax.jit(replays.in_order)
-draw_in_order = jax.jit(replays.draw_in_order, static_argnums=2)
+draw = jax.jit(replays.draw, static_argnums=2)
 sample = jax.jit(replays.sample, static_argnums=2)
 cut = jax.jit(replays.cut)
 
@@ -229,20 +229,21 @@ def test_in_order_the_newest_step_of_each_stream_comes_last(data: st.DataObject)
     n = data.draw(st.integers(1, 3))
     valid = data.draw(st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=3 * ROWS))
     replay, streams = fill(rings(n), valid)
-    columns, stored = in_order(replay)
+    order, stored = map(np.asarray, in_order(replay))
     for stream, held in enumerate(streams):
-        kept = np.asarray(stored)[:, stream]
-        assert kept.sum() == len(held)
-        assert kept[ROWS - len(held) :].all()
-        assert ids_of(jax.tree.map(lambda c, s=stream, k=kept: np.asarray(c)[k, s], columns)).tolist() == held
+        places = order[:, stream]
+        assert stored[places].tolist() == [False] * (ROWS - len(held)) + [True] * len(held)
+        assert ids_of(at(replay, places[ROWS - len(held) :])).tolist() == held
 
 
-def test_places_drawn_in_order_are_those_of_stored_steps_and_all_are_as_likely():
+def test_places_drawn_are_those_of_stored_steps_and_all_are_as_likely():
     replay, streams = fill(rings(2), [[True, step < 3] for step in range(ROWS + 2)])
-    columns, stored = in_order(replay)
-    place = np.asarray(draw_in_order(replay, jax.random.key(0), DRAWS))
-    assert np.asarray(stored).ravel()[place].all()
-    drawn = ids_of(jax.tree.map(lambda column: np.asarray(column).reshape(-1, *column.shape[2:])[place], columns))
-    ids, counts = np.unique(drawn, return_counts=True)
+    place = np.asarray(draw(replay, jax.random.key(0), DRAWS))
+    ids, counts = np.unique(ids_of(at(replay, place)), return_counts=True)
     assert ids.tolist() == sorted(streams[0] + streams[1])
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+def at(replay: Replay, places: Any) -> Transition:
+    """Return the steps at places of the flattened columns."""
+    return jax.tree.map(lambda column: np.asarray(column)[places], replays.flatten(replay))

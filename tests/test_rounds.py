@@ -12,6 +12,7 @@ from reference import forward, layers_of, mixed_returns
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.awr import AWRConfig
+from rlox.core import rounds
 from rlox.core.rounds import make_round
 from rlox.core.state import TrainState, Transition
 from rlox.core.update import init_state
@@ -25,31 +26,51 @@ SETTINGS: dict[str, Any] = {
 }  # fmt: skip
 
 
+SHIFT = np.array([5, 9])
+ORDER = (np.arange(T)[:, None] + SHIFT) % T * N + np.arange(N)
+"""Places of the steps of two rings that have come round, each elsewhere."""
+
+
 def make_episodes(seed: int = 0) -> tuple[Transition, np.ndarray]:
     """Return two streams in order of time; of the second one, the first three steps are not there."""
     rng = np.random.default_rng(seed)
     ending = rng.integers(6, size=(T, N))
     stored = np.ones((T, N), bool)
     stored[:3, 1] = False
+    obs, led_to = rng.normal(size=(2, T, N, OBS_DIM))
+    goes_on = (ending > 1)[:-1, :, None]
+    led_to[:-1] = np.where(goes_on, obs[1:], led_to[:-1])
     return Transition(
-        obs=jnp.array(rng.normal(size=(T, N, OBS_DIM)), jnp.float32),
+        obs=jnp.array(obs, jnp.float32),
         action=jnp.array(rng.normal(size=(T, N, 2)), jnp.float32),
         reward=jnp.array(rng.normal(size=(T, N)), jnp.float32),
-        next_obs=jnp.array(rng.normal(size=(T, N, OBS_DIM)), jnp.float32),
+        next_obs=jnp.array(led_to, jnp.float32),
         terminated=jnp.array(ending == 0),
         truncated=jnp.array(ending == 1),
     ), stored
 
 
-def draw(key: Any, shape: tuple[int, ...]) -> Any:
-    """Draw places of stored steps, those of another key elsewhere."""
+def draw_in_time(key: Any, shape: tuple[int, ...]) -> Any:
+    """Draw stored steps by their flattened place in time, those of another key elsewhere."""
     places = jnp.array(np.flatnonzero(make_episodes()[1]))
     return places[jax.random.randint(key, shape, 0, len(places))]
 
 
+def draw(key: Any, shape: tuple[int, ...]) -> Any:
+    return jnp.array(ORDER.ravel())[draw_in_time(key, shape)]
+
+
+def in_places(column: Any) -> Any:
+    """Return a column in order of time as the rings hold it."""
+    flat = np.empty((T * N, *column.shape[2:]), column.dtype)
+    flat[ORDER] = column
+    return jnp.array(flat)
+
+
 def learn(config: AWRConfig, state: TrainState, episodes: Transition, stored: Any) -> Any:
-    return jax.jit(lambda state, episodes: make_round(AWR, config)(state, episodes, jnp.array(stored), draw))(
-        state, episodes
+    steps, there = jax.tree.map(in_places, episodes), in_places(stored)
+    return jax.jit(lambda state, steps: make_round(AWR, config)(state, steps, jnp.array(ORDER), there, draw))(
+        state, steps
     )
 
 
@@ -80,7 +101,7 @@ def reference(config: AWRConfig, state: TrainState, episodes: Transition, stored
     target = returns(critic)
     critic = descend(
         lambda critic, i: ((target[i] / scale - forward(critic, obs[i])[:, 0]) ** 2).mean(),
-        critic, draw(critic_key, (config.n_critic_updates, config.batch_size)), 0.02,
+        critic, draw_in_time(critic_key, (config.n_critic_updates, config.batch_size)), 0.02,
     )  # fmt: skip
     advantage = np.asarray(returns(critic) - scale * forward(critic, obs)[:, 0])
     there = advantage[stored.ravel()]
@@ -88,12 +109,14 @@ def reference(config: AWRConfig, state: TrainState, episodes: Transition, stored
     std = config.initial_std
     actor = descend(
         lambda actor, i: (weight[i] * ((action[i] - forward(actor, obs[i])) ** 2).sum(axis=1) / (2 * std**2)).mean(),
-        layers_of(state.actor.network), draw(actor_key, (config.n_actor_updates, config.batch_size)), 0.05,
+        layers_of(state.actor.network), draw_in_time(actor_key, (config.n_actor_updates, config.batch_size)), 0.05,
     )  # fmt: skip
     return actor, critic
 
 
-def test_a_round_is_that_of_the_reference():
+@pytest.mark.parametrize("chunk", [512, 5], ids=["one chunk", "several chunks"])
+def test_a_round_is_that_of_the_reference(chunk: int, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(rounds, "_CHUNK", chunk)
     config = AWRConfig(**SETTINGS, learn_std=False, initial_std=0.4)
     state = init_state(config, OBS_DIM, (), 2, seed=0)
     episodes, stored = make_episodes()

@@ -93,10 +93,9 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
         state: TrainState, replay: Replay, transitions: Transition, valid: ArrayLike
     ) -> tuple[TrainState, Replay, Report]:
         normalizer, replay = store(state.normalizer, replay, transitions, valid)
-        episodes, stored = replays.in_order(replay)
-        draw = functools.partial(replays.draw_in_order, replay)
+        draw = functools.partial(replays.draw, replay)
         state = state._replace(normalizer=normalizer)
-        state, metrics = round_(state, normalized(normalizer, episodes), stored, draw)
+        state, metrics = round_(state, replays.flatten(replay), *replays.in_order(replay), draw)
         return state, replay, _report(metrics)
 
     def policy(actor: Actor, normalizer: Normalizer | None, obs: ArrayLike) -> Policy:

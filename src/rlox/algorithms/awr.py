@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Callable
 
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
@@ -76,7 +77,7 @@ def critic_loss(config: AWRConfig, critic: Critic, batch: Transition, target: Fl
 
 def advantage(
     config: AWRConfig,
-    critic: Critic,
+    critic: Callable[[Array], Array],
     batch: Transition,
     target: Float[Array, " B"],
     where: Bool[Array, " B"] | None = None,

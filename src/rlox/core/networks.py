@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -40,6 +41,15 @@ def _affine_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, A
 
 
 affine.defvjp(_affine_forward, _affine_backward)
+
+
+def in_chunks(
+    function: Callable[[Float[Array, "B n"]], Float[Array, " B"]], x: Float[Array, "N n"], size: int
+) -> Float[Array, " N"]:
+    """Return ``function(x)`` taken ``size`` rows at a time, so that what layers hand on stays in the caches."""
+    missing = -len(x) % size
+    chunks = jnp.pad(x, ((0, missing), (0, 0))).reshape(-1, size, x.shape[1])
+    return lax.map(function, chunks).ravel()[: len(x)]
 
 
 class MLP(eqx.Module):

@@ -61,43 +61,38 @@ def extend(replay: Replay, transitions: Transition, valid: Bool[Array, "k n"]) -
     return Replay(columns, (replay.position + count[-1]) % rows, jnp.minimum(replay.size + count[-1], rows))
 
 
-def in_order(replay: Replay) -> tuple[Transition, Bool[Array, "rows n"]]:
-    """Return the columns ``(rows, n, ...)`` with each stream's newest step last, and which of the steps are there."""
+def in_order(replay: Replay) -> tuple[Int[Array, "rows n"], Bool[Array, " N"]]:
+    """Return the places of each stream's steps in the flattened columns, newest last, and which places are taken."""
     rows, n = replay.columns.reward.shape
-    row = (replay.position + jnp.arange(rows)[:, None]) % rows
-    columns = jax.tree.map(lambda column: column[row, jnp.arange(n)], replay.columns)
-    return columns, jnp.arange(rows)[:, None] >= rows - replay.size
+    row = jnp.arange(rows)[:, None]
+    return (replay.position + row) % rows * n + jnp.arange(n), (row < replay.size).ravel()
 
 
-def draw_in_order(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, ...]:
-    """Return places of stored steps in the flattened columns of ``in_order``, uniform, with replacement."""
-    rows, n = replay.columns.reward.shape
-    place, stream = _draw(replay.size, key, shape)
-    return (rows - replay.size[stream] + place) * n + stream
+def flatten(replay: Replay) -> Transition:
+    """Return the columns with one leading axis: a place for every step."""
+    return jax.tree.map(lambda column: column.reshape(-1, *column.shape[2:]), replay.columns)
 
 
 def sample(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Transition:
     """Return transitions drawn uniformly with replacement, of leading axes ``shape``; observations as float32."""
-    row, stream = _draw(replay.size, key, shape)
     # One flat index: into a gather by two, XLA would fuse the write before it, and copy the column.
-    index = row * replay.size.shape[0] + stream
-    batch = jax.tree.map(
-        lambda column: column.reshape(-1, *column.shape[2:]).at[index].get(mode="promise_in_bounds"), replay.columns
-    )
+    index = draw(replay, key, shape)
+    batch = jax.tree.map(lambda column: column.at[index].get(mode="promise_in_bounds"), flatten(replay))
     return batch._replace(obs=batch.obs.astype(jnp.float32), next_obs=batch.next_obs.astype(jnp.float32))
 
 
-def _draw(size: Int[Array, " n"], key: PRNGKeyArray, shape: tuple[int, ...]) -> tuple[Array, Array]:
-    """Return uniform places below the streams' sizes, and the streams.
+def draw(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, ...]:
+    """Return places of stored steps in the flattened columns, uniform, with replacement.
 
     The draw is a 32-bit number modulo the size: no place is likelier than another by more than size / 2^32.
     """
+    size, n = replay.size, replay.size.shape[0]
     ends = jnp.cumsum(size)
     index = (jax.random.bits(key, shape) % ends[-1].astype(jnp.uint32)).astype(jnp.int32)
-    if size.shape[0] == 1:
-        return index, jnp.zeros_like(index)
+    if n == 1:
+        return index
     stream = jnp.searchsorted(ends, index, side="right")
-    return index - (ends - size)[stream], stream
+    return (index - (ends - size)[stream]) * n + stream
 
 
 def cut(replay: Replay) -> Replay:
