@@ -1,6 +1,7 @@
 """The published schedule against the released code's own curves: an environment, a preset, several seeds.
 
     python benchmarks/paper.py --env HalfCheetah-v5 --preset paper     # train, write, print, draw
+    python benchmarks/paper.py --env Hopper-v5 --n-envs 16 --vectorization-mode envpool
     python benchmarks/paper.py --plot                                  # draw all that was run again
 
 Each seed is a process of its own on one core. Greedy returns: 32 episodes at the reference's points, 10 between them;
@@ -37,7 +38,7 @@ if TYPE_CHECKING:
     from matplotlib.axes import Axes
 
 REFERENCE = ROOT / "benchmarks" / "reference" / "awr_released_code.csv"
-POINTS_PER_RUN = 20
+POINTS_PER_RUN = 10
 COLORS = {"paper": "#1f5fa8", "tuned": "#c8561b"}
 
 
@@ -49,12 +50,12 @@ def reference(env_id: str) -> list[dict[str, float]]:
     return [{key: float(row[key]) for key in row if key != "env"} for row in rows]
 
 
-def worker(env_id: str, preset: str, steps: int, seed: int, cores: list[int] | None) -> Row:
+def worker(env_id: str, preset: str, config: dict[str, Any], steps: int, seed: int, cores: list[int] | None) -> Row:
     """Train in parts, with an evaluation after each of them."""
     bind(cores)
     from rlox import Trainer
 
-    trainer = Trainer("awr", env=env_id, preset=preset, seed=seed)
+    trainer = Trainer("awr", env=env_id, preset=preset, config=config, seed=seed)
     published = {int(point["samples"]) for point in reference(env_id)}
     interval = max(steps // POINTS_PER_RUN, 1)
     row: Row = {"env": env_id, "preset": preset, "seed": seed, "env_steps": [], "returns": [], "seconds": []}
@@ -71,22 +72,22 @@ def worker(env_id: str, preset: str, steps: int, seed: int, cores: list[int] | N
 def run(args: argparse.Namespace) -> None:
     """Train every seed, one on each core at a time, and write the rows."""
     machine = describe_machine()
-    free: queue.Queue[list[int]] = queue.Queue()
-    groups = [args.cores] if args.together else [[core] for core in args.cores]
-    for group in groups:
-        free.put(group)
+    config = {name: getattr(args, name) for name in ("n_envs", "vectorization_mode") if getattr(args, name)}
+    free: queue.Queue[int] = queue.Queue()
+    for core in args.cores:
+        free.put(core)
 
     def one(seed: int) -> Row:
-        cores = free.get()
+        core = free.get()
         try:
-            task = {"env_id": args.env, "preset": args.preset, "steps": args.steps, "seed": seed, "cores": cores}
-            return run_worker(__file__, **task)
+            task = {"env_id": args.env, "preset": args.preset, "config": config, "steps": args.steps, "seed": seed}
+            return run_worker(__file__, **task, cores=[core])
         finally:
-            free.put(cores)
+            free.put(core)
 
-    with ThreadPoolExecutor(len(groups)) as pool:
+    with ThreadPoolExecutor(len(args.cores)) as pool:
         rows = list(pool.map(one, args.seeds))
-    settings = {name: getattr(args, name) for name in ("env", "preset", "steps", "seeds", "cores", "together")}
+    settings = {name: getattr(args, name) for name in ("env", "preset", "steps", "seeds", "cores")} | config
     write_results(args.results / f"paper_{args.env}_{args.preset}.json", machine, settings, rows)
     print_machine(machine)
 
@@ -160,7 +161,8 @@ def main() -> None:
     parser.add_argument(
         "--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0)), help="cores to use; all by default"
     )
-    parser.add_argument("--together", action="store_true", help="one run at a time on all cores, to time it")
+    parser.add_argument("--n-envs", type=int, help="environments; the preset's by default")
+    parser.add_argument("--vectorization-mode", help="sync, async or envpool; the preset's by default")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
     parser.add_argument(
         "--image", type=Path, default=ROOT / "docs" / "images" / "paper.png", help="picture (docs/images/paper.png)"
