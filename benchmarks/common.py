@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 import os
 import platform
+import re
 import shlex
 import statistics
 import subprocess
@@ -114,7 +115,9 @@ def bind(cores: Sequence[int] | None) -> None:
 
 
 def make_venv(folder: Path, *requirements: str) -> Path:
-    """Return the Python of a virtual environment that holds the requirements (``name==version``), made where missing.
+    """Return the Python of a virtual environment that holds the requirements, made where missing.
+
+    Each is ``name==version``, or ``name[extra]==version``.
 
     They are installed one after another, so that the first ones bind what the next ones may bring along.
     """
@@ -122,12 +125,13 @@ def make_venv(folder: Path, *requirements: str) -> Path:
     if not python.exists():
         log("making the virtual environment", folder)
         run_process([sys.executable, "-m", "venv", str(folder)])
-    names = [requirement.partition("==")[0] for requirement in requirements]
+    pinned = [re.sub(r"\[.*\]", "", requirement) for requirement in requirements]
+    names = [requirement.partition("==")[0] for requirement in pinned]
     code = "import sys; from importlib.metadata import version\nfor name in sys.argv[1:]: print(version(name))"
     found = subprocess.run([str(python), "-c", code, *names], capture_output=True, text=True, check=False)
     # A wheel's version may carry a local label, such as 2.13.0+cpu.
     installed = [f"{name}=={line.partition('+')[0]}" for name, line in zip(names, found.stdout.split(), strict=False)]
-    if installed != list(requirements):
+    if installed != pinned:
         for requirement in requirements:
             log("installing", requirement)
             run_process([str(python), "-m", "pip", "install", "--quiet", requirement])

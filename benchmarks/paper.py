@@ -16,6 +16,7 @@ import csv
 import json
 import os
 import queue
+import statistics
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -105,22 +106,26 @@ def draw(args: argparse.Namespace) -> None:
         runs.setdefault(found[0]["env"], {})[found[0]["preset"]] = found
     if not runs:
         raise SystemExit(f"No runs in {args.results}: train first.")
+    shown = [env_id for env_id in runs if reference(env_id)]
+    n_rows = -(-len(shown) // 3)
     lines: list[list[str]] = []
     style: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
     with plt.rc_context(style):
-        figure, axes = plt.subplots(1, len(runs), figsize=(4.6 * len(runs), 3.8), squeeze=False, layout="constrained")
-        for axis, (env_id, presets) in zip(axes[0], runs.items(), strict=True):
-            lines += draw_environment(axis, env_id, presets)
+        figure = plt.figure(figsize=(4.6 * min(len(shown), 3), 3.8 * n_rows), layout="constrained")
+        for i, env_id in enumerate(shown):
+            draw_environment(figure.add_subplot(n_rows, min(len(shown), 3), i + 1), env_id, runs[env_id])
         args.image.parent.mkdir(parents=True, exist_ok=True)
         figure.savefig(args.image, dpi=150)
         plt.close(figure)
+    for env_id, presets in runs.items():
+        lines += [table_line(env_id, preset, rows) for preset, rows in sorted(presets.items())]
     header = ["environment", "preset", "steps", "greedy return", "each seed", "seconds", "steps / s", "released code"]
     print_table(header, lines)
     log("drew", args.image)
 
 
-def draw_environment(axis: Axes, env_id: str, presets: dict[str, list[Row]]) -> list[list[str]]:
-    """Draw an environment's curves over the reference, and return the table's lines."""
+def draw_environment(axis: Axes, env_id: str, presets: dict[str, list[Row]]) -> None:
+    """Draw an environment's curves over the reference."""
     import numpy as np
 
     points = [p for p in reference(env_id) if p["samples"] <= max(r[0]["env_steps"][-1] for r in presets.values())]
@@ -129,27 +134,27 @@ def draw_environment(axis: Axes, env_id: str, presets: dict[str, list[Row]]) -> 
         x, mean, std = (np.array([point[key] for point in points]) for key in columns)
         style = {"color": "black", "marker": "o", "ms": 4, "lw": 1, "capsize": 3}
         axis.errorbar(x, mean, std, **style, label="released code: mean and std of 5 runs")
-    lines = []
-    for preset, rows in presets.items():
+    for preset, rows in sorted(presets.items()):
         curves, steps = np.array([row["returns"] for row in rows]), rows[0]["env_steps"]
         color = COLORS.get(preset, "#555555")
         axis.plot(steps, curves.mean(axis=0), color=color, lw=2, label=f"{preset}: mean of {len(rows)} seeds")
         low, high = curves.min(axis=0), curves.max(axis=0)
         axis.fill_between(steps, low, high, color=color, alpha=0.18, lw=0, label=f"{preset}: lowest to highest seed")
-        seconds = float(np.mean([row["seconds"][-1] for row in rows]))
-        there = {int(point["samples"]): point for point in points}.get(round(steps[-1], -3))
-        published = f"{there['test_return_mean']:.0f} ± {there['test_return_std']:.0f}" if there else ""
-        final = curves[:, -1]
-        each = ", ".join(f"{x:.0f}" for x in final)
-        speed = f"{steps[-1] / seconds:,.0f}"
-        lines.append(
-            [env_id, preset, f"{steps[-1]:,}", f"{final.mean():.0f}", each, f"{seconds:.0f}", speed, published]
-        )
     axis.set(title=env_id, xlabel="environment steps", ylabel="greedy return")
     axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
     axis.grid(alpha=0.25, lw=0.6)
     axis.legend(fontsize=7, frameon=False, loc="best")
-    return lines
+
+
+def table_line(env_id: str, preset: str, rows: list[Row]) -> list[str]:
+    """Return what the last evaluations of all seeds say."""
+    steps, final = rows[0]["env_steps"][-1], [row["returns"][-1] for row in rows]
+    seconds = statistics.mean(row["seconds"][-1] for row in rows)
+    there = {point["samples"]: point for point in reference(env_id)}.get(float(round(steps, -4)))
+    published = f"{there['test_return_mean']:.0f} ± {there['test_return_std']:.0f}" if there else ""
+    each = ", ".join(f"{x:.0f}" for x in final)
+    mean = f"{statistics.mean(final):.0f}"
+    return [env_id, preset, f"{steps:,}", mean, each, f"{seconds:.0f}", f"{steps / seconds:,.0f}", published]
 
 
 def main() -> None:

@@ -34,7 +34,7 @@ from common import (
 )
 
 N_EPISODES = 20
-SB3 = ("torch==2.13.0", "stable-baselines3==2.9.0", "gymnasium[box2d,mujoco]")
+SB3 = ("torch==2.13.0", "stable-baselines3==2.9.0", "gymnasium[box2d,mujoco]==1.4.0")
 
 
 class Task(NamedTuple):

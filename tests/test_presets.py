@@ -1,8 +1,11 @@
 """Presets: names, what they set, what overrides them."""
 
+import json
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
+import numpy as np
 import pytest
 
 from probes import Counting
@@ -12,6 +15,7 @@ from rlox.core.config import make_config
 from rlox.errors import ConfigError
 from rlox.presets import OTHER_CONTINUOUS, OTHER_DISCRETE, PRESETS, preset_settings
 
+RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 EVERY = [(a, name, env) for a, presets in PRESETS.items() for name, envs in presets.items() for env in envs]
 
 
@@ -19,6 +23,18 @@ EVERY = [(a, name, env) for a, presets in PRESETS.items() for name, envs in pres
 def test_every_preset_is_a_valid_configuration_of_an_environment_that_there_is(algorithm: str, name: str, env: str):
     make_config(ALGORITHMS[algorithm].config, algorithm, PRESETS[algorithm][name][env].settings)
     assert env in (OTHER_CONTINUOUS, OTHER_DISCRETE) or gym.spec(env)
+
+
+@pytest.mark.parametrize(("algorithm", "name", "env"), EVERY)
+def test_scores_are_those_of_the_benchmarks_rows(algorithm: str, name: str, env: str):
+    score = PRESETS[algorithm][name][env].score
+    if score is None:
+        assert name != "tuned" or env in (OTHER_CONTINUOUS, OTHER_DISCRETE)
+        return
+    rows = json.loads((RESULTS / f"paper_{env}_{name}.json").read_text())["rows"]
+    assert score.mean_reward == pytest.approx(np.mean([row["returns"][-1] for row in rows]), abs=0.051)
+    assert score.seconds == pytest.approx(np.mean([row["seconds"][-1] for row in rows]), abs=0.51)
+    assert (score.env_steps, score.n_seeds) == (rows[0]["env_steps"][-1], len(rows))
 
 
 @pytest.mark.parametrize(

@@ -135,7 +135,7 @@ def _train_command(
     Args:
         env: Gymnasium id of the environment.
         total_timesteps: Environment steps to learn from.
-        preset: Named set of settings, such as paper, which the other flags override (rlox list presets).
+        preset: Named set of settings, paper or tuned, which the other flags override (rlox list presets).
         seed: Covers networks, sampling, environments and random actions.
         run_dir: New folder for configuration, metrics and checkpoint; by default one under runs/.
         eval_interval: Environment steps between evaluations; none by default.

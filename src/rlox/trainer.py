@@ -41,7 +41,7 @@ class Trainer:
         env: an id, a ``gymnasium.Env``, a callable that makes one, or a ``VectorEnv``.
         config: the algorithm's settings, as a dict or its dataclass; None for the documented defaults.
         preset: a named set of settings, which a dict given as ``config`` overrides one by one: ``"paper"`` (as the
-            authors ran it); None for the defaults.
+            authors ran it), ``"tuned"`` (the best known for the environment); None for the defaults.
         seed: covers networks, sampling, environments and random actions.
         callbacks: called as ``callback(trainer, metrics)`` once a log interval; one that returns False ends training.
         logger: called as ``logger(metrics)`` once a log interval.
