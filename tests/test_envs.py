@@ -334,6 +334,14 @@ def test_envpool_steps_are_transitions_with_true_last_observations():
     assert trainer.evaluate(3)["n_episodes"] == 3
 
 
+def test_envpool_starts_each_environment_by_the_seed():
+    pytest.importorskip("envpool")
+    first, again, other = (make_envs("CartPole-v1", 3, "envpool", seed).reset(None) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(first, again)
+    assert (first != other).all()
+    assert len(np.unique(first[:, 0])) == 3
+
+
 def test_envpool_names_what_it_does_not_have():
     pytest.importorskip("envpool")
     with pytest.raises(ConfigError, match=r"EnvPool has no environment 'CartPol-v1'\. Did you mean 'CartPole-v1'\?"):
