@@ -2,6 +2,7 @@
 
     python benchmarks/time_to_solve.py                                # every pair, by turns
     python benchmarks/time_to_solve.py --only CartPole-v1 Acrobot-v1   # some of them
+    python benchmarks/time_to_solve.py --show                             # the table of all that was run
 
 Both sides train in parts of the same number of environment steps; after each of them the same twenty greedy episodes
 are run on both, whose time is left out. Ours runs a preset (`--preset`), theirs the library's defaults.
@@ -11,6 +12,7 @@ Stable-Baselines3 has a virtual environment of its own in the cache folder, made
 from __future__ import annotations
 
 import argparse
+import json
 import os
 import time
 from collections.abc import Callable
@@ -118,45 +120,47 @@ def greedy_return(env: Any, predict: Callable[[Any], Any]) -> float:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Run both sides by turns, then print and write."""
+    """Run both sides by turns, and write the rows of each environment to a file of its own."""
     python = make_venv(args.venv, *SB3)
     other_env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     sides: dict[str, dict[str, Any]] = {"ours": {}, "theirs": {"python": python, "env": other_env}}
     machine = describe_machine()
-    chosen = [task for task in TASKS if not args.only or task.env_id in args.only]
-    rows: list[Row] = []
-    for task in chosen:
+    settings = {name: getattr(args, name) for name in ("seeds", "preset", "cores")}
+    for task in TASKS:
+        if args.only and task.env_id not in args.only:
+            continue
+        rows: list[Row] = []
         for seed in args.seeds:
             for side, where in sides.items():
                 row = run_worker(
                     __file__, side=side, **task._asdict(), seed=seed, preset=args.preset, cores=args.cores, **where
                 )
                 rows.append(row | {"seconds": row["process_seconds"] - row["evaluation_seconds"]})
-                settings = {name: getattr(args, name) for name in ("only", "seeds", "preset", "cores")}
-                write_results(args.results / "time_to_solve.json", machine, settings, rows)
+                write_results(args.results / f"time_to_solve_{task.env_id}.json", machine, settings, rows)
+    print_machine(machine)
+
+
+def show(results: Path) -> None:
+    """Print everything that was run."""
     lines = []
-    for task in chosen:
-        own, other = ([r for r in rows if r["env"] == task.env_id and r["side"] == side] for side in sides)
+    for task in TASKS:
+        file = results / f"time_to_solve_{task.env_id}.json"
+        if not file.exists():
+            continue
+        rows = json.loads(file.read_text())["rows"]
+        own, other = ([row for row in rows if row["side"] == side] for side in ("ours", "theirs"))
         lines.append([
             f"{task.env_id}, {task.threshold:g}", task.other.upper(),
-            *(spread([r["seconds"] for r in side]) for side in (own, other)),
-            *(spread([r["env_steps"] for r in side], 0) for side in (own, other)),
-            *(f"{sum(r['solved'] for r in side)} of {len(side)}" for side in (own, other)),
-            ratios([r["seconds"] for r in other], [r["seconds"] for r in own]),
+            *(spread([row["seconds"] for row in side]) for side in (own, other)),
+            *(spread([row["env_steps"] for row in side], 0) for side in (own, other)),
+            *(f"{sum(row['solved'] for row in side)} of {len(side)}" for side in (own, other)),
+            ratios([row["seconds"] for row in other], [row["seconds"] for row in own]),
         ])  # fmt: skip
     header = [
-        "environment, return",
-        "against",
-        "ours, s",
-        "theirs, s",
-        "ours, steps",
-        "theirs, steps",
-        "ours solved",
-        "theirs solved",
-        "theirs / ours",
-    ]
+        "environment, return", "against", "ours, s", "theirs, s", "ours, steps", "theirs, steps", "ours solved",
+        "theirs solved", "theirs / ours",
+    ]  # fmt: skip
     print_table(header, lines)
-    print_machine(machine)
 
 
 def main() -> None:
@@ -169,7 +173,11 @@ def main() -> None:
     parser.add_argument("--cores", type=int, nargs="+", help="cores that each run is bound to; all by default")
     parser.add_argument("--venv", type=Path, default=CACHE / "sb3", help="virtual environment of the other side")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
-    measure(parser.parse_args())
+    parser.add_argument("--show", action="store_true", help="only print what was run")
+    args = parser.parse_args()
+    if not args.show:
+        measure(args)
+    show(args.results)
 
 
 if __name__ == "__main__":
