@@ -99,9 +99,7 @@ PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
             "Walker2d-v5": Preset(_TUNED | {"initial_std": 0.3}),
             "BipedalWalker-v3": Preset(_TUNED),
             "InvertedDoublePendulum-v5": Preset(_TUNED | {"td_lambda": 0.7, "beta": 0.4}),
-            "LunarLander-v3": Preset(
-                _PAPER | _PAPER_DISCRETE | {"n_envs": 16, "actor_learning_rate": 1e-3, "td_lambda": 0.9, "beta": 0.5}
-            ),
+            "LunarLander-v3": Preset(_PAPER | _PAPER_DISCRETE | {"n_envs": 8, "rollout_steps": 1024}),
             "CartPole-v1": Preset(
                 _TUNED_SMALL
                 | {"n_envs": 8, "n_actor_updates": 500, "buffer_size": 5000, "td_lambda": 0.98, "entropy_coef": 0.02}
