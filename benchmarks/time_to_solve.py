@@ -129,6 +129,8 @@ def measure(args: argparse.Namespace) -> None:
     for task in TASKS:
         if args.only and task.env_id not in args.only:
             continue
+        if args.threshold is not None:
+            task = task._replace(threshold=args.threshold)
         rows: list[Row] = []
         for seed in args.seeds:
             for side, where in sides.items():
@@ -136,18 +138,23 @@ def measure(args: argparse.Namespace) -> None:
                     __file__, side=side, **task._asdict(), seed=seed, preset=args.preset, cores=args.cores, **where
                 )
                 rows.append(row | {"seconds": row["process_seconds"] - row["evaluation_seconds"]})
-                write_results(args.results / f"time_to_solve_{task.env_id}.json", machine, settings, rows)
+                write_results(args.results / _file_name(task.env_id, args.threshold), machine, settings, rows)
     print_machine(machine)
 
 
-def show(results: Path) -> None:
+def _file_name(env_id: str, threshold: float | None) -> str:
+    return f"time_to_solve_{env_id}{'' if threshold is None else f'_{threshold:g}'}.json"
+
+
+def show(results: Path, threshold: float | None) -> None:
     """Print everything that was run."""
     lines = []
     for task in TASKS:
-        file = results / f"time_to_solve_{task.env_id}.json"
+        file = results / _file_name(task.env_id, threshold)
         if not file.exists():
             continue
         rows = json.loads(file.read_text())["rows"]
+        task = task._replace(threshold=task.threshold if threshold is None else threshold)
         own, other = ([row for row in rows if row["side"] == side] for side in ("ours", "theirs"))
         lines.append([
             f"{task.env_id}, {task.threshold:g}", task.other.upper(),
@@ -168,6 +175,7 @@ def main() -> None:
     parser.add_argument(
         "--only", nargs="+", choices=[task.env_id for task in TASKS], help="environments; all by default"
     )
+    parser.add_argument("--threshold", type=float, help="another greedy return than the stated one")
     parser.add_argument("--preset", default="tuned", help="of ours (tuned)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
     parser.add_argument("--cores", type=int, nargs="+", help="cores that each run is bound to; all by default")
@@ -177,7 +185,7 @@ def main() -> None:
     args = parser.parse_args()
     if not args.show:
         measure(args)
-    show(args.results)
+    show(args.results, args.threshold)
 
 
 if __name__ == "__main__":

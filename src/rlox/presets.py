@@ -94,7 +94,7 @@ PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
         "tuned": {
             "Ant-v5": Preset(_TUNED | {"initial_std": 0.2}),
             "HalfCheetah-v5": Preset(_TUNED),
-            "Hopper-v5": Preset(_TUNED | {"td_lambda": 0.9, "beta": 0.5}),
+            "Hopper-v5": Preset(_PAPER | {"n_envs": 4, "actor_learning_rate": 1e-4}),
             "Humanoid-v5": Preset(_TUNED),
             "Walker2d-v5": Preset(_TUNED | {"initial_std": 0.3}),
             "BipedalWalker-v3": Preset(_TUNED),
