@@ -83,28 +83,36 @@ PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
     "awr": {
         "paper": {
             "Ant-v5": Preset(_PAPER | {"actor_learning_rate": 5e-5, "initial_std": 0.2}),
-            "HalfCheetah-v5": Preset(_PAPER | {"actor_learning_rate": 5e-5}),
-            "Hopper-v5": Preset(_PAPER | {"actor_learning_rate": 1e-4}),
+            "HalfCheetah-v5": Preset(_PAPER | {"actor_learning_rate": 5e-5}, Score(3622.7, 1_000_000, 178, 3)),
+            "Hopper-v5": Preset(_PAPER | {"actor_learning_rate": 1e-4}, Score(2965.1, 1_000_002, 226, 3)),
             "Humanoid-v5": Preset(_PAPER | {"actor_learning_rate": 1e-5}),
             "Walker2d-v5": Preset(_PAPER | {"actor_learning_rate": 2.5e-5}),
-            "LunarLander-v3": Preset(_PAPER | _PAPER_DISCRETE),
+            "LunarLander-v3": Preset(_PAPER | _PAPER_DISCRETE, Score(243.4, 1_000_003, 158, 3)),
             OTHER_CONTINUOUS: Preset(_PAPER | {"actor_learning_rate": 5e-5}),
             OTHER_DISCRETE: Preset(_PAPER | _PAPER_DISCRETE),
         },
         "tuned": {
-            "Ant-v5": Preset(_TUNED | {"initial_std": 0.2}),
-            "HalfCheetah-v5": Preset(_TUNED),
-            "Hopper-v5": Preset(_PAPER | {"n_envs": 4, "actor_learning_rate": 1e-4}),
-            "Humanoid-v5": Preset(_TUNED),
-            "Walker2d-v5": Preset(_TUNED | {"initial_std": 0.3}),
-            "BipedalWalker-v3": Preset(_TUNED),
-            "InvertedDoublePendulum-v5": Preset(_TUNED | {"td_lambda": 0.7, "beta": 0.4}),
-            "LunarLander-v3": Preset(_PAPER | _PAPER_DISCRETE | {"n_envs": 8, "rollout_steps": 1024}),
+            "Ant-v5": Preset(_TUNED | {"initial_std": 0.2}, Score(1048.8, 100_009, 66, 1)),
+            "HalfCheetah-v5": Preset(_TUNED, Score(5601.3, 1_000_000, 191, 3)),
+            "Hopper-v5": Preset(_PAPER | {"n_envs": 4, "actor_learning_rate": 1e-4}, Score(2533.5, 1_000_015, 210, 3)),
+            "Humanoid-v5": Preset(_TUNED, Score(351.0, 50_014, 73, 1)),
+            "Walker2d-v5": Preset(_TUNED | {"initial_std": 0.3}, Score(594.5, 200_004, 62, 1)),
+            "BipedalWalker-v3": Preset(_TUNED, Score(-32.5, 200_004, 109, 1)),
+            "InvertedDoublePendulum-v5": Preset(
+                _TUNED | {"td_lambda": 0.7, "beta": 0.4}, Score(9349.8, 200_003, 42, 1)
+            ),
+            "LunarLander-v3": Preset(
+                _PAPER | _PAPER_DISCRETE | {"n_envs": 8, "rollout_steps": 1024}, Score(270.1, 1_000_006, 251, 3)
+            ),
             "CartPole-v1": Preset(
                 _TUNED_SMALL
-                | {"n_envs": 8, "n_actor_updates": 500, "buffer_size": 5000, "td_lambda": 0.98, "entropy_coef": 0.02}
+                | {"n_envs": 8, "n_actor_updates": 500, "buffer_size": 5000, "td_lambda": 0.98, "entropy_coef": 0.02},
+                Score(500.0, 50_000, 13, 5),
             ),
-            "Acrobot-v1": Preset(_TUNED_SMALL | {"rollout_steps": 2048, "n_actor_updates": 300, "entropy_coef": 0.05}),
+            "Acrobot-v1": Preset(
+                _TUNED_SMALL | {"rollout_steps": 2048, "n_actor_updates": 300, "entropy_coef": 0.05},
+                Score(-83.6, 100_000, 18, 3),
+            ),
             "MountainCarContinuous-v0": Preset(
                 _TUNED_SMALL
                 | _TUNED_SMALL_CONTINUOUS
@@ -119,10 +127,12 @@ PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
                     "value_scale": 100.0,
                     "learn_std": False,
                     "initial_std": 3.0,
-                }
+                },
+                Score(92.5, 200_000, 15, 3),
             ),
             "Pendulum-v1": Preset(
-                _TUNED_SMALL | _TUNED_SMALL_CONTINUOUS | {"n_envs": 8, "gamma": 0.95, "value_scale": 20.0}
+                _TUNED_SMALL | _TUNED_SMALL_CONTINUOUS | {"n_envs": 8, "gamma": 0.95, "value_scale": 20.0},
+                Score(-151.8, 50_000, 12, 5),
             ),
             OTHER_CONTINUOUS: Preset(_TUNED),
             OTHER_DISCRETE: Preset(_TUNED_SMALL | {"rollout_steps": 2048, "entropy_coef": 0.05}),
