@@ -51,13 +51,13 @@ def replay_worker(size: int, calls: int) -> Row:
     fill = jax.jit(lambda replay: jax.tree.map(lambda x: ~x if x.dtype == bool else x + 1, replay), donate_argnums=0)
     replay = fill(replays.create(size, 1, 4, f32, 1, i32))
     replay = replay._replace(position=jnp.zeros(1, jnp.int32), size=jnp.full(1, size, jnp.int32))
-    state = init_state(config, 4, (2,), 1, seed=0)
+    state = init_state(algorithm, config, 4, (2,), 1, seed=0)
     obs, flag = np.zeros((1, 4), f32), np.zeros(1, bool)
     transition = Transition(obs, np.zeros((1, 1), i32), np.ones(1, f32), obs, flag, flag)
     times: list[float] = []
     for _ in range(calls):
         begin = time.perf_counter()
-        state, replay, action, _ = programs.learn(state, replay, transition, ~flag, obs)
+        state, replay, action, _ = programs.learn(state, replay, None, 0.0, transition, ~flag, obs)
         np.asarray(action)
         times.append((time.perf_counter() - begin) * 1e6)
     return {

@@ -193,14 +193,14 @@ def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
     programs = compile_programs(algorithm, config, 1)
 
     def fresh() -> TrainState:
-        return init_state(config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
+        return init_state(algorithm, config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
 
     state, obs, flag = fresh(), np.zeros((1, OBS_DIM), f32), np.zeros(1, bool)
     transition = Transition(obs, np.zeros((1, 1), np.int32), np.ones(1, f32), obs, flag, flag)
 
     def learn() -> None:
         nonlocal state, replay
-        state, replay, action, _ = programs.learn(state, replay, transition, ~flag, obs)
+        state, replay, action, _ = programs.learn(state, replay, None, 0.0, transition, ~flag, obs)
         np.asarray(action)
 
     learn_us = time_calls(learn, seconds)

@@ -1,11 +1,14 @@
 """The command line, as a person types it: in a process of its own."""
 
 import json
+import os
 import subprocess
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 from rlox.cli import main
@@ -75,7 +78,12 @@ TRAIN = ["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "10"]
         (["trian"], ["'trian'", "Did you mean 'train'?"]),
         (["train", "awl"], ["'awl' is not an algorithm", "Did you mean 'awr'?"]),
         (["train", "--env", "CartPole-v1"], ["first argument", "'--env'"]),
-        (["train", "awr", "--total-timesteps", "10"], ["--env"]),
+        (["train", "awr", "--total-timesteps", "10"], ["--total-timesteps 10 needs --env"]),
+        (["train", "iql", "--gradient-steps", "10"], ["--gradient-steps 10 needs --dataset"]),
+        (["train", "iql", "--env", "CartPole-v1"], ["--total-timesteps N", "--gradient-steps N"]),
+        (["train", "iql", "--dataset", "logs.npz", "--gradient-steps", "5"], ["There is no file 'logs.npz'"]),
+        ([*TRAIN, "--dataset", "logs.npz"], ["--dataset logs.npz needs --gradient-steps"]),
+        (["train", "ikl", "--dataset", "logs.npz"], ["Did you mean 'iql'?"]),
         (
             ["train", "awr", "--env", "CartPol-v1", "--total-timesteps", "10"],
             ["'CartPol-v1'", "Did you mean: `CartPole`"],
@@ -115,6 +123,7 @@ def test_bad_input_is_one_line_and_exit_code_2(
     assert err.count("\n") == 1, err
     assert all(word in err for word in words), err
     assert out == ""
+    assert os.environ.get("COLUMNS") != "2000"
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
 
 
@@ -164,6 +173,25 @@ def test_flags_override_the_preset(tmp_path: Path):
     described = json.loads((tmp_path / "run" / "config.json").read_text())
     assert described["preset"] == "paper"
     assert (described["config"]["beta"], described["config"]["td_lambda"]) == (2.0, 0.95)
+
+
+def test_a_policy_learns_from_a_file_and_then_from_an_environment(tmp_path: Path):
+    rng = np.random.default_rng(0)
+    columns: dict[str, Any] = {
+        "observations": rng.normal(size=(60, 4)), "actions": rng.integers(2, size=60), "rewards": np.ones(60),
+        "terminals": np.arange(60) % 20 == 19,
+    }  # fmt: skip
+    np.savez(tmp_path / "logs.npz", **columns)
+    learn = ["train", "iql", "--dataset", "logs.npz", "--gradient-steps", "20", "--hidden", "8", "--batch-size", "16"]
+    result = rlox(*learn, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "20 gradient steps" in result.stdout
+    evaluation = rlox("evaluate", "runs/iql-logs-42", "--env", "CartPole-v1", "--n-episodes", "2", cwd=tmp_path)
+    assert "Evaluation over 2 episodes" in evaluation.stdout, evaluation.stderr
+    both = ["--env", "CartPole-v1", "--total-timesteps", "30", "--n-eval-episodes", "1", "--run-dir", "both"]
+    result = rlox(*learn, *both, cwd=tmp_path)
+    assert result.returncode == 0, result.stderr
+    assert "Trained 30 steps" in result.stdout
 
 
 def test_help_imports_no_jax():

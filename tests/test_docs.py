@@ -17,7 +17,9 @@ def blocks(language: str) -> list[str]:
 
 
 def smaller(code: str) -> str:
-    code, n = re.subn(r"(total_timesteps=|--total-timesteps )[\d_]+", r"\g<1>1100", code)
+    code, n = re.subn(
+        r"((?:total_timesteps|gradient_steps)=|--(?:total-timesteps|gradient-steps) )[\d_]+", r"\g<1>1100", code
+    )
     assert n
     return code
 
@@ -31,7 +33,10 @@ def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pyte
     assert getattr(action, "shape", None) == (1,)
 
 
-def test_shell_commands_run(tmp_path: Path):
+def test_shell_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    logs = next(block for block in blocks("python") if "np.savez" in block)
+    exec(logs.partition("trainer =")[0], {})
     commands = next(block for block in blocks("bash") if "rlox train" in block)
     env = {**os.environ, "PATH": f"{Path(sys.executable).parent}{os.pathsep}{os.environ['PATH']}"}
     script = "set -e\n" + smaller(commands)
@@ -54,7 +59,8 @@ def test_every_setting_is_documented():
     from rlox import ALGORITHMS
 
     for name, member in ALGORITHMS.items():
-        text = (ROOT / "docs" / "algorithms" / f"{name}.md").read_text()
+        # The settings that all have are explained once.
+        text = "".join((ROOT / "docs" / "algorithms" / f"{page}.md").read_text() for page in (name, "awr"))
         for field in dataclasses.fields(member.config):
             assert f"`{field.name}`" in text, f"{field.name} of {name}"
 

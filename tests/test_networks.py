@@ -8,11 +8,14 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
+from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.awr import AWRConfig
 from rlox.core.distributions import Categorical, Gaussian
 from rlox.core.networks import MLP, Actor, Critic, affine
 from rlox.core.state import TrainState
 from rlox.core.update import init_state
+
+AWR = ALGORITHMS["awr"]
 
 
 def plain_affine(x: jax.Array, weight: jax.Array, bias: jax.Array) -> jax.Array:
@@ -99,7 +102,7 @@ def test_any_depth_and_width_fits_the_annotations(sizes: tuple[int, ...], layer_
     [({}, [256, 256]), ({"hidden": 8}, [8, 8]), ({"hidden": 8, "hidden_sizes": (5, 6, 7)}, [5, 6, 7])],
 )
 def test_hidden_and_hidden_sizes_set_the_widths_of_actor_and_critic(settings: dict, widths: list[int]):
-    state = init_state(AWRConfig(**settings), 3, (4,), 1, seed=0)
+    state = init_state(AWR, AWRConfig(**settings), 3, (4,), 1, seed=0)
     for network, n_out in ((state.actor.network, 4), (state.critic.network, 1)):
         assert [weight.shape for weight in network.weights] == list(zip([3, *widths], [*widths, n_out], strict=True))
 
@@ -120,7 +123,7 @@ def test_a_value_is_one_number_a_sample(batch: int):
 @functools.cache
 def initial_state(nvec: tuple[int, ...]) -> TrainState:
     config = AWRConfig(hidden=8, initial_std=0.7, min_std=0.2)
-    return init_state(config, 3, nvec, 2, seed=0)
+    return init_state(AWR, config, 3, nvec, 2, seed=0)
 
 
 def test_discrete_actors_are_categorical():
@@ -146,7 +149,7 @@ def test_the_std_never_falls_below_its_floor():
 
 
 def test_a_fixed_std_is_no_parameter():
-    state = init_state(AWRConfig(hidden=8, initial_std=0.4, learn_std=False), 3, (), 2, seed=0)
+    state = init_state(AWR, AWRConfig(hidden=8, initial_std=0.4, learn_std=False), 3, (), 2, seed=0)
     policy = jax.jit(Actor.__call__)(state.actor, numbers(4, 3))
     assert isinstance(policy, Gaussian)
     np.testing.assert_allclose(policy.std, [0.4, 0.4])
@@ -155,14 +158,14 @@ def test_a_fixed_std_is_no_parameter():
 
 def test_actor_and_critic_take_their_own_widths():
     config = AWRConfig(hidden=8, actor_hidden_sizes=(7,), critic_hidden_sizes=(6, 5))
-    state = init_state(config, 3, (4,), 1, seed=0)
+    state = init_state(AWR, config, 3, (4,), 1, seed=0)
     assert [weight.shape for weight in state.actor.network.weights] == [(3, 7), (7, 4)]
     assert [weight.shape for weight in state.critic.network.weights] == [(3, 6), (6, 5), (5, 1)]
 
 
 def test_glorot_weights_are_uniform_with_biases_of_zero_and_outputs_as_small_as_asked():
     config = AWRConfig(hidden_sizes=(200, 100), network_init="glorot", actor_output_scale=0.01)
-    network = init_state(config, 50, (4,), 1, seed=0).actor.network
+    network = init_state(AWR, config, 50, (4,), 1, seed=0).actor.network
     for weight, limit in zip(network.weights, [(6 / 250) ** 0.5, (6 / 300) ** 0.5, 0.01], strict=True):
         assert 0.95 * limit < np.abs(weight).max() <= limit * 1.000001
         assert np.asarray(weight).std() == pytest.approx(limit / 3**0.5, rel=0.1)
@@ -170,6 +173,6 @@ def test_glorot_weights_are_uniform_with_biases_of_zero_and_outputs_as_small_as_
 
 
 def test_the_critics_network_predicts_in_units_of_the_value_scale():
-    plain, scaled = (init_state(AWRConfig(hidden=8, value_scale=k), 3, (), 2, seed=0).critic for k in (1.0, 100.0))
+    plain, scaled = (init_state(AWR, AWRConfig(hidden=8, value_scale=k), 3, (), 2, seed=0).critic for k in (1.0, 100.0))
     obs = numbers(4, 3)
     np.testing.assert_allclose(jax.jit(Critic.__call__)(scaled, obs), 100 * jax.jit(Critic.__call__)(plain, obs))

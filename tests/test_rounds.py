@@ -118,7 +118,7 @@ def reference(config: AWRConfig, state: TrainState, episodes: Transition, stored
 def test_a_round_is_that_of_the_reference(chunk: int, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(rounds, "_CHUNK", chunk)
     config = AWRConfig(**SETTINGS, learn_std=False, initial_std=0.4)
-    state = init_state(config, OBS_DIM, (), 2, seed=0)
+    state = init_state(AWR, config, OBS_DIM, (), 2, seed=0)
     episodes, stored = make_episodes()
     after, metrics = learn(config, state, episodes, stored)
     actor, critic = reference(config, state, episodes, stored)
@@ -131,7 +131,7 @@ def test_a_round_is_that_of_the_reference(chunk: int, monkeypatch: pytest.Monkey
 
 def test_steps_that_are_not_there_change_nothing():
     config = AWRConfig(**SETTINGS)
-    state = init_state(config, OBS_DIM, (), 2, seed=0)
+    state = init_state(AWR, config, OBS_DIM, (), 2, seed=0)
     episodes, stored = make_episodes()
     garbage = jax.tree.map(
         lambda column: jnp.where(

@@ -321,7 +321,7 @@ def test_a_trainer_without_an_environment_predicts_and_says_what_is_missing(tmp_
     Trainer("awr", env, config=SMALL).save(tmp_path)
     loaded = Trainer.load(tmp_path)
     assert loaded.predict(np.zeros(2, np.float32)) in (0, 1)
-    with pytest.raises(ConfigError, match="loaded without an environment"):
+    with pytest.raises(ConfigError, match="no environment here to act in"):
         loaded.train(10)
     assert Trainer.load(tmp_path, env=env).train(10)["env_steps"] == 10
 

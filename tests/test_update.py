@@ -18,7 +18,7 @@ from rlox import Trainer
 from rlox.algorithms import ALGORITHMS, awr
 from rlox.algorithms.awr import AWRConfig
 from rlox.core.networks import Critic
-from rlox.core.state import TrainState, Transition
+from rlox.core.state import Networks, TrainState, Transition
 from rlox.core.update import Algorithm, init_state, make_update
 
 AWR = ALGORITHMS["awr"]
@@ -33,7 +33,7 @@ def make_config(**settings: Any) -> AWRConfig:
 
 
 def make_state(config: AWRConfig, nvec: tuple[int, ...] = DISCRETE, seed: int = 0) -> TrainState:
-    return init_state(config, OBS_DIM, nvec, 2, seed)
+    return init_state(AWR, config, OBS_DIM, nvec, 2, seed)
 
 
 def make_batches(*lead: int, nvec: tuple[int, ...] = DISCRETE, seed: int = 0) -> Transition:
@@ -208,6 +208,10 @@ def test_a_batch_moves_the_state_as_the_same_batch_repeated(nvec: tuple[int, ...
 # The parts, by hand.
 
 
+def td_target(config: AWRConfig, critic: Critic, batch: Transition) -> Any:
+    return awr.value_target(config, Networks(make_state(config).actor, None, critic), batch, jax.random.key(0))
+
+
 def linear_critic(slope: float) -> Critic:
     """Return V(s) = slope * s[0]."""
     critic = make_state(make_config()).critic
@@ -225,7 +229,7 @@ def test_terminated_does_not_bootstrap_and_truncated_does():
         terminated=jnp.array([False, False, True, True]),
         truncated=jnp.array([False, True, False, True]),
     )
-    target = awr.value_target(make_config(gamma=0.9), linear_critic(2.0), batch)
+    target = td_target(make_config(gamma=0.9), linear_critic(2.0), batch)
     np.testing.assert_allclose(target, [19.0, 19.0, 1.0, 1.0])
 
 
@@ -234,7 +238,7 @@ def test_the_advantage_is_under_the_critic_after_its_step():
     before, batches = make_state(config), make_batches(1, 16)
     after, metrics = run(config, before, batches)
     batch = jax.tree.map(lambda column: column[0], batches)
-    target = awr.value_target(config, before.critic, batch)
+    target = td_target(config, before.critic, batch)
     fresh, stale = (float((target - state.critic(batch.obs)).mean()) for state in (after, before))
     assert float(metrics["advantage/mean"]) == pytest.approx(fresh, abs=1e-5)
     assert abs(fresh - stale) > 0.01
@@ -272,7 +276,7 @@ def test_each_critic_step_sees_its_own_minibatch_and_the_actor_the_last():
 def test_the_expectile_of_one_half_is_the_mean_squared_error():
     batch = jax.tree.map(lambda column: column[0], make_batches(1, 16))
     critic = make_state(make_config()).critic
-    loss = awr.critic_loss(make_config(expectile=0.5), critic, batch, batch.reward)
+    loss = awr.critic_loss(make_config(expectile=0.5), batch.reward, awr.predict(critic, batch))
     assert float(loss) == float(((batch.reward - critic(batch.obs)) ** 2).mean())
 
 
@@ -284,7 +288,7 @@ def test_the_critic_loss_is_least_at_the_expectile(expectile: float):
 
     def loss(constant: Any) -> Any:
         moved = jax.tree.map(lambda leaf: leaf + constant if leaf.ndim == 1 else leaf, critic)
-        return awr.critic_loss(make_config(expectile=expectile), moved, batch, jnp.array(outcomes))
+        return awr.critic_loss(make_config(expectile=expectile), jnp.array(outcomes), awr.predict(moved, batch))
 
     assert float(jax.grad(loss)(jnp.float32(best))) == pytest.approx(0.0, abs=1e-5)
 
@@ -294,7 +298,7 @@ def test_weights_are_clamped_and_the_clipped_are_counted():
     batches = make_batches(1, 16)
     state, metrics = run(config, make_state(config), batches)
     batch = jax.tree.map(lambda column: column[0], batches)
-    target = awr.value_target(config, make_state(config).critic, batch)
+    target = td_target(config, make_state(config).critic, batch)
     clipped = np.asarray(target - state.critic(batch.obs)) >= 0.1 * np.log(3.0)
     assert 0 < clipped.mean() < 1
     assert float(metrics["weight/max"]) == 3.0
@@ -373,7 +377,7 @@ def test_a_hole_that_returns_a_column_is_refused(hole: str):
 # Closed forms.
 
 
-def given_advantage(config: AWRConfig, critic: Critic, batch: Transition, target: Any) -> Any:
+def given_advantage(config: AWRConfig, networks: Networks, batch: Transition, target: Any, key: Any) -> Any:
     """Return the reward: data can name its own advantages."""
     return batch.reward
 
@@ -410,7 +414,7 @@ def test_the_discrete_policy_becomes_the_behaviour_times_the_weight(max_advantag
     state_of, action_of = (np.repeat(index.ravel(), counts.ravel()) for index in np.indices(counts.shape))
     batches = tabular(np.eye(OBS_DIM)[state_of], action_of[:, None], advantage[state_of, action_of])
     config = make_config(hidden=32, max_advantage=max_advantage)
-    start = init_state(config, OBS_DIM, (4,), 1, seed=0)
+    start = init_state(AWR, config, OBS_DIM, (4,), 1, seed=0)
     policy = jax.jit(lambda s: s.actor(jnp.eye(OBS_DIM)).logits)(fit(config, start, batches, 1500))
     weight = np.minimum(np.exp(advantage / config.beta), max_advantage)
     expected = counts * weight / (counts * weight).sum(axis=1, keepdims=True)
@@ -425,7 +429,7 @@ def test_the_continuous_policy_gets_the_weighted_mean_and_std():
     advantage = 0.3 * rng.normal(size=60)
     batches = tabular(np.eye(OBS_DIM)[state_of], action[:, None].astype(np.float32), advantage)
     config = make_config(hidden=32)
-    start = init_state(config, OBS_DIM, (), 1, seed=0)
+    start = init_state(AWR, config, OBS_DIM, (), 1, seed=0)
     policy = jax.jit(lambda s: s.actor(jnp.eye(OBS_DIM)))(fit(config, start, batches, 1500))
     weight = np.exp(advantage / config.beta)
     mean = np.array([np.average(action[state_of == s], weights=weight[state_of == s]) for s in range(OBS_DIM)])

@@ -34,7 +34,8 @@ usage: rlox COMMAND ...
 Advantage-weighted reinforcement learning.
 
 commands:
-  train ALGORITHM    learn from an environment, e.g. rlox train awr --env CartPole-v1 --total-timesteps 50000
+  train ALGORITHM    learn from an environment, e.g. rlox train awr --env CartPole-v1 --total-timesteps 50000,
+                     or from data, e.g. rlox train iql --dataset logs.npz --gradient-steps 50000
   evaluate RUN       returns of a trained policy
   play RUN           watch a trained policy, in a window or as a video
   list [presets]     the algorithms, or their presets
@@ -86,7 +87,8 @@ def _train(args: list[str]) -> None:
     from rlox.algorithms import ALGORITHMS, find_algorithm
 
     if not args or args[0] in ("-h", "--help"):
-        print("usage: rlox train ALGORITHM --env ID --total-timesteps N [OPTIONS]\n")
+        print("usage: rlox train ALGORITHM --env ID --total-timesteps N [OPTIONS]")
+        print("       rlox train ALGORITHM --dataset FILE --gradient-steps N [--env ID] [OPTIONS]\n")
         print(f"algorithms: {', '.join(ALGORITHMS)}. `rlox train {next(iter(ALGORITHMS))} --help` shows the flags.")
         return
     if args[0].startswith("-"):
@@ -118,8 +120,10 @@ def _value_of(flag: str, args: list[str]) -> str | None:
 
 def _train_command(
     *,
-    env: str,
-    total_timesteps: int,
+    env: str | None = None,
+    total_timesteps: int | None = None,
+    dataset: Path | None = None,
+    gradient_steps: int | None = None,
     preset: str | None = None,
     seed: int = 42,
     run_dir: Path | None = None,
@@ -130,11 +134,13 @@ def _train_command(
     config: Any,
     algorithm: str,
 ) -> None:
-    """Train a policy, save it to a run folder and evaluate it.
+    """Train a policy on an environment, on data, or on data first; save it to a run folder and evaluate it.
 
     Args:
-        env: Gymnasium id of the environment.
+        env: Gymnasium id of the environment, to learn from or to evaluate in.
         total_timesteps: Environment steps to learn from.
+        dataset: File of logged data to learn from.
+        gradient_steps: Gradient steps on the data, before any environment step.
         preset: Named set of settings, paper or tuned, which the other flags override (rlox list presets).
         seed: Covers networks, sampling, environments and random actions.
         run_dir: New folder for configuration, metrics and checkpoint; by default one under runs/.
@@ -147,34 +153,66 @@ def _train_command(
     """
     from rlox.trainer import Trainer
 
-    folder = run_dir or _new_run_dir(f"{algorithm}-{env.replace('/', '-')}-{seed}")
-    trainer = Trainer(algorithm, env, config=config, seed=seed, run_dir=folder)
+    for what, source, how_long, steps in (
+        ("env", env, "total-timesteps", total_timesteps),
+        ("dataset", dataset, "gradient-steps", gradient_steps),
+    ):
+        if steps is not None and source is None:
+            raise ConfigError(f"--{how_long} {steps} needs --{what} to learn from.")
+    if total_timesteps is None and gradient_steps is None:
+        raise ConfigError(
+            "Say what to learn from and how long: --env ID --total-timesteps N, or --dataset FILE --gradient-steps N, "
+            "or all four for the data first."
+        )
+    if total_timesteps is not None and dataset is not None and gradient_steps is None:
+        raise ConfigError(
+            f"--dataset {dataset} needs --gradient-steps: how long to learn from it before the environment."
+        )
+    folder = run_dir or _new_run_dir(f"{algorithm}-{(env or Path(str(dataset)).stem).replace('/', '-')}-{seed}")
+    trainer = Trainer(algorithm, env, dataset=dataset, config=config, seed=seed, run_dir=folder)
     trainer.preset = preset
-    metrics = trainer.train(
-        total_timesteps, eval_interval=eval_interval, n_eval_episodes=n_eval_episodes, log_interval=log_interval,
-        checkpoint_interval=checkpoint_interval, progress=True,
-    )  # fmt: skip
-    speed = f"{metrics['seconds']:.1f} s ({metrics['env_steps_per_second']:,.0f} steps/s)"
-    print(f"Trained {metrics['env_steps']:,} steps in {speed}.")
-    print(
-        f"Mean reward of the last {min(metrics['episodes'], 100):.0f} training episodes: {metrics['mean_reward']:.1f}"
-    )
+    settings: dict[str, Any] = {
+        "n_eval_episodes": n_eval_episodes, "log_interval": log_interval, "checkpoint_interval": checkpoint_interval,
+        "eval_interval": eval_interval, "progress": True,
+    }  # fmt: skip
+    if gradient_steps is not None:
+        metrics = trainer.train_offline(gradient_steps, **settings)
+        speed = metrics["gradient_steps"] / metrics["seconds"]
+        done = f"{metrics['gradient_steps']:,} gradient steps in {metrics['seconds']:.1f} s"
+        print(f"Learned from {dataset}: {done} ({speed:,.0f} a second).")
+    if total_timesteps is not None:
+        metrics = trainer.train(total_timesteps, **settings)
+        speed = f"{metrics['seconds']:.1f} s ({metrics['env_steps_per_second']:,.0f} steps/s)"
+        print(f"Trained {metrics['env_steps']:,} steps in {speed}.")
+        recent = min(metrics["episodes"], 100)
+        print(f"Mean reward of the last {recent:.0f} training episodes: {metrics['mean_reward']:.1f}")
+    if env is None:
+        print(f"Saved to {folder}. Its returns in an environment: rlox evaluate {folder} --env ID")
+        return
     _print_evaluation(trainer.evaluate(n_eval_episodes))
     print(f"Saved to {folder}. Watch it: rlox play {folder}")
 
 
-def _evaluate(run: RunFolder, *, n_episodes: int = 20, seed: int | None = None, deterministic: bool = True) -> None:
+def _evaluate(
+    run: RunFolder,
+    *,
+    env: str | None = None,
+    n_episodes: int = 20,
+    seed: int | None = None,
+    deterministic: bool = True,
+) -> None:
     """Run episodes with a trained policy and print their returns.
 
     Args:
         run: Folder of the run.
+        env: Gymnasium id of the environment; the run's by default.
         n_episodes: How many episodes.
         seed: Of the episodes; one that follows from the run's seed by default.
         deterministic: The policy's mode; otherwise its samples.
     """
     from rlox.trainer import Trainer
 
-    _print_evaluation(Trainer.load(run).evaluate(n_episodes, deterministic=deterministic, seed=seed))
+    _print_evaluation(Trainer.load(run, env=env).evaluate(n_episodes, deterministic=deterministic, seed=seed))
 
 
 def _play(run: RunFolder, *, video: Path | None = None, n_episodes: int = 1, seed: int | None = None) -> None:
@@ -291,11 +329,13 @@ def _wide(active: bool) -> Iterator[None]:
     before = os.environ.get("COLUMNS")
     if active:
         os.environ["COLUMNS"] = "2000"
-    yield
-    if before is None:
-        os.environ.pop("COLUMNS", None)
-    else:
-        os.environ["COLUMNS"] = before
+    try:
+        yield
+    finally:
+        if before is None:
+            os.environ.pop("COLUMNS", None)
+        else:
+            os.environ["COLUMNS"] = before
 
 
 def _first_sentence(box: str) -> str:

@@ -20,6 +20,10 @@ class InvalidStepError(RloxError):
     """An environment returned something that its spaces do not allow, or that is not finite."""
 
 
+class DatasetError(RloxError):
+    """Logged data that cannot be learned from."""
+
+
 class WorkerDiedError(RloxError):
     """A process that steps environments is gone."""
 

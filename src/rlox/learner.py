@@ -9,6 +9,7 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from rlox.core.normalizer import Normalizer
 from rlox.core.state import Transition
 from rlox.core.update import Algorithm, init_state
 from rlox.data import replay as replays
@@ -32,16 +33,17 @@ class Learner:
         config: its settings.
         envs: where to act.
         seed: covers networks, sampling, environments and random actions.
+        data: logged steps to learn from, ``(N, ...)``.
     """
 
-    def __init__(self, algorithm: Algorithm, config: Any, envs: Envs, seed: int):
+    def __init__(self, algorithm: Algorithm, config: Any, envs: Envs, seed: int, data: Transition | None = None):
         self.config = config
         self.envs = envs
         self.encoder, self.codec = envs.encoder, action_codec(envs.action_space)
         self.programs = compile_programs(algorithm, config, envs.n)
         network_seed, collector_seed = np.random.SeedSequence(seed).spawn(2)
         self.state = init_state(
-            config, self.encoder.dim, self.codec.nvec, self.codec.dim, int(network_seed.generate_state(1)[0])
+            algorithm, config, self.encoder.dim, self.codec.nvec, self.codec.dim, int(network_seed.generate_state(1)[0])
         )
         self.collector = Collector(envs, self.codec, collector_seed)
         self.replay: Replay | None = None
@@ -58,6 +60,32 @@ class Learner:
         self.env_steps = 0
         self.episodes = 0
         self.recent: deque[Episode] = deque(maxlen=100)
+        self.capacity = config.buffer_size
+        """Transitions that the replay holds."""
+        self.data: Replay | None = None
+        """Logged steps; where learning goes in rounds, the replay starts with them instead."""
+        self.has_data = data is not None
+        if data is not None:
+            self._take(data)
+
+    def _take(self, data: Transition) -> None:
+        """Make logged steps what there is to learn from, and the normaliser's statistics theirs."""
+        if self.state.normalizer is not None:
+            self.state = self.state._replace(normalizer=Normalizer.fit(data.obs))
+        if self.rows_per_round:
+            self.capacity = max(self.capacity, len(data.reward))
+            self.replay = replays.fill(data, self.capacity, self.envs.n)
+        else:
+            self.data = replays.fill(data, 0, 1)
+
+    def step_offline(self, n: int) -> None:
+        """Learn from the data alone: ``n`` updates, or a round."""
+        if self.rows_per_round:
+            self.state, self.report = self.programs.learn_round_offline(self.state, self._replay())
+        else:
+            assert self.data is not None
+            self.state, self.report = self.programs.learn_offline(self.state, self.data, n)
+        self.action = None
 
     def step(self) -> None:
         """Act, step the environments, and learn where it is time to."""
@@ -75,10 +103,16 @@ class Learner:
                 self._finish_round(learning)
         elif learning:
             self.state, self.replay, self.action, self.report = self.programs.learn(
-                self.state, self._replay(), transition, valid, self.collector.obs
+                self.state, self._replay(), self.data, self.data_share, transition, valid, self.collector.obs
             )
         else:
             self._store([(transition, valid)], 1)
+
+    @property
+    def data_share(self) -> float:
+        """Share of the minibatches that comes from the data at present."""
+        decay = self.config.data_ratio_decay
+        return self.config.data_ratio * (1.0 if decay is None else max(1 - self.env_steps / decay, 0.0))
 
     def _finish_round(self, learning: bool) -> None:
         """Learn from the whole replay, with the rollout in it."""
@@ -104,7 +138,7 @@ class Learner:
         if self.action is not None:
             action, self.action = np.asarray(self.action), None
             return action
-        if self.env_steps + 1 < self.config.learning_starts:
+        if not self.has_data and self.env_steps + 1 < self.config.learning_starts:
             return self.collector.random_action()
         state = self.state
         action, key = self.programs.act(state.actor, state.normalizer, self.collector.obs, state.key)
@@ -117,7 +151,7 @@ class Learner:
 
     def _new_replay(self) -> Replay:
         return replays.create(
-            self.config.buffer_size, self.envs.n, self.encoder.dim, self.encoder.dtype, self.codec.dim, self.codec.dtype
+            self.capacity, self.envs.n, self.encoder.dim, self.encoder.dtype, self.codec.dim, self.codec.dtype
         )
 
     def end_episodes(self) -> None:
@@ -152,7 +186,10 @@ class Learner:
         """
         self.check_finite()
         self._flush()
-        counters = {"env_steps": self.env_steps, "episodes": self.episodes, "rows_collected": self.rows_collected}
+        counters = {
+            "env_steps": self.env_steps, "episodes": self.episodes, "rows_collected": self.rows_collected,
+            "capacity": self.capacity,
+        }  # fmt: skip
         return pack(Snapshot(self.state, self.replay, counters, list(self.recent)))
 
     def restore(self, arrays: dict[str, np.ndarray[Any, Any]], info: dict[str, Any], seed: int) -> None:
@@ -161,6 +198,7 @@ class Learner:
         Raises:
             CheckpointError: it was made with another configuration.
         """
+        self.capacity = info["counters"]["capacity"]
         self.state, self.replay, counters, recent = unpack(arrays, info, self.state, self._new_replay)
         self.env_steps, self.episodes = counters["env_steps"], counters["episodes"]
         self.rows_collected = counters["rows_collected"]

@@ -44,16 +44,25 @@ class Programs(NamedTuple):
     """The policy's modes."""
     store: Callable[[Normalizer | None, Replay, Transition, ArrayLike], tuple[Normalizer | None, Replay]]
     """Normaliser and replay with ``(k, n, ...)`` more transitions; the replay given is used up."""
-    learn: Callable[[TrainState, Replay, Transition, ArrayLike, ArrayLike], tuple[TrainState, Replay, Array, Report]]
-    """All that follows a step of the environments: store, sample, update, act. State and replay given are used up."""
+    learn: Callable[
+        [TrainState, Replay, Replay | None, ArrayLike, Transition, ArrayLike, ArrayLike],
+        tuple[TrainState, Replay, Array, Report],
+    ]
+    """All that follows a step of the environments: store, sample, update, act. ``(state, replay, data, share, ...)``:
+    of the minibatches a ``share`` in expectation comes from the data. State and replay given are used up."""
     learn_round: Callable[[TrainState, Replay, Transition, ArrayLike], tuple[TrainState, Replay, Report]]
     """Store ``(k, n, ...)`` transitions, and learn from the whole replay. State and replay given are used up."""
+    learn_offline: Callable[[TrainState, Replay, ArrayLike], tuple[TrainState, Report]]
+    """So many updates from a replay as it is. The state given is used up."""
+    learn_round_offline: Callable[[TrainState, Replay], tuple[TrainState, Report]]
+    """A round from a replay as it is. The state given is used up."""
 
 
 @functools.cache
 def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs:
     """Return the programs of a configuration; trainers with the same one share them."""
-    update, round_ = make_update(algorithm, config), make_round(algorithm, config)
+    update = make_update(algorithm, config)
+    round_: Any = make_round(algorithm, config) if config.rollout_steps else None
     shape = (config.n_critic_updates, config.batch_size)
     n_updates = config.updates_per_step * n_envs
     freeze_at = config.normalize_obs_until
@@ -72,20 +81,29 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
         obs, next_obs = (normalize(normalizer, x.astype(jnp.float32)) for x in (batch.obs, batch.next_obs))
         return batch._replace(obs=obs, next_obs=next_obs)
 
-    def sample_and_update(state: TrainState, replay: Replay, key: Array) -> tuple[TrainState, Metrics]:
-        return update(state, normalized(state.normalizer, replays.sample(replay, key, shape)))
+    def sample_and_update(
+        state: TrainState, replay: Replay, key: Array, data: Replay | None = None, share: ArrayLike = 0.0
+    ) -> tuple[TrainState, Metrics]:
+        if data is None:
+            batches = replays.sample(replay, key, shape)
+        else:
+            batches = replays.sample_mixed(replay, data, share, key, shape)
+        return update(state, normalized(state.normalizer, batches))
 
     def learn(
-        state: TrainState, replay: Replay, transition: Transition, valid: ArrayLike, obs: ArrayLike
-    ) -> tuple[TrainState, Replay, Array, Report]:
+        state: TrainState, replay: Replay, data: Replay | None, share: ArrayLike,
+        transition: Transition, valid: ArrayLike, obs: ArrayLike,
+    ) -> tuple[TrainState, Replay, Array, Report]:  # fmt: skip
         rows = jax.tree.map(lambda new: jnp.asarray(new)[None], transition)
         normalizer, replay = store(state.normalizer, replay, rows, jnp.asarray(valid)[None])
         key, act_key, *keys = jax.random.split(state.key, 2 + n_updates)
         state = state._replace(key=key, normalizer=normalizer)
         if n_updates == 1:
-            state, metrics = sample_and_update(state, replay, keys[0])
+            state, metrics = sample_and_update(state, replay, keys[0], data, share)
         else:
-            state, history = lax.scan(lambda state, key: sample_and_update(state, replay, key), state, jnp.stack(keys))
+            state, history = lax.scan(
+                lambda state, key: sample_and_update(state, replay, key, data, share), state, jnp.stack(keys)
+            )
             metrics = jax.tree.map(lambda x: x[-1], history)
         return state, replay, policy(state.actor, normalizer, obs).sample(act_key), _report(metrics)
 
@@ -93,10 +111,23 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
         state: TrainState, replay: Replay, transitions: Transition, valid: ArrayLike
     ) -> tuple[TrainState, Replay, Report]:
         normalizer, replay = store(state.normalizer, replay, transitions, valid)
+        state, report = learn_round_offline(state._replace(normalizer=normalizer), replay)
+        return state, replay, report
+
+    def learn_round_offline(state: TrainState, replay: Replay) -> tuple[TrainState, Report]:
         draw = functools.partial(replays.draw, replay)
-        state = state._replace(normalizer=normalizer)
         state, metrics = round_(state, replays.flatten(replay), *replays.in_order(replay), draw)
-        return state, replay, _report(metrics)
+        return state, _report(metrics)
+
+    def learn_offline(state: TrainState, data: Replay, n: ArrayLike) -> tuple[TrainState, Report]:
+        def update_once(_: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
+            key, sample_key = jax.random.split(carry[0].key)
+            return sample_and_update(carry[0]._replace(key=key), data, sample_key)
+
+        shapes = jax.eval_shape(sample_and_update, state, data, state.key)[1]
+        nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
+        state, metrics = lax.fori_loop(0, n, update_once, (state, nothing))
+        return state, _report(metrics)
 
     def policy(actor: Actor, normalizer: Normalizer | None, obs: ArrayLike) -> Policy:
         return actor(normalize(normalizer, jnp.asarray(obs, jnp.float32)))
@@ -111,6 +142,8 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
         store=jax.jit(store, donate_argnums=1),
         learn=jax.jit(learn, donate_argnums=(0, 1)),
         learn_round=jax.jit(learn_round, donate_argnums=(0, 1)),
+        learn_offline=jax.jit(learn_offline, donate_argnums=0),
+        learn_round_offline=jax.jit(learn_round_offline, donate_argnums=0),
     )
 
 

@@ -18,8 +18,9 @@ from numpy.typing import NDArray
 from rlox.algorithms import find_algorithm
 from rlox.core.config import Config, make_config
 from rlox.core.state import TrainState
+from rlox.data.datasets import DatasetLike, make_dataset
 from rlox.data.envs import EnvLike, Envs, NoEnv, batch_of_one, make_envs
-from rlox.data.spaces import action_codec, describe, restore
+from rlox.data.spaces import action_codec, describe, interchangeable, restore
 from rlox.errors import CheckpointError, ConfigError, DivergedError
 from rlox.learner import Learner
 from rlox.presets import check_preset, has_own_preset, preset_settings
@@ -39,6 +40,8 @@ class Trainer:
     Args:
         algorithm: name of a member of ``rlox.ALGORITHMS``, in any case.
         env: an id, a ``gymnasium.Env``, a callable that makes one, or a ``VectorEnv``.
+        dataset: logged data: a file, a ``Dataset``, or a mapping of columns (see ``Dataset.from_arrays``). With an
+            environment its spaces are the data's; without one the policy is only trained offline.
         config: the algorithm's settings, as a dict or its dataclass; None for the documented defaults.
         preset: a named set of settings, which a dict given as ``config`` overrides one by one: ``"paper"`` (as the
             authors ran it), ``"tuned"`` (the best known for the environment); None for the defaults.
@@ -50,6 +53,7 @@ class Trainer:
     Raises:
         ConfigError: an unknown algorithm, environment id or setting, or a value out of range.
         SpaceError: an observation or action space that is not supported.
+        DatasetError: data that cannot be learned from, or are not the environment's.
         RunExistsError: ``run_dir`` already holds files.
     """
 
@@ -58,6 +62,7 @@ class Trainer:
         algorithm: str,
         env: EnvLike | None = None,
         *,
+        dataset: DatasetLike | None = None,
         config: Mapping[str, Any] | Config | None = None,
         preset: str | None = None,
         seed: int = 42,
@@ -74,17 +79,26 @@ class Trainer:
         self.config = make_config(member.config, self.algorithm, config)
         if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
             raise ConfigError(f"seed={seed!r} must be a whole number of at least 0.")
+        data = None if dataset is None else make_dataset(dataset)
         if env is None:
-            raise ConfigError(f"{self.algorithm} needs something to learn from: pass env=, such as env='CartPole-v1'.")
+            if data is None:
+                raise ConfigError(
+                    f"{self.algorithm} needs something to learn from: pass env=, such as env='CartPole-v1', or "
+                    "dataset=, such as dataset='logs.npz'."
+                )
+            env = NoEnv(data.observation_space, data.action_space)
         self.seed = int(seed)
         self.run_dir = Path(run_dir) if run_dir is not None else None
         if self.run_dir:
             check_new(self.run_dir)
         self.callbacks, self.logger = tuple(callbacks), logger
+        self.dataset_path = str(dataset) if isinstance(dataset, str | Path) else None
+        """File of the data, where they were given by one."""
         self._env = env
-        envs = make_envs(env, self.config.n_envs, self.config.vectorization_mode, self.seed)
+        envs = make_envs(self._env, self.config.n_envs, self.config.vectorization_mode, self.seed)
         self.observation_space, self.action_space = envs.observation_space, envs.action_space
-        self._learner = Learner(member, self.config, envs, self.seed)
+        steps = None if data is None else data.within(self.observation_space, self.action_space).transitions()
+        self._learner = Learner(member, self.config, envs, self.seed, steps)
         self._eval_envs: Envs | None = None
         self._eval_seed, predict_seed = (int(s) for s in np.random.SeedSequence([self.seed, 1]).generate_state(2))
         self._predict_key = jax.random.key(predict_seed)
@@ -140,33 +154,94 @@ class Trainer:
             InvalidStepError: the environment returned something that is not finite or has a wrong shape.
             DivergedError: a loss or a parameter is no longer finite.
         """
+        _check_positive(total_timesteps=total_timesteps)
+        learner = self._learner
+        every = {"log": log_interval, "save": checkpoint_interval, "eval": eval_interval}
+        return self._loop(
+            lambda _: learner.step(), lambda: learner.env_steps, total_timesteps, every, n_eval_episodes, progress
+        )
+
+    def train_offline(
+        self,
+        gradient_steps: int,
+        *,
+        eval_interval: int | None = None,
+        n_eval_episodes: int = 10,
+        log_interval: int = 1000,
+        checkpoint_interval: int = 100_000,
+        progress: bool | None = None,
+    ) -> dict[str, float]:
+        """Learn from the data alone; a second call goes on where the first ended, and so does ``train``.
+
+        Args:
+            gradient_steps: actor steps; where learning goes in rounds, rounded up to whole ones.
+            eval_interval: gradient steps between evaluations in the environment; None for none.
+            n_eval_episodes: episodes of such an evaluation.
+            log_interval: gradient steps between records of metrics, and between calls of callbacks and logger.
+            checkpoint_interval: gradient steps between checkpoints, where there is a run folder.
+            progress: a live line (plain lines where there is no terminal); None shows it on a terminal only.
+
+        Returns:
+            As ``train`` does.
+
+        Raises:
+            ConfigError: a number below 1; no data; an evaluation without an environment.
+            DivergedError: a loss or a parameter is no longer finite.
+        """
+        _check_positive(gradient_steps=gradient_steps)
+        learner = self._learner
+        if not learner.has_data:
+            raise ConfigError(
+                "train_offline learns from data: pass Trainer(..., dataset=), such as dataset='logs.npz'."
+            )
+        if eval_interval is not None and isinstance(self._env, NoEnv):
+            raise ConfigError(
+                "eval_interval needs an environment to evaluate in: pass Trainer(..., env=), or leave it out."
+            )
+        every = {"log": log_interval, "save": checkpoint_interval, "eval": eval_interval}
+        return self._loop(
+            learner.step_offline, lambda: self.gradient_steps, gradient_steps, every, n_eval_episodes, progress
+        )
+
+    def _loop(
+        self,
+        advance: Callable[[int], None],
+        position: Callable[[], int],
+        total: int,
+        intervals: dict[str, int | None],
+        n_eval_episodes: int,
+        progress: bool | None,
+    ) -> dict[str, float]:
+        """Advance until ``position`` is ``total`` further; ``advance`` is told how far it is to what is due next."""
         _check_positive(
-            total_timesteps=total_timesteps, n_eval_episodes=n_eval_episodes, log_interval=log_interval,
-            checkpoint_interval=checkpoint_interval, eval_interval=1 if eval_interval is None else eval_interval,
+            n_eval_episodes=n_eval_episodes, log_interval=intervals["log"], checkpoint_interval=intervals["save"],
+            eval_interval=1 if intervals["eval"] is None else intervals["eval"],
         )  # fmt: skip
         learner = self._learner
-        begin, updates_before, started = self.env_steps, self.gradient_steps, time.perf_counter()
-        end = begin + total_timesteps
-        every = {"log": log_interval, "save": checkpoint_interval, "eval": eval_interval or math.inf}
+        steps_before, updates_before, started = self.env_steps, self.gradient_steps, time.perf_counter()
+        begin = position()
+        end = begin + total
+        every = {what: interval or math.inf for what, interval in intervals.items()}
         due = {what: begin + interval for what, interval in every.items()}
         with contextlib.ExitStack() as stack:
             sinks = [stack.enter_context(RunLog(self.run_dir, self._describe()))] if self.run_dir else []
             sinks += [self.logger] if self.logger else []
-            bar = stack.enter_context(Progress(total_timesteps, progress))
+            bar = stack.enter_context(Progress(total, progress))
             stack.push(self._save_on_error)
-            while learner.env_steps < end:
-                learner.step()
-                if learner.env_steps < min(end, *due.values()):
+            while (at := position()) < end:
+                upcoming = min(end, *due.values())
+                advance(int(upcoming - at))
+                if (at := position()) < upcoming:
                     continue
-                now = {what for what, at in due.items() if learner.env_steps >= at}
-                due |= {what: learner.env_steps + every[what] for what in now}
+                now = {what for what, when in due.items() if at >= when}
+                due |= {what: at + every[what] for what in now}
                 learner.check_finite()
                 if "eval" in now:
                     self._last |= {f"eval/{k}": v for k, v in self.evaluate(n_eval_episodes).items()}
-                metrics = self._fetch_metrics(begin, updates_before, time.perf_counter() - started)
+                metrics = self._fetch_metrics(steps_before, updates_before, time.perf_counter() - started)
                 for sink in sinks:
                     sink(metrics)
-                bar.update(learner.env_steps - begin, metrics)
+                bar.update(at - begin, metrics)
                 if "save" in now and self.run_dir:
                     self.save(self.run_dir)
                 if False in [callback(self, metrics) for callback in self.callbacks]:
@@ -180,7 +255,7 @@ class Trainer:
             "env_steps": self.env_steps,
             "gradient_steps": self.gradient_steps,
             "seconds": seconds,
-            "env_steps_per_second": (self.env_steps - begin) / seconds,
+            "env_steps_per_second": (self.env_steps - steps_before) / seconds,
             **self._last,
         }
 
@@ -283,6 +358,7 @@ class Trainer:
         path: str | Path,
         *,
         env: EnvLike | None = None,
+        dataset: DatasetLike | None = None,
         callbacks: Iterable[Callback] = (),
         logger: Logger | None = None,
         run_dir: str | Path | None = None,
@@ -293,6 +369,8 @@ class Trainer:
             path: folder that ``save`` or a run wrote, or the file in it.
             env: where to go on; None makes the environment of the same id, if it was given by id, and otherwise
                 leaves a trainer that only predicts.
+            dataset: what to learn from offline; None opens the same file, if the data were given by one that is still
+                there.
             callbacks: as in ``Trainer``.
             logger: as in ``Trainer``.
             run_dir: as in ``Trainer``; the loaded run's own folder is continued.
@@ -304,13 +382,17 @@ class Trainer:
         arrays, info = checkpoint.load(path)
         spaces = restore(info["observation_space"]), restore(info["action_space"])
         env = info["env"] if env is None else env
+        if dataset is None and info["dataset"] and Path(info["dataset"]).exists():
+            dataset = info["dataset"]
         trainer = cls(
-            info["algorithm"], NoEnv(*spaces) if env is None else env, config=info["config"], seed=info["seed"],
-            callbacks=callbacks, logger=logger,
+            info["algorithm"], NoEnv(*spaces) if env is None else env, dataset=dataset, config=info["config"],
+            seed=info["seed"], callbacks=callbacks, logger=logger,
         )  # fmt: skip
         trainer.preset = info["preset"]
-        for saved, found in zip(spaces, (trainer.observation_space, trainer.action_space), strict=True):
-            if saved != found:
+        found_spaces = trainer.observation_space, trainer.action_space
+        alike = interchangeable(spaces[0], found_spaces[0]), spaces[1] == found_spaces[1]
+        for fits, saved, found in zip(alike, spaces, found_spaces, strict=True):
+            if not fits:
                 raise CheckpointError(
                     f"Checkpoint '{path}' was made for the space {saved}, but the environment has {found}: "
                     "load it with the environment that it was trained in."
@@ -328,6 +410,7 @@ class Trainer:
         return {
             "algorithm": self.algorithm,
             "env": self.env_id,
+            "dataset": self.dataset_path,
             "preset": self.preset,
             "config": dataclasses.asdict(self.config),
             "seed": self.seed,
@@ -356,7 +439,7 @@ def with_preset(
     return {**preset_settings(algorithm, preset, env_id, discrete), **(config or {})}
 
 
-def _check_positive(**numbers: int) -> None:
+def _check_positive(**numbers: int | None) -> None:
     for name, number in numbers.items():
         if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
             raise ConfigError(f"{name}={number!r} must be a whole number of at least 1.")

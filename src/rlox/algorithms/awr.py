@@ -3,14 +3,13 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable
 
-import jax.numpy as jnp
-from jaxtyping import Array, Bool, Float
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlox.core.config import Config, setting
 from rlox.core.networks import Critic
-from rlox.core.state import Transition
+from rlox.core.returns import expectile_loss
+from rlox.core.state import Networks, Transition
 from rlox.core.weights import exponential_weight, whiten
 from rlox.errors import ConfigError
 
@@ -64,26 +63,31 @@ class AWRConfig(Config):
             )
 
 
-def value_target(config: AWRConfig, target_critic: Critic, batch: Transition) -> Float[Array, " B"]:
+def value_target(config: AWRConfig, networks: Networks, batch: Transition, key: PRNGKeyArray) -> Float[Array, " B"]:
     """Return ``r + gamma (1 - terminated) V(s')``; truncated steps bootstrap."""
-    return batch.reward + config.gamma * (1.0 - batch.terminated) * target_critic(batch.next_obs)
+    return batch.reward + config.gamma * (1.0 - batch.terminated) * networks.target_critic(batch.next_obs)
 
 
-def critic_loss(config: AWRConfig, critic: Critic, batch: Transition, target: Float[Array, " B"]) -> Float[Array, ""]:
+def predict(critic: Critic, batch: Transition) -> Float[Array, " B"]:
+    """Return ``V(s)``."""
+    return critic(batch.obs)
+
+
+def critic_loss(config: AWRConfig, target: Float[Array, " B"], predicted: Float[Array, " B"]) -> Float[Array, ""]:
     """Return the mean of ``2 |expectile - 1[u < 0]| u^2``, ``u = (target - V) / value_scale``; at one half, ``u^2``."""
-    error = (target - critic(batch.obs)) / config.value_scale
-    return (2.0 * jnp.abs(config.expectile - (error < 0)) * error**2).mean()
+    return expectile_loss((target - predicted) / config.value_scale, config.expectile)
 
 
 def advantage(
     config: AWRConfig,
-    critic: Callable[[Array], Array],
+    networks: Networks,
     batch: Transition,
     target: Float[Array, " B"],
+    key: PRNGKeyArray,
     where: Bool[Array, " B"] | None = None,
 ) -> Float[Array, " B"]:
     """Return ``target - V(s)`` under the critic after its step, whitened (over the samples ``where``) where asked."""
-    difference = target - critic(batch.obs)
+    difference = target - networks.critic(batch.obs)
     return whiten(difference, where) if config.normalize_advantage else difference
 
 

@@ -39,12 +39,20 @@ _HOLDS = {
 class Config:
     """Settings that every member of the family has."""
 
+    # What only some members have a setting for; in the others it is this.
+    n_critic_updates = 1
+    tau = 1.0
+    max_advantage = math.inf
+    rollout_steps = None
+
     learning_rate: float = setting(3e-4, above=0)
     """Step size of actor and critic."""
     actor_learning_rate: float | None = setting(None, above=0)
     """Step size of the actor, where it differs."""
     critic_learning_rate: float | None = setting(None, above=0)
     """Step size of the critic, where it differs."""
+    actor_decay_steps: int | None = setting(None, at_least=1)
+    """Gradient steps in which the actor's step size falls to 0 along a cosine; None keeps it."""
     optimizer: Literal["adam", "sgd"] = setting("adam")
     """Adam, or gradient descent with momentum."""
     momentum: float = setting(0.9, at_least=0, below=1)
@@ -73,6 +81,10 @@ class Config:
     """Environment steps after which that normaliser is frozen; None never freezes it."""
     value_scale: float = setting(1.0, above=0)
     """Unit of the critic's network: it predicts V / value_scale, and its loss is taken of that."""
+    data_ratio: float = setting(0.5, at_least=0, at_most=1)
+    """Learning from an environment after data: share of the minibatches that comes from the data."""
+    data_ratio_decay: int | None = setting(None, at_least=1)
+    """Environment steps in which that share falls linearly to 0; None keeps it."""
     learning_starts: int = setting(1000, at_least=0)
     """Environment steps with random actions before the first update."""
     updates_per_step: int = setting(1, at_least=1)
@@ -93,6 +105,8 @@ class Config:
     """Discrete actions: weight of a penalty on large logits (half their squares)."""
     learn_std: bool = setting(True)
     """Continuous actions: learn the standard deviation; otherwise it stays `initial_std`."""
+    state_dependent_std: bool = setting(False)
+    """Continuous actions: learn the standard deviation as a function of the observation."""
     initial_std: float = setting(1.0, above=0)
     """Continuous actions: the policy's first standard deviation, in units of half the action range."""
     min_std: float = setting(0.05, above=0)

@@ -9,8 +9,26 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
+from numpy.typing import NDArray
 
+from rlox.errors import ConfigError
+
+MAX_JOINT_ACTIONS = 4096
 _NEVER = -1e30  # logit of a choice that does not exist; finite, so that p log p is 0 and not nan
+
+
+def joint_actions(nvec: tuple[int, ...]) -> NDArray[np.int32]:
+    """Return all combinations of the components' choices, ``(M, K)``, the last component changing fastest.
+
+    Raises:
+        ConfigError: more than 4,096, over which sums would not be exact at a bearable price.
+    """
+    if math.prod(nvec) > MAX_JOINT_ACTIONS:
+        raise ConfigError(
+            f"The action space has {math.prod(nvec):,} joint actions, but a Q function has an output for each, at most "
+            f"{MAX_JOINT_ACTIONS:,}: use awr, marwil or bc, which need none."
+        )
+    return np.stack(np.unravel_index(np.arange(math.prod(nvec)), nvec), axis=1).astype(np.int32)
 
 
 class Categorical(eqx.Module):
@@ -50,6 +68,13 @@ class Categorical(eqx.Module):
         """Return a random action."""
         return jax.random.categorical(key, self._log_probs()).astype(jnp.int32)
 
+    def support(self, key: PRNGKeyArray, n_samples: int) -> tuple[Int[Array, "M B K"], Float[Array, "M B"]]:
+        """Return every joint action and its probability, so that expectations are exact sums."""
+        actions = joint_actions(self.nvec)
+        log_probs = self._log_probs()
+        chosen = log_probs[:, np.arange(len(self.nvec)), actions].sum(axis=-1)
+        return jnp.broadcast_to(jnp.asarray(actions)[:, None], (len(actions), *log_probs.shape[:2])), jnp.exp(chosen.T)
+
     def penalty(self, bound_coef: float, logit_coef: float) -> Float[Array, " B"]:
         """Return ``logit_coef`` times half the squared logits; choices have no bounds."""
         return 0.5 * logit_coef * (self.logits**2).sum(axis=-1)
@@ -62,7 +87,7 @@ class Gaussian(eqx.Module):
     """A diagonal Gaussian, neither squashed nor clipped, in units of half the action range around its centre."""
 
     mean: Float[Array, "B action_dim"]
-    std: Float[Array, " action_dim"]
+    std: Float[Array, "*B action_dim"]
 
     def log_prob(self, action: Float[Array, "B action_dim"]) -> Float[Array, " B"]:
         """Return the log-density of ``action``."""
@@ -71,7 +96,7 @@ class Gaussian(eqx.Module):
 
     def entropy(self) -> Float[Array, " B"]:
         """Return the differential entropy in nats."""
-        per_state = (jnp.log(self.std) + 0.5 * math.log(2 * math.pi * math.e)).sum()
+        per_state = (jnp.log(self.std) + 0.5 * math.log(2 * math.pi * math.e)).sum(axis=-1)
         return jnp.broadcast_to(per_state, self.mean.shape[:1])
 
     def mode(self) -> Float[Array, "B action_dim"]:
@@ -81,6 +106,11 @@ class Gaussian(eqx.Module):
     def sample(self, key: PRNGKeyArray) -> Float[Array, "B action_dim"]:
         """Return a random action."""
         return self.mean + self.std * jax.random.normal(key, self.mean.shape)
+
+    def support(self, key: PRNGKeyArray, n_samples: int) -> tuple[Float[Array, "M B K"], Float[Array, "M B"]]:
+        """Return ``n_samples`` actions, each of probability ``1 / n_samples``."""
+        noise = jax.random.normal(key, (n_samples, *self.mean.shape))
+        return self.mean + self.std * noise, jnp.full((n_samples, self.mean.shape[0]), 1 / n_samples)
 
     def penalty(self, bound_coef: float, logit_coef: float) -> Float[Array, " B"]:
         """Return ``bound_coef`` times half the squared excess of the mean over the action range, [-1, 1] here."""

@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float
 from numpy.typing import NDArray
 
-from rlox.core.distributions import Categorical, Gaussian
+from rlox.core.distributions import Categorical, Gaussian, joint_actions
 
 
 @jax.custom_vjp
@@ -111,13 +111,45 @@ def _glorot(rng: np.random.Generator, n_in: int, n_out: int) -> _Layer:
     return rng.uniform(-limit, limit, (n_in, n_out)), np.zeros(n_out)
 
 
+class QFunction(eqx.Module):
+    """Q(s, a), an ensemble: perceptrons of observation and action, or with discrete actions an output for each.
+
+    Continuous actions are clipped to the range before, as they are where they are taken.
+    """
+
+    networks: tuple[MLP, ...]
+    nvec: tuple[int, ...] = eqx.field(static=True)
+    scale: float = eqx.field(static=True)
+
+    def __init__(self, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator):
+        n_in, n_out = (obs_dim, len(joint_actions(nvec))) if nvec else (obs_dim + action_dim, 1)
+        sizes = (n_in, *(config.critic_hidden_sizes or config.widths), n_out)
+        self.networks = tuple(
+            MLP(sizes, init=config.network_init, output_scale=None, layer_norm=config.layer_norm, rng=rng)
+            for _ in range(config.n_critics)
+        )
+        self.nvec, self.scale = nvec, config.value_scale
+
+    def __call__(self, obs: Float[Array, "B obs_dim"], action: Array) -> Float[Array, "E *lead B"]:
+        """Return each member's value of actions ``(*lead, B, action_dim)``, several of them in each observation."""
+        if self.nvec:
+            place = jnp.ravel_multi_index(tuple(jnp.moveaxis(action, -1, 0)), self.nvec, mode="clip")
+            outputs = [network(obs) for network in self.networks]
+            values = [out[jnp.arange(len(obs)), place] for out in outputs]
+        else:
+            lead = action.shape[:-1]
+            inputs = jnp.concatenate([jnp.broadcast_to(obs, (*lead, obs.shape[-1])), jnp.clip(action, -1, 1)], axis=-1)
+            values = [network(inputs.reshape(-1, inputs.shape[-1])).reshape(lead) for network in self.networks]
+        return self.scale * jnp.stack(values)
+
+
 class Critic(eqx.Module):
     """V(s): a perceptron whose output is a value in units of ``scale``."""
 
     network: MLP
     scale: float = eqx.field(static=True)
 
-    def __init__(self, config: Any, obs_dim: int, rng: np.random.Generator):
+    def __init__(self, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator):
         sizes = (obs_dim, *(config.critic_hidden_sizes or config.widths), 1)
         self.network = MLP(sizes, init=config.network_init, output_scale=None, layer_norm=config.layer_norm, rng=rng)
         self.scale = config.value_scale
@@ -137,9 +169,13 @@ class Actor(eqx.Module):
     """Discrete actions: the number of choices of each component; empty for continuous ones."""
     min_std: float = eqx.field(static=True)
     """The std's floor; the std itself where it is not learned."""
+    state_std: bool = eqx.field(static=True)
+    """Whether the network puts out a logarithm, relative to `log_std`, for each state."""
 
     def __init__(self, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator):
-        sizes = (obs_dim, *(config.actor_hidden_sizes or config.widths), sum(nvec) if nvec else action_dim)
+        self.state_std = not nvec and config.learn_std and config.state_dependent_std
+        n_out = sum(nvec) if nvec else action_dim * (1 + self.state_std)
+        sizes = (obs_dim, *(config.actor_hidden_sizes or config.widths), n_out)
         self.network = MLP(
             sizes, init=config.network_init, output_scale=config.actor_output_scale, layer_norm=config.layer_norm,
             rng=rng,
@@ -154,5 +190,7 @@ class Actor(eqx.Module):
         out = self.network(obs)
         if self.nvec:
             return Categorical(out, self.nvec)
-        std = jnp.full(out.shape[1], self.min_std)
-        return Gaussian(out, std if self.log_std is None else std + jnp.exp(self.log_std))
+        if self.log_std is None:
+            return Gaussian(out, jnp.full(out.shape[1], self.min_std))
+        mean, relative = jnp.split(out, 2, axis=1) if self.state_std else (out, 0.0)
+        return Gaussian(mean, self.min_std + jnp.exp(self.log_std + relative))

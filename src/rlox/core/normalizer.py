@@ -2,9 +2,13 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import equinox as eqx
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float
+from numpy.typing import NDArray
 
 _MIN_STD = 0.02
 
@@ -22,6 +26,13 @@ class Normalizer(eqx.Module):
     def create(cls, obs_dim: int) -> Normalizer:
         """Return one that has seen nothing, and changes nothing."""
         return cls(jnp.zeros(()), jnp.zeros(obs_dim), jnp.zeros(obs_dim))
+
+    @classmethod
+    def fit(cls, obs: NDArray[Any]) -> Normalizer:
+        """Return one that has seen ``(N, obs_dim)`` observations."""
+        mean = obs.mean(axis=0, dtype=np.float64)
+        m2 = sum(((chunk - mean) ** 2).sum(axis=0) for chunk in np.array_split(obs, -(-len(obs) // 65536)))
+        return cls(*(jnp.asarray(x, jnp.float32) for x in (len(obs), mean, m2)))
 
     def update(self, obs: Float[Array, "N obs_dim"], valid: Bool[Array, " N"]) -> Normalizer:
         """Return one that has seen ``obs`` too, where ``valid`` (Chan, Golub, LeVeque 1979)."""

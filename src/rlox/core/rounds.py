@@ -66,7 +66,8 @@ def make_round(algorithm: Algorithm, config: Any) -> Round:
         state, critic_loss = lax.scan(critic_step, state, draw(critic_key, critic_shape))
         target, value = label(state.critic)
         # The values of all the steps are known already.
-        advantage = algorithm.advantage(config, lambda _: value, steps, target, stored)
+        networks = state.networks()._replace(critic=lambda _: value)
+        advantage = algorithm.advantage(config, networks, steps, target, actor_key, stored)
         weight = lax.stop_gradient(algorithm.weight(config, advantage))
         index = draw(actor_key, actor_shape)
         state, actor_loss = lax.scan(actor_step, state, index)

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import optax
 from jaxtyping import Array, Int, PRNGKeyArray
 
-from rlox.core.networks import Actor, Critic
+from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
 
 
@@ -31,12 +31,23 @@ class Transition(NamedTuple):
     """``(...)`` bool: the episode was cut from outside; its value is bootstrapped."""
 
 
+class Networks(NamedTuple):
+    """What a member's functions see of a state."""
+
+    actor: Actor
+    critic: Any
+    """The member's critic: V, Q, both, or None."""
+    target_critic: Any
+    """Polyak copy of the critic; the critic itself where it is its own target."""
+
+
 class TrainState(NamedTuple):
     """All that an update changes. A checkpoint is this value."""
 
     actor: Actor
-    critic: Critic
-    target_critic: Critic | None
+    critic: Any
+    """The member's critic; None where it has none."""
+    target_critic: Any
     """Polyak copy of the critic; None where ``tau`` is 1 and the critic is its own target."""
     actor_opt: optax.OptState
     critic_opt: optax.OptState
@@ -47,3 +58,7 @@ class TrainState(NamedTuple):
     """Actor steps so far."""
     diverged_at: Int[Array, ""]
     """The first gradient step with a loss that is not finite; -1 while there is none."""
+
+    def networks(self) -> Networks:
+        """Return the networks, the critic in the place of its own target where it has no other."""
+        return Networks(self.actor, self.critic, self.critic if self.target_critic is None else self.target_critic)

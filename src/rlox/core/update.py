@@ -15,24 +15,31 @@ from jaxtyping import Array, Float
 
 from rlox.core.config import Config
 from rlox.core.distributions import Policy
-from rlox.core.networks import Actor, Critic
+from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
 from rlox.core.state import TrainState, Transition
 from rlox.core.weights import effective_sample_size
 
 Metrics = dict[str, Array]
 
+# Set apart the random numbers of an update from each other, and from the splits of the same key.
+_TARGET, _ADVANTAGE = 2**31 - 1, 2**31 - 2
+
 
 class Algorithm(NamedTuple):
     """A member of the family: its settings and the holes that it fills in the update."""
 
     config: type[Config]
-    value_target: Callable[..., Array]
-    """``(config, target_critic, batch) -> (B,)``."""
+    critic: Callable[..., Any]
+    """``(config, obs_dim, nvec, action_dim, rng) -> critic``; None for a member without one."""
+    value_target: Callable[..., Any]
+    """``(config, networks, batch, key) -> (B,)``, or a tuple of such; taken without gradient."""
+    predict: Callable[..., Any]
+    """``(critic, batch) -> (B,)``, or a tuple of such: what stands against the target; ensembles lead."""
     critic_loss: Callable[..., Array]
-    """``(config, critic, batch, target) -> ()``."""
+    """``(config, target, predicted) -> ()``."""
     advantage: Callable[..., Array]
-    """``(config, critic, batch, target, where=None) -> (B,)``; statistics are taken of the samples ``where``."""
+    """``(config, networks, batch, target, key, where=None) -> (B,)``, its statistics of the samples ``where``."""
     weight: Callable[..., Array]
     """``(config, advantage) -> (B,)``."""
 
@@ -40,15 +47,18 @@ class Algorithm(NamedTuple):
 class Steps(NamedTuple):
     """One gradient step of each network."""
 
-    critic: Callable[[TrainState, Transition, Array], tuple[TrainState, Array]]
+    critic: Callable[[TrainState, Transition, Any], tuple[TrainState, Array]]
     """``(state, batch, value_target) -> (state, loss)``; the target critic follows."""
     actor: Callable[[TrainState, Transition, Array], tuple[TrainState, tuple[Array, Policy]]]
     """``(state, batch, weight) -> (state, (loss, policy))``, the policy as it was before the step."""
 
 
-def make_optimizer(config: Any, learning_rate: float | None) -> optax.GradientTransformation:
+def make_optimizer(
+    config: Any, learning_rate: float | None, decay_steps: int | None = None
+) -> optax.GradientTransformation:
     """Return Adam, or gradient descent with momentum, behind a clip of the global gradient norm where one is set."""
     rate = config.learning_rate if learning_rate is None else learning_rate
+    rate = rate if decay_steps is None else optax.cosine_decay_schedule(rate, decay_steps)
     rule = optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, config.momentum)
     if config.max_grad_norm is None:
         return optax.flatten(rule)
@@ -57,7 +67,7 @@ def make_optimizer(config: Any, learning_rate: float | None) -> optax.GradientTr
 
 def actor_optimizer(config: Any) -> optax.GradientTransformation:
     """Return the actor's optimiser."""
-    return make_optimizer(config, config.actor_learning_rate)
+    return make_optimizer(config, config.actor_learning_rate, config.actor_decay_steps)
 
 
 def critic_optimizer(config: Any) -> optax.GradientTransformation:
@@ -65,11 +75,14 @@ def critic_optimizer(config: Any) -> optax.GradientTransformation:
     return make_optimizer(config, config.critic_learning_rate)
 
 
-def init_state(config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, seed: int) -> TrainState:
+def init_state(
+    algorithm: Algorithm, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, seed: int
+) -> TrainState:
     """Return a fresh state.
 
     Args:
-        config: the member's settings.
+        algorithm: the member.
+        config: its settings.
         obs_dim: width of an encoded observation.
         nvec: number of choices of each discrete action component; empty for continuous actions.
         action_dim: number of action components.
@@ -77,14 +90,14 @@ def init_state(config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int
     """
     rng = np.random.default_rng(seed)
     actor = Actor(config, obs_dim, nvec, action_dim, rng)
-    critic = Critic(config, obs_dim, rng)
+    critic = algorithm.critic(config, obs_dim, nvec, action_dim, rng)
     optimizers: Any = actor_optimizer(config), critic_optimizer(config)
     return TrainState(
         actor=actor,
         critic=critic,
-        target_critic=jax.tree.map(jnp.copy, critic) if config.tau < 1 else None,
+        target_critic=jax.tree.map(jnp.copy, critic) if config.tau < 1 and critic is not None else None,
         actor_opt=optimizers[0].init(actor),
-        critic_opt=optimizers[1].init(critic),
+        critic_opt=() if critic is None else optimizers[1].init(critic),
         normalizer=Normalizer.create(obs_dim) if config.normalize_obs else None,
         key=jax.random.key(int(rng.integers(2**32))),
         gradient_steps=jnp.zeros((), jnp.int32),
@@ -104,10 +117,11 @@ def make_steps(algorithm: Algorithm, config: Any) -> Steps:
     """
     optimizers = actor_optimizer(config), critic_optimizer(config)
 
-    def critic_step(state: TrainState, batch: Transition, target: Array) -> tuple[TrainState, Array]:
-        loss, grads = jax.value_and_grad(lambda critic: algorithm.critic_loss(config, critic, batch, target))(
-            state.critic
-        )
+    def critic_step(state: TrainState, batch: Transition, target: Any) -> tuple[TrainState, Array]:
+        def critic_loss(critic: Any) -> Array:
+            return algorithm.critic_loss(config, target, algorithm.predict(critic, batch))
+
+        loss, grads = jax.value_and_grad(critic_loss)(state.critic)
         updates, critic_opt = optimizers[1].update(grads, state.critic_opt)
         critic = eqx.apply_updates(state.critic, updates)
         target_critic = state.target_critic
@@ -141,17 +155,22 @@ def make_steps(algorithm: Algorithm, config: Any) -> Steps:
 def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Transition], tuple[TrainState, Metrics]]:
     """Return ``update(state, batches) -> (state, metrics)``; ``batches`` leads with ``(n_critic_updates, B)``.
 
-    Each batch moves the critic once. The last one then gives the advantages, under the critic as it is after
-    its step, and moves the actor.
+    Each batch moves the critic, if there is one, once. The last one then gives the advantages, under the critic as it
+    is after its step, and moves the actor.
     """
     steps = make_steps(algorithm, config)
 
-    def critic_step(state: TrainState, batch: Transition) -> tuple[TrainState, tuple[Array, Array]]:
-        bootstrap = state.critic if state.target_critic is None else state.target_critic
-        target = lax.stop_gradient(algorithm.value_target(config, bootstrap, batch))
-        check_per_sample(batch, value_target=target)
+    def critic_step(state: TrainState, batch: Transition) -> tuple[TrainState, tuple[Array, Any]]:
+        target = lax.stop_gradient(algorithm.value_target(config, state.networks(), batch, target_key(state)))
+        for value_target in jax.tree.leaves(target):
+            check_per_sample(batch, value_target=value_target)
+        if state.critic is None:
+            return state, (jnp.zeros(()), target)
         state, loss = steps.critic(state, batch, target)
         return state, (loss, target)
+
+    def target_key(state: TrainState) -> Array:
+        return jax.random.fold_in(state.key, _TARGET)
 
     def update(state: TrainState, batches: Transition) -> tuple[TrainState, Metrics]:
         first = jax.tree.map(lambda column: column[0], batches)
@@ -161,16 +180,15 @@ def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Tran
         else:
             state, history = lax.scan(critic_step, state, batches)
             critic_loss, target = jax.tree.map(lambda x: x[-1], history)
-        critic: Critic = state.critic
-        advantage = algorithm.advantage(config, critic, batch, target)
+        networks = state.networks()
+        advantage = algorithm.advantage(config, networks, batch, target, jax.random.fold_in(state.key, _ADVANTAGE))
         weight = algorithm.weight(config, advantage)
         check_per_sample(batch, advantage=advantage)
         state, (actor_loss, policy) = steps.actor(state, batch, weight)
         state = mark_divergence(state, actor_loss + critic_loss)
         return state, {
             "actor/loss": actor_loss,
-            "critic/loss": critic_loss,
-            "critic/explained_variance": explained_variance(target, critic(batch.obs)),
+            **describe_critic(algorithm, networks.critic, batch, target, critic_loss),
             **describe_weights(config, advantage, weight),
             "policy/entropy": policy.entropy().mean(),
             **policy.metrics(),
@@ -183,6 +201,15 @@ def mark_divergence(state: TrainState, loss: Float[Array, ""]) -> TrainState:
     """Return the state with the first gradient step whose loss is not finite noted."""
     failed = ~jnp.isfinite(loss) & (state.diverged_at < 0)
     return state._replace(diverged_at=jnp.where(failed, state.gradient_steps, state.diverged_at))
+
+
+def describe_critic(algorithm: Algorithm, critic: Any, batch: Transition, target: Any, loss: Array) -> Metrics:
+    """Return the critic's metrics; of several predictions the first one's."""
+    if critic is None:
+        return {}
+    first, predicted = (jax.tree.leaves(x)[0] for x in (target, algorithm.predict(critic, batch)))
+    mean = predicted.reshape(-1, len(first)).mean(axis=0)
+    return {"critic/loss": loss, "critic/explained_variance": explained_variance(first, mean)}
 
 
 def explained_variance(target: Array, predicted: Array, where: Array | None = None) -> Float[Array, ""]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float
 
@@ -12,6 +13,11 @@ def exponential_weight(advantage: Float[Array, " B"], beta: float, max_advantage
     An advantage so large that its exponential overflows is clamped like any other.
     """
     return jnp.minimum(jnp.exp(advantage / beta), max_advantage)
+
+
+def softmax_weight(advantage: Float[Array, " B"], beta: float) -> Float[Array, " B"]:
+    """Return ``B softmax(A / beta)`` over the batch, of mean 1 (Nair et al. 2020, the authors' code)."""
+    return advantage.size * jax.nn.softmax(advantage / beta)
 
 
 def whiten(advantage: Float[Array, " B"], where: Bool[Array, " B"] | None = None) -> Float[Array, " B"]:

@@ -144,7 +144,9 @@ class NoEnv(gym.Env[Any, Any]):
         self.observation_space, self.action_space = observation_space, action_space
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        raise ConfigError("This policy was loaded without an environment: Trainer.load(path, env=...) gives it one.")
+        raise ConfigError(
+            "There is no environment here to act in: give one by Trainer(..., env=) or Trainer.load(path, env=)."
+        )
 
 
 def batch_of_one(obs: Any) -> Any:

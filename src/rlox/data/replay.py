@@ -7,7 +7,9 @@ from typing import Any, NamedTuple
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
+from numpy.typing import NDArray
 
 from rlox.core.state import Transition
 
@@ -37,6 +39,25 @@ def create(
         truncated=jnp.zeros(lead, bool),
     )
     return Replay(columns, jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32))
+
+
+def fill(transitions: Transition, capacity: int, n: int) -> Replay:
+    """Return a replay of ``n`` streams that holds ``(N, ...)`` transitions, at most its capacity.
+
+    Each stream takes an equal stretch of them in order; where a stretch ends, its episode is cut.
+    """
+    total = len(transitions.reward)
+    rows = -(-max(capacity, total) // n)
+    taken = -(-total // n)
+    places = np.minimum(np.arange(taken)[:, None] + taken * np.arange(n), total - 1)
+    size = np.clip(total - taken * np.arange(n), 0, taken).astype(np.int32)
+
+    def column(values: NDArray[Any]) -> Array:
+        padding = [(0, rows - taken)] + [(0, 0)] * values.ndim
+        return jnp.asarray(np.pad(values[places], padding))
+
+    columns = Transition(*map(column, transitions))
+    return cut(Replay(columns, jnp.asarray(size % rows), jnp.asarray(size)))
 
 
 def write(replay: Replay, transition: Transition, valid: Bool[Array, " n"]) -> Replay:
@@ -79,6 +100,19 @@ def sample(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Transit
     index = draw(replay, key, shape)
     batch = jax.tree.map(lambda column: column.at[index].get(mode="promise_in_bounds"), flatten(replay))
     return batch._replace(obs=batch.obs.astype(jnp.float32), next_obs=batch.next_obs.astype(jnp.float32))
+
+
+def sample_mixed(
+    replay: Replay, data: Replay, share: ArrayLike, key: PRNGKeyArray, shape: tuple[int, ...]
+) -> Transition:
+    """Return transitions each of which is from ``data`` with probability ``share``, and otherwise from ``replay``."""
+    pick, *keys = jax.random.split(key, 3)
+    logged = jax.random.uniform(pick, shape) < share
+
+    def mix(seen: Array, known: Array) -> Array:
+        return jnp.where(logged.reshape(*shape, *[1] * (seen.ndim - len(shape))), known, seen)
+
+    return jax.tree.map(mix, sample(replay, keys[0], shape), sample(data, keys[1], shape))
 
 
 def draw(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array, ...]:

@@ -60,6 +60,13 @@ def obs_encoder(space: spaces.Space[Any]) -> ObsEncoder:
     return ObsEncoder(space, _width(space), dtype)
 
 
+def interchangeable(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
+    """Return whether observations of the two are encoded alike: a Box's bounds do not matter."""
+    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
+        return one.shape == other.shape and obs_encoder(one).dtype == obs_encoder(other).dtype
+    return one == other
+
+
 def _width(space: spaces.Space[Any]) -> int:
     match space:
         case spaces.Box() | spaces.MultiBinary():

@@ -1,0 +1,83 @@
+"""IQL: implicit Q-learning (Kostrikov, Nair, Levine 2021, arXiv:2110.06169)."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple
+
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from rlox.core.config import Config, setting
+from rlox.core.networks import Critic, QFunction
+from rlox.core.q_learning import q_value, squared_loss
+from rlox.core.returns import expectile_loss
+from rlox.core.state import Networks, Transition
+from rlox.core.weights import exponential_weight
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class IQLConfig(Config):
+    """Settings of IQL: values of the data's better actions, without ever asking for an action outside the data."""
+
+    beta: float = setting(1 / 3, above=0)
+    """Temperature: divides the advantage; the authors' multiplier of 3."""
+    max_advantage: float = setting(100.0, above=0)
+    """Clamp of the exponentiated advantage, i.e. the largest weight."""
+    expectile: float = setting(0.7, above=0, below=1)
+    """Expectile of Q over the data's actions that V regresses to; one half is their mean, towards 1 their best."""
+    n_critics: int = setting(2, at_least=1)
+    """Q functions; the smallest value counts."""
+    tau: float = setting(0.005, above=0, at_most=1)
+    """Step of the target critic, target += tau * (online - target)."""
+
+
+class ValueAndQ(NamedTuple):
+    """IQL's critic."""
+
+    v: Critic
+    q: QFunction
+
+
+def make_critic(
+    config: IQLConfig, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator
+) -> ValueAndQ:
+    """Return V and the Q functions."""
+    return ValueAndQ(Critic(config, obs_dim, nvec, action_dim, rng), QFunction(config, obs_dim, nvec, action_dim, rng))
+
+
+def value_target(config: IQLConfig, networks: Networks, batch: Transition, key: PRNGKeyArray) -> tuple[Array, Array]:
+    """Return what V regresses to, ``min Q'(s, a)``, and what Q does, ``r + gamma (1 - terminated) V(s')``."""
+    next_value = networks.critic.v(batch.next_obs)
+    return (
+        q_value(networks.target_critic.q, batch.obs, batch.action),
+        batch.reward + config.gamma * (1.0 - batch.terminated) * next_value,
+    )
+
+
+def predict(critic: ValueAndQ, batch: Transition) -> tuple[Float[Array, " B"], Float[Array, "E B"]]:
+    """Return ``V(s)`` and each ``Q(s, a)``."""
+    return critic.v(batch.obs), critic.q(batch.obs, batch.action)
+
+
+def critic_loss(config: IQLConfig, target: tuple[Any, Any], predicted: tuple[Any, Any]) -> Float[Array, ""]:
+    """Return V's expectile loss and the Q functions' squared errors, added up."""
+    error = (target[0] - predicted[0]) / config.value_scale
+    return expectile_loss(error, config.expectile) + squared_loss(config, target[1], predicted[1])
+
+
+def advantage(
+    config: IQLConfig,
+    networks: Networks,
+    batch: Transition,
+    target: tuple[Any, Any],
+    key: PRNGKeyArray,
+    where: Bool[Array, " B"] | None = None,
+) -> Float[Array, " B"]:
+    """Return ``min Q'(s, a) - V(s)``, V after its step."""
+    return q_value(networks.target_critic.q, batch.obs, batch.action) - networks.critic.v(batch.obs)
+
+
+def weight(config: IQLConfig, advantage: Float[Array, " B"]) -> Float[Array, " B"]:
+    """Return ``min(exp(A / beta), max_advantage)``."""
+    return exponential_weight(advantage, config.beta, config.max_advantage)

@@ -1,0 +1,45 @@
+"""What members with a Q function share: its target under the policy, its loss, and expectations over the policy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import jax.numpy as jnp
+from jax import lax
+from jaxtyping import Array, Float, PRNGKeyArray
+
+from rlox.core.networks import Actor, QFunction
+from rlox.core.state import Networks, Transition
+
+
+def td_target(config: Any, networks: Networks, batch: Transition, key: PRNGKeyArray) -> Float[Array, " B"]:
+    """Return ``r + gamma (1 - terminated) E min Q'(s', a')``, ``a'`` of the policy: one sample, or the exact sum."""
+    values, probability = policy_values(networks.actor, networks.target_critic, batch.next_obs, key, 1)
+    return batch.reward + config.gamma * (1.0 - batch.terminated) * (probability * values).sum(axis=0)
+
+
+def predict(critic: QFunction, batch: Transition) -> Float[Array, "E B"]:
+    """Return each critic's ``Q(s, a)``."""
+    return critic(batch.obs, batch.action)
+
+
+def squared_loss(config: Any, target: Float[Array, " B"], predicted: Float[Array, "E B"]) -> Float[Array, ""]:
+    """Return the mean of ``u^2`` over the batch, summed over the critics, ``u = (target - Q) / value_scale``."""
+    return (((target - predicted) / config.value_scale) ** 2).mean(axis=-1).sum()
+
+
+def q_value(critic: QFunction, obs: Float[Array, "B obs_dim"], action: Array) -> Float[Array, "*lead B"]:
+    """Return the smallest of the critics' values of actions ``(*lead, B, action_dim)``."""
+    return critic(obs, action).min(axis=0)
+
+
+def policy_values(
+    actor: Actor, critic: QFunction, obs: Float[Array, "B obs_dim"], key: PRNGKeyArray, n_samples: int
+) -> tuple[Float[Array, "M B"], Float[Array, "M B"]]:
+    """Return values of the policy's actions and their probabilities, without gradient to the policy.
+
+    With discrete actions these are all there are, with continuous ones ``n_samples`` of probability
+    ``1 / n_samples``.
+    """
+    actions, probability = lax.stop_gradient(actor(obs).support(key, n_samples))
+    return q_value(critic, obs, actions), jnp.asarray(probability)

@@ -1,0 +1,165 @@
+"""Logged data: what is read from them, and what is refused."""
+
+import io
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from gymnasium import spaces
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from rlox import Dataset, Trainer
+from rlox.data import replay as replays
+from rlox.errors import ConfigError, DatasetError, RloxError
+
+
+def columns(**changes: Any) -> dict[str, Any]:
+    """Return six steps: an episode of three that fails, one of three that is cut."""
+    table = {
+        "observations": np.arange(12, dtype=np.float32).reshape(6, 2),
+        "actions": np.array([0, 1, 0, 1, 1, 0]),
+        "rewards": np.arange(6, dtype=np.float32),
+        "terminals": np.array([0, 0, 1, 0, 0, 0], bool),
+        "timeouts": np.array([0, 0, 0, 0, 0, 1], bool),
+    }
+    return {name: column for name, column in {**table, **changes}.items() if column is not None}
+
+
+def test_without_next_observations_those_of_the_following_step_serve():
+    steps = Dataset.from_arrays(columns()).transitions()
+    # The step that was cut is left out, since nobody knows where it led; the one before it is cut instead.
+    assert steps.obs[:, 0].tolist() == [0, 2, 4, 6, 8]
+    assert steps.next_obs[:, 0].tolist() == [2, 4, 4, 8, 10]
+    assert steps.terminated.tolist() == [False, False, True, False, False]
+    assert steps.truncated.tolist() == [False, False, False, False, True]
+
+
+def test_next_observations_are_taken_where_they_are_given():
+    given = np.arange(12, dtype=np.float32).reshape(6, 2) + 100
+    steps = Dataset.from_arrays(columns(next_observations=given)).transitions()
+    np.testing.assert_array_equal(steps.next_obs, given)
+    assert steps.truncated.tolist() == [False] * 5 + [True]
+
+
+def test_actions_arrive_in_the_policy_s_coding():
+    table = columns(actions=np.array([[-2.0], [3.0], [0.5], [0.0], [1.0], [2.0]]))
+    dataset = Dataset.from_arrays(table, action_space=spaces.Box(-2.0, 3.0, (1,)))
+    np.testing.assert_allclose(dataset.transitions().action[:3, 0], [-1.0, 1.0, 0.0])
+
+
+def test_spaces_are_inferred_and_those_of_an_environment_replace_them():
+    dataset = Dataset.from_arrays(columns())
+    assert dataset.action_space == spaces.Discrete(2)
+    assert dataset.observation_space.shape == (2,)
+    wider = dataset.within(spaces.Box(-20, 20, (2,)), spaces.Discrete(5))
+    assert wider.action_space == spaces.Discrete(5)
+
+
+def test_a_file_gives_what_its_arrays_do(tmp_path: Path):
+    np.savez(tmp_path / "logs.npz", **columns())
+    for found, expected in zip(
+        Dataset.load(tmp_path / "logs.npz").transitions(), Dataset.from_arrays(columns()).transitions(), strict=True
+    ):
+        np.testing.assert_array_equal(found, expected)
+
+
+nothing = np.zeros((0, 2), np.float32)
+BAD = {
+    "missing": (columns(rewards=None), "has no column 'rewards'"),
+    "misspelt": (columns(rewards=None, reward=np.zeros(6)), "Did you mean 'reward'"),
+    "lengths": (columns(actions=np.zeros(5, int)), r"'actions' has shape \(5,\), but there are 6 rewards"),
+    "nan": (
+        columns(observations=np.where(np.arange(12).reshape(6, 2) == 7, np.nan, 0.0)),
+        r"nan in row 3, entry \[1\]",
+    ),
+    "infinite": (columns(rewards=[0, 1, np.inf, 0, 0, 0]), "'rewards' holds inf in row 2"),
+    "text": (columns(actions=np.array(list("abcdef"))), "must hold numbers"),
+    "objects": (columns(rewards=np.array([None] * 6)), "must hold numbers"),
+    "no end": (columns(terminals=np.zeros(6), timeouts=None), "no episode ends anywhere in 6 steps"),
+    "no rows": ({"observations": nothing, "actions": [], "rewards": [], "terminals": []}, "has no steps"),
+    "flags": (columns(terminals=[0, 0, 2, 0, 0, 0]), "must hold 0 and 1"),
+    "two rewards a step": (columns(rewards=np.zeros((6, 2))), r"must be \(6,\)"),
+}
+
+
+@pytest.mark.parametrize("case", BAD)
+def test_bad_columns_get_one_clear_line(case: str):
+    table, message = BAD[case]
+    with pytest.raises(DatasetError, match=message) as error:
+        Dataset.from_arrays(table)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("table", "space", "message"),
+    [
+        (columns(), spaces.Discrete(1), "the action in row 1 is 1, which is outside"),
+        (columns(actions=np.full((6, 1), 7.0)), spaces.Box(-2, 2, (1,)), "outside"),
+        (columns(actions=np.zeros((6, 3))), spaces.Box(-2, 2, (1,)), r"shape \(3,\)"),
+        (columns(actions=np.full(6, 0.5)), spaces.Discrete(2), "whole numbers"),
+    ],
+)
+def test_actions_outside_the_space_are_refused(table: Any, space: Any, message: str):
+    with pytest.raises(DatasetError, match=message):
+        Dataset.from_arrays(table, action_space=space)
+
+
+def test_data_that_are_not_the_environment_s_are_refused():
+    with pytest.raises(DatasetError, match=r"'observations', observation has shape \(2,\), but the space says \(4,\)"):
+        Trainer("bc", env="CartPole-v1", dataset=columns())
+    with pytest.raises(DatasetError, match="dataset is a int"):
+        Trainer("bc", dataset=3)  # pyright: ignore[reportArgumentType]
+    with pytest.raises(ConfigError, match="needs something to learn from"):
+        Trainer("bc")
+
+
+def test_files_that_cannot_be_read_are_named(tmp_path: Path):
+    with pytest.raises(DatasetError, match="There is no file"):
+        Dataset.load(tmp_path / "none.npz")
+    with pytest.raises(DatasetError, match=r"must end in \.npz"):
+        Dataset.load(tmp_path / "logs.txt")
+    np.savez(tmp_path / "pickled.npz", **columns(rewards=np.array([{}] * 6, object)), allow_pickle=True)
+    with pytest.raises(DatasetError, match="does not unpickle"):
+        Dataset.load(tmp_path / "pickled.npz")
+
+
+@given(cut=st.integers(0, 1500), flip=st.integers(0, 1500), value=st.integers(0, 255))
+@settings(max_examples=80, deadline=None)
+def test_a_torn_or_damaged_file_is_refused_in_one_line_or_read_whole(
+    tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int, value: int
+):
+    buffer = io.BytesIO()
+    np.savez(buffer, **columns())
+    raw = bytearray(buffer.getvalue())
+    raw[flip % len(raw)] = value
+    path = tmp_path_factory.mktemp("torn") / "logs.npz"
+    path.write_bytes(raw[: max(len(raw) - cut, 0)])
+    try:
+        assert len(Dataset.load(path)) == 6
+    except RloxError as error:
+        assert "\n" not in str(error)  # noqa: PT017
+
+
+@given(total=st.integers(1, 40), n=st.integers(1, 5), spare=st.integers(0, 9))
+@settings(max_examples=40, deadline=None)
+def test_a_replay_is_filled_with_every_step_once_in_order(total: int, n: int, spare: int):
+    flags = np.arange(total) % 4 == 3
+    ids = np.arange(total, dtype=np.float32)
+    table = columns(
+        observations=ids[:, None], next_observations=ids[:, None] + 1, actions=np.zeros(total, int), rewards=ids,
+        terminals=flags, timeouts=np.arange(total) == total - 1,
+    )  # fmt: skip
+    replay = replays.fill(Dataset.from_arrays(table).transitions(), total + spare, n)
+    order, stored = map(np.asarray, replays.in_order(replay))
+    flat = replays.flatten(replay)
+    seen: list[float] = []
+    for stream in range(n):
+        held = [place for place in order[:, stream] if stored[place]]
+        own = [float(np.asarray(flat.reward)[place]) for place in held]
+        assert own == sorted(own)
+        if held:
+            assert bool(flat.terminated[held[-1]] | flat.truncated[held[-1]])
+        seen += own
+    assert sorted(seen) == ids.tolist()

@@ -1,0 +1,195 @@
+"""Learning from data alone, and from data and an environment after it."""
+
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from probes import AIMS, DelayedReward, ObservedActionReward
+from rlox import ALGORITHMS, Dataset, Trainer
+from rlox.errors import ConfigError
+
+SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 32, "learning_rate": 5e-3}
+ROUNDS = {**SMALL, "rollout_steps": 64, "n_critic_updates": 20, "n_actor_updates": 20, "td_lambda": 0.9}
+SETTINGS: dict[str, dict[str, Any]] = {
+    "awr": {**SMALL, "beta": 0.2},
+    "awr in rounds": {**ROUNDS, "beta": 0.2},
+    "awac": {**SMALL, "beta": 0.2, "tau": 0.1},
+    "crr": {**SMALL, "beta": 0.2, "tau": 0.1},
+    "iql": {**SMALL, "beta": 0.2, "tau": 0.1},
+}
+SETTINGS["bc"] = SMALL
+
+
+def logged(kind: str = "discrete", n: int = 600) -> Dataset:
+    """Return steps of a random agent in the probe that pays for what is seen and done."""
+    env: Any = ObservedActionReward(kind)
+    env.action_space.seed(0)
+    rows = []
+    for seed in range(n):
+        obs, _ = env.reset(seed=seed)
+        action = env.action_space.sample()
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        rows.append((obs, action, reward, next_obs, terminated, truncated))
+    names = ("observations", "actions", "rewards", "next_observations", "terminals", "timeouts")
+    return Dataset.from_arrays(
+        {name: np.stack(column) for name, column in zip(names, zip(*rows, strict=True), strict=True)},
+        observation_space=env.observation_space, action_space=env.action_space,
+    )  # fmt: skip
+
+
+def choices(trainer: Trainer) -> Any:
+    return trainer.predict(np.array([[-1.0], [1.0]], np.float32))
+
+
+@pytest.mark.parametrize("member", [name for name in SETTINGS if name != "bc"])
+def test_every_member_does_better_than_the_random_agent_that_it_learns_from(member: str):
+    trainer = Trainer(member.split()[0], dataset=logged(), config=SETTINGS[member], seed=0)
+    metrics = trainer.train_offline(600, progress=False)
+    assert choices(trainer).tolist() == [0, 1]
+    assert metrics["gradient_steps"] == trainer.gradient_steps >= 600
+    assert trainer.env_steps == 0
+    assert metrics["time/gradient_steps_per_second"] > 0
+
+
+@pytest.mark.parametrize("member", ["awac", "iql"])
+def test_continuous_actions_move_towards_the_paid_ones(member: str):
+    trainer = Trainer(member, dataset=logged("continuous"), config={**SETTINGS[member], "beta": 0.05}, seed=0)
+    trainer.train_offline(1500, progress=False)
+    np.testing.assert_allclose(choices(trainer)[:, 0], AIMS, atol=0.4)
+
+
+def test_cloning_takes_the_actions_as_often_as_the_data():
+    dataset = logged()
+    trainer = Trainer("bc", dataset=dataset, config=SMALL, seed=0)
+    metrics = trainer.train_offline(500, progress=False)
+    obs = np.asarray(dataset.columns["observations"])
+    policy: Any = trainer.state.actor(jnp.asarray(obs))
+    probabilities = jax.nn.softmax(policy.logits)
+    for side in (-1.0, 1.0):
+        own = obs[:, 0] == side
+        assert float(probabilities[own, 1].mean()) == pytest.approx(dataset.columns["actions"][own].mean(), abs=0.05)
+    assert "critic/loss" not in metrics
+
+
+def test_an_environment_evaluates_what_is_learned_from_data():
+    trainer = Trainer("iql", env=ObservedActionReward(), dataset=logged(), config=SETTINGS["iql"], seed=0)
+    metrics = trainer.train_offline(600, eval_interval=300, progress=False)
+    assert metrics["eval/mean_reward"] == 1.0
+    assert trainer.evaluate(5)["mean_reward"] == 1.0
+
+
+def test_the_same_seed_learns_the_same_and_another_differs():
+    first, second, other = (Trainer("crr", dataset=logged(), config=SETTINGS["crr"], seed=seed) for seed in (0, 0, 1))
+    for trainer in (first, second, other):
+        trainer.train_offline(50, progress=False)
+    leaves = [jax.tree.leaves(trainer.state.actor) for trainer in (first, second, other)]
+    assert all(np.array_equal(a, b) for a, b in zip(leaves[0], leaves[1], strict=True))
+    assert not all(np.array_equal(a, b) for a, b in zip(leaves[0], leaves[2], strict=True))
+
+
+@pytest.mark.parametrize("member", ["iql", "awr in rounds"])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(member: str, tmp_path: Path):
+    algorithm, dataset = member.split()[0], logged()
+    whole, part = (Trainer(algorithm, dataset=dataset, config=SETTINGS[member], seed=0) for _ in range(2))
+    whole.train_offline(100, progress=False)
+    part.train_offline(40, log_interval=7, progress=False)
+    part.save(tmp_path)
+    resumed = Trainer.load(tmp_path, dataset=dataset)
+    resumed.train_offline(60, progress=False)
+    assert resumed.gradient_steps == whole.gradient_steps
+    for one, other in zip(jax.tree.leaves(whole.state), jax.tree.leaves(resumed.state), strict=True):
+        np.testing.assert_array_equal(raw(one), raw(other))
+
+
+def raw(leaf: Any) -> Any:
+    return jax.random.key_data(leaf) if jnp.issubdtype(leaf.dtype, jax.dtypes.prng_key) else leaf
+
+
+def test_a_file_is_found_again_when_its_run_is_loaded(tmp_path: Path):
+    np.savez(tmp_path / "logs.npz", **dict[str, Any](logged().columns))
+    trainer = Trainer("bc", dataset=tmp_path / "logs.npz", config=SMALL, run_dir=tmp_path / "run")
+    trainer.train_offline(10, progress=False)
+    again = Trainer.load(tmp_path / "run")
+    again.train_offline(10, progress=False)
+    assert again.gradient_steps == 20
+    (tmp_path / "logs.npz").unlink()
+    with pytest.raises(ConfigError, match="learns from data"):
+        Trainer.load(tmp_path / "run").train_offline(10)
+
+
+@pytest.mark.parametrize("member", ["iql", "awr", "awr in rounds", "bc"])
+def test_the_environment_goes_on_where_the_data_ended(member: str):
+    settings = {**SETTINGS[member], "learning_starts": 50}
+    trainer = Trainer(member.split()[0], env=ObservedActionReward(), dataset=logged(), config=settings, seed=0)
+    before = trainer.train_offline(600, progress=False)["gradient_steps"]
+    metrics = trainer.train(200, progress=False)
+    assert trainer.env_steps == 200
+    assert metrics["gradient_steps"] > before
+    if member != "bc":
+        # Not even the first steps are random ones.
+        assert metrics["mean_reward"] > 0.5
+
+
+def test_the_share_of_the_data_in_the_mix_falls_to_nothing():
+    settings = {**SETTINGS["awr"], "data_ratio": 0.8, "data_ratio_decay": 100}
+    trainer = Trainer("awr", env=DelayedReward(), dataset=logged(), config=settings)
+    shares = []
+    for _ in range(3):
+        shares.append(trainer._learner.data_share)
+        trainer.train(50, progress=False)
+    assert shares == pytest.approx([0.8, 0.4, 0.0])
+
+
+@pytest.mark.parametrize("member", ["awr", "awr in rounds"])
+def test_observations_are_whitened_by_the_statistics_of_the_data(member: str):
+    settings = {**SETTINGS[member], "normalize_obs": True}
+    trainer = Trainer("awr", dataset=logged(), config=settings)
+    obs, normalizer = logged().columns["observations"], trainer.state.normalizer
+    assert normalizer is not None
+    np.testing.assert_allclose(normalizer.mean, obs.mean(axis=0), atol=1e-6)
+    np.testing.assert_allclose((normalizer.m2 / normalizer.count) ** 0.5, obs.std(axis=0), rtol=1e-5)
+
+
+def test_the_loop_is_traced_once_whatever_it_is_asked_for():
+    trainer = Trainer("iql", dataset=logged(), config={**SETTINGS["iql"], "hidden": 17})
+    trainer.train_offline(30, log_interval=7, progress=False)
+    trainer.train_offline(11, progress=False)
+    programs: Any = trainer._learner.programs
+    assert programs.learn_offline._cache_size() == 1
+
+
+def test_what_is_missing_is_said():
+    with pytest.raises(ConfigError, match="learns from data: pass Trainer"):
+        Trainer("iql", env="CartPole-v1").train_offline(10)
+    trainer = Trainer("bc", dataset=logged(), config=SMALL)
+    with pytest.raises(ConfigError, match="There is no environment here"):
+        trainer.train(10)
+    with pytest.raises(ConfigError, match="needs an environment to evaluate in"):
+        trainer.train_offline(10, eval_interval=5)
+    with pytest.raises(ConfigError, match="gradient_steps=0 must be"):
+        trainer.train_offline(0)
+
+
+def test_every_member_also_learns_from_an_environment():
+    for name in ALGORITHMS:
+        trainer = Trainer(name, env=ObservedActionReward(), config={**SMALL, "learning_starts": 40})
+        assert trainer.train(80, progress=False)["gradient_steps"] == 41
+
+
+def test_data_of_several_kinds_of_action_are_learned_from():
+    rng = np.random.default_rng(0)
+    for space in (spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)):
+        space.seed(0)
+        columns = {
+            "observations": rng.normal(size=(50, 3)), "actions": np.stack([space.sample() for _ in range(50)]),
+            "rewards": rng.normal(size=50), "terminals": np.arange(50) % 10 == 9,
+        }  # fmt: skip
+        for name in ("iql", "crr"):
+            trainer = Trainer(name, dataset=Dataset.from_arrays(columns, action_space=space), config=SMALL)
+            trainer.train_offline(2, progress=False)
+            assert space.contains(trainer.predict(np.zeros(3, np.float32)))
