@@ -57,7 +57,7 @@ def replay_worker(size: int, calls: int) -> Row:
     times: list[float] = []
     for _ in range(calls):
         begin = time.perf_counter()
-        state, replay, action, _ = programs.learn(state, replay, None, 0.0, transition, ~flag, obs)
+        state, replay, action, _ = programs.learn(state, replay, None, None, transition, ~flag, obs)
         np.asarray(action)
         times.append((time.perf_counter() - begin) * 1e6)
     return {

@@ -200,7 +200,7 @@ def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
 
     def learn() -> None:
         nonlocal state, replay
-        state, replay, action, _ = programs.learn(state, replay, None, 0.0, transition, ~flag, obs)
+        state, replay, action, _ = programs.learn(state, replay, None, None, transition, ~flag, obs)
         np.asarray(action)
 
     learn_us = time_calls(learn, seconds)

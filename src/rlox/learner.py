@@ -109,8 +109,10 @@ class Learner:
             self._store([(transition, valid)], 1)
 
     @property
-    def data_share(self) -> float:
-        """Share of the minibatches that comes from the data at present."""
+    def data_share(self) -> float | None:
+        """Share of the minibatches that comes from the data at present; None where there are none."""
+        if self.data is None:
+            return None
         decay = self.config.data_ratio_decay
         return self.config.data_ratio * (1.0 if decay is None else max(1 - self.env_steps / decay, 0.0))
 

@@ -45,7 +45,7 @@ class Programs(NamedTuple):
     store: Callable[[Normalizer | None, Replay, Transition, ArrayLike], tuple[Normalizer | None, Replay]]
     """Normaliser and replay with ``(k, n, ...)`` more transitions; the replay given is used up."""
     learn: Callable[
-        [TrainState, Replay, Replay | None, ArrayLike, Transition, ArrayLike, ArrayLike],
+        [TrainState, Replay, Replay | None, ArrayLike | None, Transition, ArrayLike, ArrayLike],
         tuple[TrainState, Replay, Array, Report],
     ]
     """All that follows a step of the environments: store, sample, update, act. ``(state, replay, data, share, ...)``:
@@ -82,16 +82,16 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
         return batch._replace(obs=obs, next_obs=next_obs)
 
     def sample_and_update(
-        state: TrainState, replay: Replay, key: Array, data: Replay | None = None, share: ArrayLike = 0.0
+        state: TrainState, replay: Replay, key: Array, data: Replay | None = None, share: ArrayLike | None = None
     ) -> tuple[TrainState, Metrics]:
-        if data is None:
+        if data is None or share is None:
             batches = replays.sample(replay, key, shape)
         else:
             batches = replays.sample_mixed(replay, data, share, key, shape)
         return update(state, normalized(state.normalizer, batches))
 
     def learn(
-        state: TrainState, replay: Replay, data: Replay | None, share: ArrayLike,
+        state: TrainState, replay: Replay, data: Replay | None, share: ArrayLike | None,
         transition: Transition, valid: ArrayLike, obs: ArrayLike,
     ) -> tuple[TrainState, Replay, Array, Report]:  # fmt: skip
         rows = jax.tree.map(lambda new: jnp.asarray(new)[None], transition)
