@@ -82,6 +82,8 @@ TRAIN = ["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "10"]
         (["train", "iql", "--gradient-steps", "10"], ["--gradient-steps 10 needs --dataset"]),
         (["train", "iql", "--env", "CartPole-v1"], ["--total-timesteps N", "--gradient-steps N"]),
         (["train", "iql", "--dataset", "logs.npz", "--gradient-steps", "5"], ["There is no file 'logs.npz'"]),
+        (["train", "awr", "--preset", "paper", "--dataset", "a.npz", "--gradient-steps", "5"], ["needs --env"]),
+        (["train", "iql", "--preset", "paper", "--dataset", "a.npz"], ["'paper' is not a preset of iql"]),
         ([*TRAIN, "--dataset", "logs.npz"], ["--dataset logs.npz needs --gradient-steps"]),
         (["train", "ikl", "--dataset", "logs.npz"], ["Did you mean 'iql'?"]),
         (
@@ -186,6 +188,8 @@ def test_a_policy_learns_from_a_file_and_then_from_an_environment(tmp_path: Path
     result = rlox(*learn, cwd=tmp_path)
     assert result.returncode == 0, result.stderr
     assert "20 gradient steps" in result.stdout
+    nowhere = rlox("evaluate", "runs/iql-logs-42", cwd=tmp_path)
+    assert (nowhere.returncode, nowhere.stderr.count("--env ID")) == (2, 1)
     evaluation = rlox("evaluate", "runs/iql-logs-42", "--env", "CartPole-v1", "--n-episodes", "2", cwd=tmp_path)
     assert "Evaluation over 2 episodes" in evaluation.stdout, evaluation.stderr
     both = ["--env", "CartPole-v1", "--total-timesteps", "30", "--n-eval-episodes", "1", "--run-dir", "both"]

@@ -162,6 +162,14 @@ def test_the_loop_is_traced_once_whatever_it_is_asked_for():
     assert programs.learn_offline._cache_size() == 1
 
 
+def test_a_preset_fits_the_kind_of_the_data_s_actions():
+    discrete, continuous = (
+        Trainer("awr", dataset=logged(kind), preset="paper", config={"n_envs": 8})
+        for kind in ("discrete", "continuous")
+    )
+    assert (discrete.config.logit_coef, continuous.config.logit_coef) == (0.001, 0.0)
+
+
 def test_what_is_missing_is_said():
     with pytest.raises(ConfigError, match="learns from data: pass Trainer"):
         Trainer("iql", env="CartPole-v1").train_offline(10)

@@ -101,10 +101,14 @@ def _train(args: list[str]) -> None:
 def _preset_config(algorithm: str, kind: type[Config], args: list[str]) -> Config:
     """Return the settings that flags start from: the preset's that is named among them, or the defaults."""
     preset, env = (_value_of(flag, args) for flag in ("--preset", "--env"))
-    if preset is None or env is None:
+    if preset is None:
         return kind()
+    from rlox.presets import check_preset
     from rlox.trainer import with_preset
 
+    check_preset(algorithm, preset)
+    if env is None:
+        raise ConfigError(f"--preset {preset} needs --env: presets are values for an environment.")
     return kind(**with_preset(algorithm, preset, env, None))
 
 
@@ -212,7 +216,10 @@ def _evaluate(
     """
     from rlox.trainer import Trainer
 
-    _print_evaluation(Trainer.load(run, env=env).evaluate(n_episodes, deterministic=deterministic, seed=seed))
+    trainer = Trainer.load(run, env=env)
+    if env is None and trainer.env_id is None:
+        raise ConfigError(f"Run '{run}' knows of no environment: say where to evaluate it, by --env ID.")
+    _print_evaluation(trainer.evaluate(n_episodes, deterministic=deterministic, seed=seed))
 
 
 def _play(run: RunFolder, *, video: Path | None = None, n_episodes: int = 1, seed: int | None = None) -> None:

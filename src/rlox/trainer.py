@@ -74,11 +74,6 @@ class Trainer:
         self.env_id = env if isinstance(env, str) else None
         """Id of the environment, where it was given by one."""
         self.preset = preset
-        if preset is not None:
-            config = with_preset(self.algorithm, preset, env, config)
-        self.config = make_config(member.config, self.algorithm, config)
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise ConfigError(f"seed={seed!r} must be a whole number of at least 0.")
         data = None if dataset is None else make_dataset(dataset)
         if env is None:
             if data is None:
@@ -87,6 +82,11 @@ class Trainer:
                     "dataset=, such as dataset='logs.npz'."
                 )
             env = NoEnv(data.observation_space, data.action_space)
+        if preset is not None:
+            config = with_preset(self.algorithm, preset, env, config)
+        self.config = make_config(member.config, self.algorithm, config)
+        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
+            raise ConfigError(f"seed={seed!r} must be a whole number of at least 0.")
         self.seed = int(seed)
         self.run_dir = Path(run_dir) if run_dir is not None else None
         if self.run_dir:
@@ -95,7 +95,8 @@ class Trainer:
         self.dataset_path = str(dataset) if isinstance(dataset, str | Path) else None
         """File of the data, where they were given by one."""
         self._env = env
-        envs = make_envs(self._env, self.config.n_envs, self.config.vectorization_mode, self.seed)
+        n_envs = 1 if isinstance(env, NoEnv) else self.config.n_envs
+        envs = make_envs(env, n_envs, self.config.vectorization_mode, self.seed)
         self.observation_space, self.action_space = envs.observation_space, envs.action_space
         steps = None if data is None else data.within(self.observation_space, self.action_space).transitions()
         self._learner = Learner(member, self.config, envs, self.seed, steps)

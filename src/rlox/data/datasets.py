@@ -118,9 +118,12 @@ class Dataset:
         Raises:
             DatasetError: they cannot be from it.
         """
-        return Dataset.from_arrays(
-            self.columns, observation_space=observation_space, action_space=action_space, name=self.name
-        )
+        try:
+            return Dataset.from_arrays(
+                self.columns, observation_space=observation_space, action_space=action_space, name=self.name
+            )
+        except DatasetError as error:
+            raise DatasetError(f"{error} The environment must be the one that the data are from.") from None
 
     def transitions(self) -> Transition:
         """Return the steps in the coding of the replay, each ``(N, ...)``.
