@@ -161,7 +161,8 @@ def show(results: Path, threshold: float | None) -> None:
             *(spread([row["seconds"] for row in side]) for side in (own, other)),
             *(spread([row["env_steps"] for row in side], 0) for side in (own, other)),
             *(f"{sum(row['solved'] for row in side)} of {len(side)}" for side in (own, other)),
-            ratios([row["seconds"] for row in other], [row["seconds"] for row in own]),
+            # A run that was stopped may lack the other side of its last pair.
+            ratios(*zip(*((b["seconds"], a["seconds"]) for a, b in zip(own, other, strict=False)), strict=True)),
         ])  # fmt: skip
     header = [
         "environment, return", "against", "ours, s", "theirs, s", "ours, steps", "theirs, steps", "ours solved",
