@@ -89,6 +89,9 @@ OUT_OF_RANGE = [
     ("n_actor_updates", 0, "at least 1"),
     ("td_lambda", -0.1, "at least 0 and at most 1"),
     ("td_lambda", 1.1, "at least 0 and at most 1"),
+    ("actor_decay_steps", 0, "at least 1"),
+    ("data_ratio", 1.1, "at least 0 and at most 1"),
+    ("data_ratio_decay", 0, "at least 1"),
 ]
 
 
