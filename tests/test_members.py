@@ -168,6 +168,20 @@ def test_iql_never_asks_for_another_action_than_the_data_s():
     np.testing.assert_allclose(algorithm.advantage(config, networks, batch, target, key), error, rtol=1e-4)
 
 
+def test_marwil_scales_the_advantage_by_its_root_mean_square():
+    algorithm = ALGORITHMS["marwil"]
+    config: Any = algorithm.config(**{"hidden": 8, "beta": 2.0})
+    state = init_state(algorithm, config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
+    obs, target = make_obs(4), jnp.array([1.0, -2.0, 3.0, 100.0])
+    batch = Transition(obs, jnp.zeros((4, 1), jnp.int32), target, obs, target > 0, target < 0)
+    known = jnp.array([True, True, True, False])
+    found = algorithm.advantage(config, state.networks(), batch, target, jax.random.key(0), known)
+    error = np.asarray(target - state.critic(obs))
+    expected = error / np.sqrt((error[:3] ** 2).mean())
+    np.testing.assert_allclose(found, expected, rtol=1e-5)
+    np.testing.assert_allclose(algorithm.weight(config, found), np.exp(expected / 2), rtol=1e-4)
+
+
 def test_softmax_weights_have_mean_one():
     weight = ALGORITHMS["awac"].weight(ALGORITHMS["awac"].config(), jnp.array([0.0, 1.0, -2.0, 500.0]))
     assert float(weight.mean()) == pytest.approx(1.0)

@@ -18,6 +18,7 @@ ROUNDS = {**SMALL, "rollout_steps": 64, "n_critic_updates": 20, "n_actor_updates
 SETTINGS: dict[str, dict[str, Any]] = {
     "awr": {**SMALL, "beta": 0.2},
     "awr in rounds": {**ROUNDS, "beta": 0.2},
+    "marwil": {**SMALL, "beta": 0.2, "rollout_steps": 64, "n_critic_updates": 20, "n_actor_updates": 20},
     "awac": {**SMALL, "beta": 0.2, "tau": 0.1},
     "crr": {**SMALL, "beta": 0.2, "tau": 0.1},
     "iql": {**SMALL, "beta": 0.2, "tau": 0.1},
@@ -131,6 +132,16 @@ def test_the_environment_goes_on_where_the_data_ended(member: str):
     assert trainer.env_steps == 200
     assert metrics["gradient_steps"] > before
     # Not even the first steps are random ones.
+    assert metrics["mean_reward"] > 0.5
+
+
+def test_a_run_whose_data_are_gone_says_so_and_starts_with_no_random_steps(tmp_path: Path):
+    trainer = Trainer("iql", env=ObservedActionReward(), dataset=logged(), config=SETTINGS["iql"], seed=0)
+    trainer.train_offline(600, progress=False)
+    trainer.save(tmp_path)
+    resumed = Trainer.load(tmp_path, env=ObservedActionReward())
+    with pytest.warns(UserWarning, match="training goes on without them"):
+        metrics = resumed.train(100, progress=False)
     assert metrics["mean_reward"] > 0.5
 
 

@@ -103,8 +103,7 @@ def _preset_config(algorithm: str, kind: type[Config], args: list[str]) -> Confi
     preset, env = (_value_of(flag, args) for flag in ("--preset", "--env"))
     if preset is None:
         return kind()
-    from rlox.presets import check_preset
-    from rlox.trainer import with_preset
+    from rlox.presets import check_preset, with_preset
 
     check_preset(algorithm, preset)
     if env is None:

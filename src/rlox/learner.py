@@ -64,7 +64,7 @@ class Learner:
         """Transitions that the replay holds."""
         self.data: Replay | None = None
         """Logged steps; where learning goes in rounds, the replay starts with them instead."""
-        self.has_data = data is not None
+        self.has_data = self.pretrained = data is not None
         if data is not None:
             self._take(data)
 
@@ -140,7 +140,7 @@ class Learner:
         if self.action is not None:
             action, self.action = np.asarray(self.action), None
             return action
-        if not self.has_data and self.env_steps + 1 < self.config.learning_starts:
+        if not self.pretrained and self.env_steps + 1 < self.config.learning_starts:
             return self.collector.random_action()
         state = self.state
         action, key = self.programs.act(state.actor, state.normalizer, self.collector.obs, state.key)
@@ -190,7 +190,7 @@ class Learner:
         self._flush()
         counters = {
             "env_steps": self.env_steps, "episodes": self.episodes, "rows_collected": self.rows_collected,
-            "capacity": self.capacity,
+            "capacity": self.capacity, "pretrained": self.pretrained,
         }  # fmt: skip
         return pack(Snapshot(self.state, self.replay, counters, list(self.recent)))
 
@@ -203,7 +203,8 @@ class Learner:
         self.capacity = info["counters"]["capacity"]
         self.state, self.replay, counters, recent = unpack(arrays, info, self.state, self._new_replay)
         self.env_steps, self.episodes = counters["env_steps"], counters["episodes"]
-        self.rows_collected = counters["rows_collected"]
+        self.rows_collected, self.pretrained = counters["rows_collected"], bool(counters["pretrained"])
+        self.has_data |= self.pretrained and self.rows_per_round > 0
         self.recent.extend(recent)
         self.collector = Collector(self.envs, self.codec, np.random.SeedSequence([seed, self.env_steps]))
 

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any, NamedTuple
 
+import gymnasium as gym
+
+from rlox.core.config import Config
+from rlox.data.envs import EnvLike, make_envs
+from rlox.data.spaces import action_codec
 from rlox.errors import ConfigError, did_you_mean
 
 
@@ -167,3 +173,23 @@ def preset_settings(algorithm: str, name: str, env_id: str | None, discrete: boo
     presets = PRESETS[algorithm][name]
     other = OTHER_DISCRETE if discrete else OTHER_CONTINUOUS
     return dict(presets.get(env_id or other, presets[other]).settings)
+
+
+def with_preset(
+    algorithm: str, preset: str, env: EnvLike | None, config: Mapping[str, Any] | Config | None
+) -> dict[str, Any]:
+    """Return a preset's settings for an environment, with those of ``config`` over them."""
+    check_preset(algorithm, preset)
+    if isinstance(config, Config):
+        raise ConfigError(
+            f"config is a whole {type(config).__name__}, which leaves preset='{preset}' nothing to set: pass a dict of "
+            "the settings that should differ from the preset."
+        )
+    discrete, env_id = False, env if isinstance(env, str) else None
+    if env is not None and not has_own_preset(algorithm, preset, env_id):
+        ready_made = isinstance(env, gym.Env | gym.vector.VectorEnv)
+        envs = make_envs(env)
+        discrete = bool(action_codec(envs.action_space).nvec)
+        if not ready_made:
+            envs.close()
+    return {**preset_settings(algorithm, preset, env_id, discrete), **(config or {})}

@@ -6,6 +6,7 @@ import contextlib
 import dataclasses
 import math
 import time
+import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -20,10 +21,10 @@ from rlox.core.config import Config, make_config
 from rlox.core.state import TrainState
 from rlox.data.datasets import DatasetLike, make_dataset
 from rlox.data.envs import EnvLike, Envs, NoEnv, batch_of_one, make_envs
-from rlox.data.spaces import action_codec, describe, interchangeable, restore
+from rlox.data.spaces import describe, interchangeable, restore
 from rlox.errors import CheckpointError, ConfigError, DivergedError
 from rlox.learner import Learner
-from rlox.presets import check_preset, has_own_preset, preset_settings
+from rlox.presets import with_preset
 from rlox.runs import checkpoint
 from rlox.runs.evaluation import run_episodes, summarize
 from rlox.runs.logs import Progress, RunLog, check_new
@@ -157,6 +158,12 @@ class Trainer:
         """
         _check_positive(total_timesteps=total_timesteps)
         learner = self._learner
+        if learner.pretrained and not learner.has_data:
+            warnings.warn(
+                "The data that this run learned from are not at hand, so that training goes on without them: "
+                "Trainer.load(path, dataset=...) keeps them in the mix.",
+                stacklevel=2,
+            )
         every = {"log": log_interval, "save": checkpoint_interval, "eval": eval_interval}
         return self._loop(
             lambda _: learner.step(), lambda: learner.env_steps, total_timesteps, every, n_eval_episodes, progress
@@ -418,26 +425,6 @@ class Trainer:
             "observation_space": describe(self.observation_space),
             "action_space": describe(self.action_space),
         }
-
-
-def with_preset(
-    algorithm: str, preset: str, env: EnvLike | None, config: Mapping[str, Any] | Config | None
-) -> dict[str, Any]:
-    """Return a preset's settings for an environment, with those of ``config`` over them."""
-    check_preset(algorithm, preset)
-    if isinstance(config, Config):
-        raise ConfigError(
-            f"config is a whole {type(config).__name__}, which leaves preset='{preset}' nothing to set: pass a dict of "
-            "the settings that should differ from the preset."
-        )
-    discrete, env_id = False, env if isinstance(env, str) else None
-    if env is not None and not has_own_preset(algorithm, preset, env_id):
-        ready_made = isinstance(env, gym.Env | gym.vector.VectorEnv)
-        envs = make_envs(env)
-        discrete = bool(action_codec(envs.action_space).nvec)
-        if not ready_made:
-            envs.close()
-    return {**preset_settings(algorithm, preset, env_id, discrete), **(config or {})}
 
 
 def _check_positive(**numbers: int | None) -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from rlox.algorithms import awac, awr, bc, crr, iql
+from rlox.algorithms import awac, awr, bc, crr, iql, marwil
 from rlox.core import q_learning as q
 from rlox.core.networks import Critic, QFunction
 from rlox.core.update import Algorithm
@@ -11,6 +11,15 @@ from rlox.errors import ConfigError, did_you_mean
 ALGORITHMS: dict[str, Algorithm] = {
     "awr": Algorithm(awr.AWRConfig, Critic, awr.value_target, awr.predict, awr.critic_loss, awr.advantage, awr.weight),
     "bc": Algorithm(bc.BCConfig, bc.no_critic, bc.value_target, bc.no_critic, bc.critic_loss, bc.advantage, bc.weight),
+    "marwil": Algorithm(
+        marwil.MARWILConfig,
+        Critic,
+        marwil.value_target,
+        awr.predict,
+        marwil.critic_loss,
+        marwil.advantage,
+        marwil.weight,
+    ),
     "awac": Algorithm(awac.AWACConfig, QFunction, q.td_target, q.predict, q.squared_loss, awac.advantage, awac.weight),
     "crr": Algorithm(crr.CRRConfig, QFunction, q.td_target, q.predict, q.squared_loss, crr.advantage, crr.weight),
     "iql": Algorithm(

@@ -50,17 +50,6 @@ class AWRConfig(Config):
                     f"n_actor_updates={self.n_actor_updates} needs rounds: set rollout_steps=2048, or use "
                     "updates_per_step."
                 )
-        elif self.rollout_steps > self.buffer_size:
-            raise ConfigError(
-                f"rollout_steps={self.rollout_steps} is larger than buffer_size={self.buffer_size}: a round would "
-                "overwrite its own steps. Lower rollout_steps or raise buffer_size."
-            )
-        elif self.tau < 1 or self.updates_per_step > 1:
-            name = "tau" if self.tau < 1 else "updates_per_step"
-            raise ConfigError(
-                f"{name}={getattr(self, name):g} has no place in rounds (rollout_steps={self.rollout_steps}), whose "
-                f"targets are frozen and whose steps n_critic_updates and n_actor_updates count: leave {name} at 1."
-            )
 
 
 def value_target(config: AWRConfig, networks: Networks, batch: Transition, key: PRNGKeyArray) -> Float[Array, " B"]:

@@ -126,8 +126,23 @@ class Config:
                 f"batch_size={self.batch_size} is larger than buffer_size={self.buffer_size}: the replay could never "
                 "fill a minibatch. Lower batch_size or raise buffer_size."
             )
+        if self.rollout_steps is not None:
+            self._check_rounds(self.rollout_steps)
         if self.learn_std and self.initial_std <= self.min_std:
             raise ConfigError(f"initial_std={self.initial_std} must be greater than min_std={self.min_std}, its floor.")
+
+    def _check_rounds(self, rollout_steps: int) -> None:
+        if rollout_steps > self.buffer_size:
+            raise ConfigError(
+                f"rollout_steps={rollout_steps} is larger than buffer_size={self.buffer_size}: a round would "
+                "overwrite its own steps. Lower rollout_steps or raise buffer_size."
+            )
+        if self.tau < 1 or self.updates_per_step > 1:
+            name = "tau" if self.tau < 1 else "updates_per_step"
+            raise ConfigError(
+                f"{name}={getattr(self, name):g} has no place in rounds (rollout_steps={rollout_steps}), whose "
+                f"targets are frozen and whose steps n_critic_updates and n_actor_updates count: leave {name} at 1."
+            )
 
     @property
     def widths(self) -> tuple[int, ...]:
