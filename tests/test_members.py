@@ -11,6 +11,7 @@ from reference import forward, layers_of
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.iql import IQLConfig
+from rlox.algorithms.marwil import MARWILConfig
 from rlox.core import q_learning
 from rlox.core.distributions import Categorical, Gaussian, joint_actions
 from rlox.core.networks import QFunction
@@ -170,7 +171,7 @@ def test_iql_never_asks_for_another_action_than_the_data_s():
 
 def test_marwil_scales_the_advantage_by_its_root_mean_square():
     algorithm = ALGORITHMS["marwil"]
-    config: Any = algorithm.config(**{"hidden": 8, "beta": 2.0})
+    config = MARWILConfig(hidden=8, beta=2.0)
     state = init_state(algorithm, config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
     obs, target = make_obs(4), jnp.array([1.0, -2.0, 3.0, 100.0])
     batch = Transition(obs, jnp.zeros((4, 1), jnp.int32), target, obs, target > 0, target < 0)
