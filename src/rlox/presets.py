@@ -100,7 +100,7 @@ PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
         "tuned": {
             "Ant-v5": Preset(_TUNED | {"initial_std": 0.2}, Score(1048.8, 100_009, 66, 1)),
             "HalfCheetah-v5": Preset(_TUNED, Score(5601.3, 1_000_000, 191, 3)),
-            "Hopper-v5": Preset(_TUNED | {"td_lambda": 0.9, "beta": 0.5}, Score(2533.5, 1_000_015, 210, 3)),
+            "Hopper-v5": Preset(_PAPER | {"n_envs": 8, "actor_learning_rate": 1e-4}, Score(2965.1, 1_000_002, 235, 3)),
             "Humanoid-v5": Preset(_TUNED, Score(351.0, 50_014, 73, 1)),
             "Walker2d-v5": Preset(_TUNED | {"initial_std": 0.3}, Score(594.5, 200_004, 62, 1)),
             "BipedalWalker-v3": Preset(_TUNED, Score(-32.5, 200_004, 109, 1)),
