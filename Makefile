@@ -9,7 +9,7 @@ demo: $(READY)  ## train AWR on CartPole-v1 at the documented defaults, and eval
 	$(BIN)/rlox train awr --env CartPole-v1 --total-timesteps 50000 --seed 42
 
 test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -n 2 -m "not slow"
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
 
 test-slow: $(READY)  ## learning with real budgets
 	$(BIN)/python -m pytest -n 2 -m slow

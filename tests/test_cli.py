@@ -76,7 +76,7 @@ TRAIN = ["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "10"]
     ("args", "words"),
     [
         (["trian"], ["'trian'", "Did you mean 'train'?"]),
-        (["train", "awl"], ["'awl' is not an algorithm", "Did you mean 'awr'?"]),
+        (["train", "awrr"], ["'awrr' is not an algorithm", "Did you mean 'awr'?"]),
         (["train", "--env", "CartPole-v1"], ["first argument", "'--env'"]),
         (["train", "awr", "--total-timesteps", "10"], ["--total-timesteps 10 needs --env"]),
         (["train", "iql", "--gradient-steps", "10"], ["--gradient-steps 10 needs --dataset"]),

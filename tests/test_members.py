@@ -24,9 +24,8 @@ SMALL: dict[str, Any] = {"hidden": 32, "batch_size": 64, "learning_rate": 1e-2}
 MEMBERS = {
     "awr": {"beta": 0.5, "max_advantage": 1e6},
     "bc": {},
-    "awac softmax": {"beta": 0.5, "tau": 0.1},
-    "awac exp": {"beta": 0.5, "tau": 0.1, "weights": "exp", "max_advantage": 1e6},
-    "crr": {"beta": 0.5, "tau": 0.1, "max_advantage": 1e6},
+    "awac": {"beta": 0.5, "tau": 0.1},
+    "crr mean": {"beta": 0.5, "tau": 0.1, "max_advantage": 1e6},
     "crr max": {"beta": 0.5, "tau": 0.1, "max_advantage": 1e6, "baseline": "max"},
     "iql": {"beta": 0.5, "tau": 0.1, "max_advantage": 1e6},
 }

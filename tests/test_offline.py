@@ -123,10 +123,9 @@ def test_a_file_is_found_again_when_its_run_is_loaded(tmp_path: Path):
         Trainer.load(tmp_path / "run").train_offline(10)
 
 
-@pytest.mark.parametrize("member", ["iql", "awr in rounds"])
-def test_the_environment_goes_on_where_the_data_ended(member: str):
-    settings = {**SETTINGS[member], "learning_starts": 50}
-    trainer = Trainer(member.split()[0], env=ObservedActionReward(), dataset=logged(), config=settings, seed=0)
+def test_the_environment_goes_on_where_the_data_ended():
+    settings = {**SETTINGS["awr in rounds"], "learning_starts": 50}
+    trainer = Trainer("awr", env=ObservedActionReward(), dataset=logged(), config=settings, seed=0)
     before = trainer.train_offline(600, progress=False)["gradient_steps"]
     metrics = trainer.train(200, progress=False)
     assert trainer.env_steps == 200
@@ -200,9 +199,8 @@ def test_members_with_a_q_function_also_learn_from_an_environment(member: str):
     assert choices(trainer).tolist() == [0, 1]
 
 
-@pytest.mark.parametrize("space", [spaces.MultiDiscrete([2, 3]), spaces.MultiBinary(2)], ids=str)
-def test_data_of_several_choices_at_once_are_learned_from(space: Any):
-    rng = np.random.default_rng(0)
+def test_data_of_several_choices_at_once_are_learned_from():
+    rng, space = np.random.default_rng(0), spaces.MultiDiscrete([2, 3])
     space.seed(0)
     columns = {
         "observations": rng.normal(size=(50, 3)), "actions": np.stack([space.sample() for _ in range(50)]),
