@@ -18,7 +18,7 @@ from rlox.data.envs import Envs
 from rlox.data.replay import Replay
 from rlox.data.spaces import action_codec
 from rlox.errors import DivergedError
-from rlox.programs import Report, compile_programs
+from rlox.programs import Mix, Report, compile_programs
 from rlox.runs.checkpoint import Snapshot, pack, unpack
 
 Row = tuple[Transition, np.ndarray[Any, Any]]
@@ -37,7 +37,7 @@ class Learner:
     """
 
     def __init__(self, algorithm: Algorithm, config: Any, envs: Envs, seed: int, data: Transition | None = None):
-        self.config = config
+        self.algorithm, self.config = algorithm, config
         self.envs = envs
         self.encoder, self.codec = envs.encoder, action_codec(envs.action_space)
         self.programs = compile_programs(algorithm, config, envs.n)
@@ -103,7 +103,7 @@ class Learner:
                 self._finish_round(learning)
         elif learning:
             self.state, self.replay, self.action, self.report = self.programs.learn(
-                self.state, self._replay(), self.data, self.data_share, transition, valid, self.collector.obs
+                self.state, self._replay(), self._mix(), transition, valid, self.collector.obs
             )
         else:
             self._store([(transition, valid)], 1)
@@ -116,11 +116,17 @@ class Learner:
         decay = self.config.data_ratio_decay
         return self.config.data_ratio * (1.0 if decay is None else max(1 - self.env_steps / decay, 0.0))
 
+    def _mix(self) -> Mix:
+        warmup = self.config.critic_warmup_steps if self.pretrained else 0
+        return Mix(self.data, self.data_share, self.env_steps <= warmup if warmup else None)
+
     def _finish_round(self, learning: bool) -> None:
         """Learn from the whole replay, with the rollout in it."""
         if learning:
             rows = _stack(self.rollout, self.rows_per_round)
-            self.state, self.replay, self.report = self.programs.learn_round(self.state, self._replay(), *rows)
+            self.state, self.replay, self.report = self.programs.learn_round(
+                self.state, self._replay(), self._mix(), *rows
+            )
             self.rollout = []
         else:
             self._flush()

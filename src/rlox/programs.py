@@ -23,6 +23,9 @@ from rlox.core.update import Algorithm, Metrics, make_update
 from rlox.data import replay as replays
 from rlox.data.replay import Replay
 
+N_SAMPLES = 8
+"""Continuous actions that stand for a policy's expectation."""
+
 
 class Report(eqx.Module):
     """An update's metrics in one array: a call pays for each buffer that it hands out."""
@@ -35,6 +38,16 @@ class Report(eqx.Module):
         return dict(zip(self.names, np.asarray(self.values).tolist(), strict=True))
 
 
+class Mix(NamedTuple):
+    """What learning from an environment has to know of the data before it; all None where there were none."""
+
+    data: Replay | None = None
+    share: ArrayLike | None = None
+    """Of the minibatches, in expectation, that comes from the data."""
+    actor_waits: ArrayLike | None = None
+    """Whether the critic learns alone."""
+
+
 class Programs(NamedTuple):
     """The compiled programs of a configuration."""
 
@@ -42,15 +55,18 @@ class Programs(NamedTuple):
     """Sampled actions ``(n, dim)`` at observations ``(n, obs_dim)``, and the next random key."""
     mode: Callable[[Actor, Normalizer | None, ArrayLike], Array]
     """The policy's modes."""
+    support: Callable[[Actor, Normalizer | None, ArrayLike, Array], tuple[Array, Array]]
+    """Actions ``(M, n, dim)`` and their probabilities ``(M, n)``: all there are, or samples of continuous ones."""
+    log_prob: Callable[[Actor, Normalizer | None, ArrayLike, ArrayLike], Array]
+    """``(n,)``: of the actions as they are taken, clipped to the bounds, in the policy's coding."""
     store: Callable[[Normalizer | None, Replay, Transition, ArrayLike], tuple[Normalizer | None, Replay]]
     """Normaliser and replay with ``(k, n, ...)`` more transitions; the replay given is used up."""
     learn: Callable[
-        [TrainState, Replay, Replay | None, ArrayLike | None, Transition, ArrayLike, ArrayLike],
+        [TrainState, Replay, Mix, Transition, ArrayLike, ArrayLike],
         tuple[TrainState, Replay, Array, Report],
     ]
-    """All that follows a step of the environments: store, sample, update, act. ``(state, replay, data, share, ...)``:
-    of the minibatches a ``share`` in expectation comes from the data. State and replay given are used up."""
-    learn_round: Callable[[TrainState, Replay, Transition, ArrayLike], tuple[TrainState, Replay, Report]]
+    """All that follows a step of the environments: store, sample, update, act. State and replay given are used up."""
+    learn_round: Callable[[TrainState, Replay, Mix, Transition, ArrayLike], tuple[TrainState, Replay, Report]]
     """Store ``(k, n, ...)`` transitions, and learn from the whole replay. State and replay given are used up."""
     learn_offline: Callable[[TrainState, Replay, ArrayLike], tuple[TrainState, Report]]
     """So many updates from a replay as it is. The state given is used up."""
@@ -81,50 +97,49 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
         obs, next_obs = (normalize(normalizer, x.astype(jnp.float32)) for x in (batch.obs, batch.next_obs))
         return batch._replace(obs=obs, next_obs=next_obs)
 
-    def sample_and_update(
-        state: TrainState, replay: Replay, key: Array, data: Replay | None = None, share: ArrayLike | None = None
-    ) -> tuple[TrainState, Metrics]:
-        if data is None or share is None:
+    def sample_and_update(state: TrainState, replay: Replay, key: Array, mix: Mix) -> tuple[TrainState, Metrics]:
+        if mix.data is None or mix.share is None:
             batches = replays.sample(replay, key, shape)
         else:
-            batches = replays.sample_mixed(replay, data, share, key, shape)
-        return update(state, normalized(state.normalizer, batches))
+            batches = replays.sample_mixed(replay, mix.data, mix.share, key, shape)
+        return update(state, normalized(state.normalizer, batches), mix.actor_waits)
 
     def learn(
-        state: TrainState, replay: Replay, data: Replay | None, share: ArrayLike | None,
-        transition: Transition, valid: ArrayLike, obs: ArrayLike,
-    ) -> tuple[TrainState, Replay, Array, Report]:  # fmt: skip
+        state: TrainState, replay: Replay, mix: Mix, transition: Transition, valid: ArrayLike, obs: ArrayLike
+    ) -> tuple[TrainState, Replay, Array, Report]:
         rows = jax.tree.map(lambda new: jnp.asarray(new)[None], transition)
         normalizer, replay = store(state.normalizer, replay, rows, jnp.asarray(valid)[None])
         key, act_key, *keys = jax.random.split(state.key, 2 + n_updates)
         state = state._replace(key=key, normalizer=normalizer)
         if n_updates == 1:
-            state, metrics = sample_and_update(state, replay, keys[0], data, share)
+            state, metrics = sample_and_update(state, replay, keys[0], mix)
         else:
             state, history = lax.scan(
-                lambda state, key: sample_and_update(state, replay, key, data, share), state, jnp.stack(keys)
+                lambda state, key: sample_and_update(state, replay, key, mix), state, jnp.stack(keys)
             )
             metrics = jax.tree.map(lambda x: x[-1], history)
         return state, replay, policy(state.actor, normalizer, obs).sample(act_key), _report(metrics)
 
     def learn_round(
-        state: TrainState, replay: Replay, transitions: Transition, valid: ArrayLike
+        state: TrainState, replay: Replay, mix: Mix, transitions: Transition, valid: ArrayLike
     ) -> tuple[TrainState, Replay, Report]:
         normalizer, replay = store(state.normalizer, replay, transitions, valid)
-        state, report = learn_round_offline(state._replace(normalizer=normalizer), replay)
+        state, report = learn_round_offline(state._replace(normalizer=normalizer), replay, mix.actor_waits)
         return state, replay, report
 
-    def learn_round_offline(state: TrainState, replay: Replay) -> tuple[TrainState, Report]:
+    def learn_round_offline(
+        state: TrainState, replay: Replay, actor_waits: ArrayLike | None = None
+    ) -> tuple[TrainState, Report]:
         draw = functools.partial(replays.draw, replay)
-        state, metrics = round_(state, replays.flatten(replay), *replays.in_order(replay), draw)
+        state, metrics = round_(state, replays.flatten(replay), *replays.in_order(replay), draw, actor_waits)
         return state, _report(metrics)
 
     def learn_offline(state: TrainState, data: Replay, n: ArrayLike) -> tuple[TrainState, Report]:
         def update_once(_: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             key, sample_key = jax.random.split(carry[0].key)
-            return sample_and_update(carry[0]._replace(key=key), data, sample_key)
+            return sample_and_update(carry[0]._replace(key=key), data, sample_key, Mix())
 
-        shapes = jax.eval_shape(sample_and_update, state, data, state.key)[1]
+        shapes = jax.eval_shape(sample_and_update, state, data, state.key, Mix())[1]
         nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         state, metrics = lax.fori_loop(0, n, update_once, (state, nothing))
         return state, _report(metrics)
@@ -139,6 +154,10 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
     return Programs(
         act=jax.jit(act),
         mode=jax.jit(lambda actor, normalizer, obs: policy(actor, normalizer, obs).mode()),
+        support=jax.jit(lambda actor, normalizer, obs, key: policy(actor, normalizer, obs).support(key, N_SAMPLES)),
+        log_prob=jax.jit(
+            lambda actor, normalizer, obs, action: policy(actor, normalizer, obs).taken_log_prob(jnp.asarray(action))
+        ),
         store=jax.jit(store, donate_argnums=1),
         learn=jax.jit(learn, donate_argnums=(0, 1)),
         learn_round=jax.jit(learn_round, donate_argnums=(0, 1)),

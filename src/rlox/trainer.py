@@ -323,6 +323,49 @@ class Trainer:
 
         return summarize(list(run_episodes(envs, learner.codec, policy, n_episodes, seed)))
 
+    def evaluate_offline(
+        self,
+        dataset: DatasetLike,
+        *,
+        deterministic: bool = True,
+        gradient_steps: int = 10_000,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> dict[str, float]:
+        """Estimate from logged data, best such that the policy was not trained on, how good it is before it runs.
+
+        Args:
+            dataset: as in ``Trainer``.
+            deterministic: the policy's mode; otherwise its samples.
+            gradient_steps: of the fitted Q functions.
+            seed: of the fit and the bootstrap samples.
+            progress: a live line (plain lines where there is no terminal); None shows it on a terminal only.
+
+        Returns:
+            Values are discounted returns from the data's first states, at the ``gamma`` of the run.
+
+            ``fqe/value``, ``fqe/low``, ``fqe/high``: fitted Q evaluation with its 95% interval, and ``fqe/td_error``;
+            ``data/value``: what the data's own episodes returned;
+            ``behavior/action_distance``, ``behavior/log_prob``, ``weight/effective_sample_size``: how far the policy
+            is from the data, and the share of the data that its weights use;
+            where the data have ``action_log_probs``, and the actions are choices or sampled:
+            ``wis/value``, ``wis/low``, ``wis/high``: weighted importance sampling, and
+            ``wis/effective_sample_size``, the share of the episodes that speaks for the policy.
+
+        Raises:
+            DatasetError: data that cannot be used, or are not of the policy's spaces.
+            ConfigError: ``gradient_steps`` below 1.
+        """
+        from rlox.runs.off_policy import evaluate_offline
+
+        _check_positive(gradient_steps=gradient_steps)
+        data = make_dataset(dataset).within(self.observation_space, self.action_space)
+        with Progress(gradient_steps, progress) as bar:
+            return evaluate_offline(
+                self._learner, data, deterministic=deterministic, gradient_steps=gradient_steps, seed=seed,
+                report=lambda done: bar.update(done, {}),
+            )  # fmt: skip
+
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
         """Return the action that the policy takes, as the environment accepts it.
 
@@ -347,6 +390,26 @@ class Trainer:
             action, self._predict_key = learner.programs.act(actor, normalizer, encoded, self._predict_key)
         decoded = learner.codec.decode(np.asarray(action))
         return decoded[0] if n is None else decoded
+
+    def log_prob(self, obs: Any, action: Any) -> NDArray[np.float64]:
+        """Return the log-probability with which the policy, sampled, takes actions: ``(B,)``.
+
+        Of continuous actions it is that of a density per unit of the environment inside the bounds, and of the
+        probability to be clipped there at a bound.
+
+        Args:
+            obs: a batch of observations.
+            action: a batch of the environment's actions.
+
+        Raises:
+            InvalidStepError: an observation of another shape, or not finite.
+        """
+        learner = self._learner
+        coded = learner.codec.encode(np.asarray(action))
+        encoded = learner.encoder(obs, len(coded))
+        state = learner.state
+        log_prob = learner.programs.log_prob(state.actor, state.normalizer, encoded, coded)
+        return np.asarray(log_prob, np.float64) - learner.codec.log_scale(coded)
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint of all that changes (networks, optimisers, replay, random keys, counters) to a folder.

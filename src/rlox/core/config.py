@@ -85,6 +85,8 @@ class Config:
     """Learning from an environment after data: share of the minibatches that comes from the data."""
     data_ratio_decay: int | None = setting(None, at_least=1)
     """Environment steps in which that share falls linearly to 0; None keeps it."""
+    critic_warmup_steps: int = setting(0, at_least=0)
+    """Learning from an environment after data: environment steps in which the critic learns and the actor waits."""
     learning_starts: int = setting(1000, at_least=0)
     """Environment steps with random actions before the first update."""
     updates_per_step: int = setting(1, at_least=1)

@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 from rlox.errors import ConfigError
 
 MAX_JOINT_ACTIONS = 4096
+AT_BOUND = 1e-6
+"""How near to a bound an action counts as clipped to it, in units of half the range."""
 _NEVER = -1e30  # logit of a choice that does not exist; finite, so that p log p is 0 and not nan
 
 
@@ -55,6 +57,9 @@ class Categorical(eqx.Module):
         chosen = action[..., None] == jnp.arange(log_probs.shape[-1])
         return jnp.where(chosen, log_probs, 0.0).sum(axis=(1, 2))
 
+    taken_log_prob = log_prob
+    """Choices are taken as they are."""
+
     def entropy(self) -> Float[Array, " B"]:
         """Return the entropy in nats."""
         log_probs = self._log_probs()
@@ -93,6 +98,16 @@ class Gaussian(eqx.Module):
         """Return the log-density of ``action``."""
         z = (action - self.mean) / self.std
         return -(0.5 * z**2 + jnp.log(self.std) + 0.5 * math.log(2 * math.pi)).sum(axis=-1)
+
+    def taken_log_prob(self, action: Float[Array, "B action_dim"]) -> Float[Array, " B"]:
+        """Return the log-probability of an action as it is taken, clipped to [-1, 1].
+
+        Inside it is that of the density, at a bound that of the tail which is clipped there.
+        """
+        z = (action - self.mean) / self.std
+        inside = -(0.5 * z**2 + jnp.log(self.std) + 0.5 * math.log(2 * math.pi))
+        tail = jax.scipy.stats.norm.logcdf(-z * jnp.sign(action))
+        return jnp.where(jnp.abs(action) < 1 - AT_BOUND, inside, tail).sum(axis=-1)
 
     def entropy(self) -> Float[Array, " B"]:
         """Return the differential entropy in nats."""

@@ -14,24 +14,30 @@ from rlox.core.networks import Critic, in_chunks
 from rlox.core.normalizer import Normalizer, normalize
 from rlox.core.returns import lambda_returns
 from rlox.core.state import TrainState, Transition
-from rlox.core.update import Algorithm, Metrics, describe_weights, explained_variance, make_steps, mark_divergence
+from rlox.core.update import (
+    Algorithm,
+    Metrics,
+    describe_weights,
+    explained_variance,
+    keep_actor,
+    make_steps,
+    mark_divergence,
+)
 
 Draw = Callable[[PRNGKeyArray, tuple[int, ...]], Int[Array, "..."]]
 """From a random key and a shape to places of stored steps."""
-Round = Callable[
-    [TrainState, Transition, Int[Array, "T n"], Bool[Array, " N"], Draw],
-    tuple[TrainState, Metrics],
-]
+Round = Callable[..., tuple[TrainState, Metrics]]
 
 _CHUNK = 512
 
 
 def make_round(algorithm: Algorithm, config: Any) -> Round:
-    """Return ``learn(state, steps, order, stored, draw) -> (state, metrics)``: one round over a whole replay.
+    """Return ``learn(state, steps, order, stored, draw, actor_waits=None) -> (state, metrics)``: one round.
 
     Every step gets its TD(lambda) return under V; ``n_critic_updates`` minibatches move the critic to these targets,
     which stay frozen; the returns are computed again under the critic as it is now; the advantages (whitened over the
-    replay where asked) give the weights of ``n_actor_updates`` minibatches (Peng et al. 2019, algorithm 1).
+    replay where asked) give the weights of ``n_actor_updates`` minibatches (Peng et al. 2019, algorithm 1), unless the
+    actor waits.
 
     ``steps`` is the replay, ``(N, ...)``: one place a step. ``order`` has the places of each of ``n`` streams in order
     of time, newest last; ``stored`` tells which places are taken. Where a step is followed by another of its episode,
@@ -42,15 +48,12 @@ def make_round(algorithm: Algorithm, config: Any) -> Round:
     actor_shape = (config.n_actor_updates, config.batch_size)
 
     def learn(
-        state: TrainState, steps: Transition, order: Int[Array, "T n"], stored: Bool[Array, " N"], draw: Draw
-    ) -> tuple[TrainState, Metrics]:
+        state: TrainState, steps: Transition, order: Int[Array, "T n"], stored: Bool[Array, " N"], draw: Draw,
+        actor_waits: Array | None = None,
+    ) -> tuple[TrainState, Metrics]:  # fmt: skip
         key, critic_key, actor_key = jax.random.split(state.key, 3)
         state = state._replace(key=key)
         steps = steps._replace(obs=normalize(state.normalizer, steps.obs.astype(jnp.float32)))
-
-        def label(critic: Critic) -> tuple[Array, Array]:
-            value = in_chunks(critic, steps.obs, _CHUNK)
-            return _returns(config, critic, state.normalizer, steps, order, value), value
 
         def batch_at(index: Array) -> Transition:
             return jax.tree.map(lambda column: column.at[index].get(mode="promise_in_bounds"), steps)
@@ -62,15 +65,16 @@ def make_round(algorithm: Algorithm, config: Any) -> Round:
             state, (loss, _) = updates.actor(state, batch_at(index), weight.at[index].get(mode="promise_in_bounds"))
             return state, loss
 
-        target, _ = label(state.critic)
+        target, _ = label(config, state.critic, state.normalizer, steps, order)
         state, critic_loss = lax.scan(critic_step, state, draw(critic_key, critic_shape))
-        target, value = label(state.critic)
+        target, value = label(config, state.critic, state.normalizer, steps, order)
         # The values of all the steps are known already.
         networks = state.networks()._replace(critic=lambda _: value)
         advantage = algorithm.advantage(config, networks, steps, target, actor_key, stored)
         weight = lax.stop_gradient(algorithm.weight(config, advantage))
         index = draw(actor_key, actor_shape)
-        state, actor_loss = lax.scan(actor_step, state, index)
+        moved, actor_loss = lax.scan(actor_step, state, index)
+        state = keep_actor(actor_waits, moved, state)
         policy = state.actor(batch_at(index[-1]).obs)
         return mark_divergence(state, actor_loss.sum() + critic_loss.sum()), {
             "actor/loss": actor_loss.mean(),
@@ -84,19 +88,15 @@ def make_round(algorithm: Algorithm, config: Any) -> Round:
     return learn
 
 
-def _returns(
-    config: Any,
-    critic: Critic,
-    normalizer: Normalizer | None,
-    steps: Transition,
-    order: Int[Array, "T n"],
-    value: Float[Array, " N"],
-) -> Float[Array, " N"]:
-    """Return every step's TD(lambda) return under ``critic``, whose values of the steps' observations are ``value``.
+def label(
+    config: Any, critic: Critic, normalizer: Normalizer | None, steps: Transition, order: Int[Array, "T n"]
+) -> tuple[Float[Array, " N"], Float[Array, " N"]]:
+    """Return every step's TD(lambda) return under ``critic``, and its values of the steps' (whitened) observations.
 
     Most steps lead to where the next one of their stream starts. Only those whose stream is cut need a value of their
     own: as many chunks of them as there are.
     """
+    value = in_chunks(critic, steps.obs, _CHUNK)
     reward, terminated, truncated = (x[order] for x in (steps.reward, steps.terminated, steps.truncated))
     ended = (terminated | truncated).at[-1].set(True)
     next_value = jnp.roll(value[order], -1, axis=0).ravel()
@@ -110,4 +110,4 @@ def _returns(
 
     next_value = lax.fori_loop(0, -(-cut.sum() // _CHUNK), bootstrap, next_value).reshape(order.shape)
     returns = lambda_returns(reward, next_value, terminated, ended, config.gamma, config.td_lambda)
-    return jnp.zeros_like(value).at[order].set(returns, unique_indices=True)
+    return jnp.zeros_like(value).at[order].set(returns, unique_indices=True), value

@@ -152,11 +152,11 @@ def make_steps(algorithm: Algorithm, config: Any) -> Steps:
     return Steps(critic_step, actor_step)
 
 
-def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Transition], tuple[TrainState, Metrics]]:
-    """Return ``update(state, batches) -> (state, metrics)``; ``batches`` leads with ``(n_critic_updates, B)``.
+def make_update(algorithm: Algorithm, config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Return ``update(state, batches, actor_waits=None) -> (state, metrics)``.
 
-    Each batch moves the critic, if there is one, once. The last one then gives the advantages, under the critic as it
-    is after its step, and moves the actor.
+    ``batches`` leads with ``(n_critic_updates, B)``. Each moves the critic, if there is one, once. The last one then
+    gives the advantages, under the critic as it is after its step, and moves the actor, unless it waits.
     """
     steps = make_steps(algorithm, config)
 
@@ -172,7 +172,7 @@ def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Tran
     def target_key(state: TrainState) -> Array:
         return jax.random.fold_in(state.key, _TARGET)
 
-    def update(state: TrainState, batches: Transition) -> tuple[TrainState, Metrics]:
+    def update(state: TrainState, batches: Transition, actor_waits: Array | None = None) -> tuple[TrainState, Metrics]:
         first = jax.tree.map(lambda column: column[0], batches)
         batch = jax.tree.map(lambda column: column[-1], batches)
         if batches.reward.shape[0] == 1:
@@ -184,7 +184,8 @@ def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Tran
         advantage = algorithm.advantage(config, networks, batch, target, jax.random.fold_in(state.key, _ADVANTAGE))
         weight = algorithm.weight(config, advantage)
         check_per_sample(batch, advantage=advantage)
-        state, (actor_loss, policy) = steps.actor(state, batch, weight)
+        moved, (actor_loss, policy) = steps.actor(state, batch, weight)
+        state = keep_actor(actor_waits, moved, state)
         state = mark_divergence(state, actor_loss + critic_loss)
         return state, {
             "actor/loss": actor_loss,
@@ -195,6 +196,18 @@ def make_update(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Tran
         }
 
     return update
+
+
+def keep_actor(actor_waits: Array | None, moved: TrainState, state: TrainState) -> TrainState:
+    """Return the state with the actor moved; where there is a condition and it holds, as it was."""
+    if actor_waits is None:
+        return moved
+
+    def actor_of(state: TrainState) -> Any:
+        return state.actor, state.actor_opt, state.gradient_steps
+
+    kept = jax.tree.map(lambda new, old: jnp.where(actor_waits, old, new), actor_of(moved), actor_of(state))
+    return moved._replace(actor=kept[0], actor_opt=kept[1], gradient_steps=kept[2])
 
 
 def mark_divergence(state: TrainState, loss: Float[Array, ""]) -> TrainState:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,7 @@ from rlox.data.spaces import action_codec, obs_encoder
 from rlox.errors import DatasetError, InvalidStepError, did_you_mean, one_line
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
-OPTIONAL = ("timeouts", "next_observations")
+OPTIONAL = ("timeouts", "next_observations", "action_log_probs")
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -144,6 +144,16 @@ class Dataset:
         steps = Transition(obs, action, table["rewards"].astype(np.float32), next_obs, terminated, truncated)
         return steps if known.all() else Transition(*(column[known] for column in steps))
 
+    @property
+    def episode(self) -> NDArray[np.int32]:
+        """The number of each step's episode, counted from 0."""
+        ended = self.columns["terminals"] | self.columns["timeouts"]
+        return np.concatenate([[0], np.cumsum(ended[:-1])]).astype(np.int32)
+
+    def encoded(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
+        """Yield observations and actions in the coding of the replay, in pieces of rows."""
+        yield self._encode("observations"), action_codec(self.action_space).encode(self.columns["actions"])
+
     def _encode(self, column: str) -> NDArray[Any]:
         try:
             return obs_encoder(self.observation_space)(self.columns[column], len(self))
@@ -165,7 +175,9 @@ def make_dataset(dataset: DatasetLike) -> Dataset:
     if isinstance(dataset, Mapping):
         return Dataset.from_arrays(dataset)
     if isinstance(dataset, str | Path):
-        return Dataset.load(dataset)
+        from rlox.data.bundled import bundled_names, load_bundled
+
+        return load_bundled(dataset) if dataset in bundled_names() else Dataset.load(dataset)
     raise DatasetError(
         f"dataset is a {type(dataset).__name__}: it must be the name of a file, a Dataset, or a mapping of columns."
     )

@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from rlox.core.distributions import AT_BOUND
 from rlox.errors import InvalidStepError, SpaceError
 
 _OBS_SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
@@ -161,6 +162,17 @@ class ActionCodec:
         else:
             encoded = action - getattr(self.space, "start", 0)
         return encoded.reshape(len(action), self.dim).astype(self.dtype)
+
+    def log_scale(self, action: NDArray[Any]) -> NDArray[np.float64]:
+        """Return, of ``(n, dim)`` actions in the policy's coding, the logarithm of the unit that a density is per.
+
+        A component at a bound has a probability and no density there, so that units do not matter to it.
+        """
+        if not isinstance(self.space, spaces.Box):
+            return np.zeros(len(action))
+        span = (self.space.high.astype(np.float64) - self.space.low).ravel()
+        half = np.where(span > 0, span / 2, 1.0)
+        return np.where(np.abs(action) < 1 - AT_BOUND, np.log(half), 0.0).sum(axis=1)
 
 
 def action_codec(space: spaces.Space[Any]) -> ActionCodec:

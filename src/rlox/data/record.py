@@ -1,0 +1,63 @@
+"""Data of one's own: whole episodes of anything that acts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from rlox.data.datasets import Dataset
+
+Act = Callable[[Any], tuple[Any, float | None]]
+"""From an observation to an action that the environment accepts, and its log-probability where it is known."""
+
+
+def record(env: gym.Env[Any, Any], act: Act, n_steps: int, seed: int, *, name: str = "recorded") -> Dataset:
+    """Return whole episodes, of ``n_steps`` steps or as many more as the last one needs.
+
+    Args:
+        env: where to act.
+        act: chooses the actions; their log-probabilities are the column ``action_log_probs`` where it gives any.
+        n_steps: least number of steps.
+        seed: of the first reset.
+        name: what errors and summaries call the data.
+    """
+    rows = list(_steps(env, act, n_steps, seed))
+    obs, action, log_prob, reward, terminated, truncated, next_obs = zip(*rows, strict=True)
+    columns: dict[str, Any] = {
+        "observations": stack(env.observation_space, obs),
+        "actions": stack(env.action_space, action),
+        "rewards": np.array(reward, np.float32),
+        "terminals": np.array(terminated, bool),
+        "timeouts": np.array(truncated, bool),
+        "next_observations": stack(env.observation_space, next_obs),
+    }
+    if None not in log_prob:
+        columns["action_log_probs"] = np.array(log_prob, np.float32)
+    return Dataset.from_arrays(
+        columns, observation_space=env.observation_space, action_space=env.action_space, name=name
+    )
+
+
+def _steps(env: gym.Env[Any, Any], act: Act, n_steps: int, seed: int) -> Iterator[tuple[Any, ...]]:
+    obs, _ = env.reset(seed=seed)
+    taken, ended = 0, True
+    while taken < n_steps or not ended:
+        action, log_prob = act(obs)
+        next_obs, reward, terminated, truncated, _ = env.step(action)
+        yield obs, action, log_prob, reward, terminated, truncated, next_obs
+        ended, taken = terminated or truncated, taken + 1
+        obs = env.reset()[0] if ended else next_obs
+
+
+def stack(space: spaces.Space[Any], values: tuple[Any, ...]) -> NDArray[Any] | dict[str, Any]:
+    """Return elements of a space along a new leading axis, each entry of Dict and Tuple spaces on its own."""
+    if isinstance(space, spaces.Dict):
+        return {key: stack(part, tuple(value[key] for value in values)) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return {str(i): stack(part, tuple(value[i] for value in values)) for i, part in enumerate(space.spaces)}
+    return np.stack([np.asarray(value, space.dtype) for value in values])
