@@ -13,6 +13,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from numpy.typing import NDArray
 
@@ -87,7 +88,7 @@ def each_value(critic: QFunction, obs: Float[Array, "B obs_dim"], action: Array)
 
 
 @functools.cache
-def make_fqe(config: FQEConfig) -> Callable[[Fit, Logged, Array, int], tuple[Fit, Array]]:
+def make_fqe(config: FQEConfig) -> Callable[[Fit, Logged, Array, ArrayLike], tuple[Fit, Array]]:
     """Return ``fit(state, logged, counts, n) -> (state, td_error)``, ``n`` steps on minibatches.
 
     Every critic ``e`` regresses to its own ``y = r + gamma (1 - terminated) E_pi Q'_e(s', .)``; a step of the data
@@ -115,7 +116,7 @@ def make_fqe(config: FQEConfig) -> Callable[[Fit, Logged, Array, int], tuple[Fit
         target = jax.tree.map(lambda old, new: old + config.tau * (new - old), state.target, critic)
         return Fit(critic, target, opt, key), config.value_scale * jnp.sqrt((error**2).mean())
 
-    def fit(state: Fit, logged: Logged, counts: Array, n: int) -> tuple[Fit, Array]:
+    def fit(state: Fit, logged: Logged, counts: Array, n: ArrayLike) -> tuple[Fit, Array]:
         return lax.fori_loop(0, n, lambda i, carry: step(i, carry, logged, counts), (state, jnp.zeros(())))
 
     return jax.jit(fit, donate_argnums=0)

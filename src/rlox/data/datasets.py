@@ -177,7 +177,7 @@ def make_dataset(dataset: DatasetLike) -> Dataset:
     if isinstance(dataset, str | Path):
         from rlox.data.bundled import bundled_names, load_bundled
 
-        return load_bundled(dataset) if dataset in bundled_names() else Dataset.load(dataset)
+        return load_bundled(str(dataset)) if str(dataset) in bundled_names() else Dataset.load(dataset)
     raise DatasetError(
         f"dataset is a {type(dataset).__name__}: it must be the name of a file, a Dataset, or a mapping of columns."
     )

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
 
@@ -63,8 +65,8 @@ def fitted_q_evaluation(
     steps: Transition,
     policy: Callable[[NDArray[Any]], Actions],
     nvec: tuple[int, ...],
+    config: fqe.FQEConfig,
     *,
-    gamma: float,
     gradient_steps: int,
     seed: int,
     report: Callable[[int], None] = lambda _: None,
@@ -76,10 +78,9 @@ def fitted_q_evaluation(
     chance and the fit's, and not what the data do not show.
     """
     episode = episode_numbers(steps)
-    returns = discounted_returns(steps.reward, episode, gamma)
-    config = fqe.FQEConfig(
-        gamma=gamma, value_scale=max(float(np.std(returns)), float(np.abs(steps.reward).max()), 1e-3)
-    )
+    returns = discounted_returns(steps.reward, episode, config.gamma)
+    scale = max(float(np.std(returns)), float(np.abs(steps.reward).max()), 1e-3)
+    config = dataclasses.replace(config, value_scale=scale)
     normalizer = Normalizer.fit(steps.obs)
     whiten = jax.jit(lambda obs: normalize(normalizer, obs.astype(jnp.float32)))
     obs, led_to = whiten(steps.obs), policy(steps.next_obs)
@@ -172,10 +173,12 @@ def weighted_importance_sampling(
     """Return ``sum_i w_i G_i / sum_i w_i`` over episodes, and the weights' effective sample size as a share of them.
 
     ``w_i`` is the product of ``pi(a|s) / mu(a|s)`` over the steps of an episode (Precup, Sutton, Singh 2000), ``G_i``
-    its discounted return. The interval is the percentile bootstrap's over episodes.
+    its discounted return. The interval is the percentile bootstrap's over episodes. All are nan where every weight is 0.
     """
     returns = discounted_returns(reward, episode, gamma)
     log_weight = np.bincount(episode, weights=log_ratio)
+    if np.isneginf(log_weight).all():
+        return Estimate(math.nan, math.nan, math.nan), 0.0
     weight = np.exp(log_weight - log_weight.max())
     rng = np.random.default_rng(seed)
     samples = rng.integers(len(returns), size=(1000, len(returns)))
@@ -198,8 +201,9 @@ def evaluate_offline(
     steps, gamma = dataset.transitions(), learner.config.gamma
     policy = policy_actions(learner, deterministic, seed)
     fitted, td_error = fitted_q_evaluation(
-        steps, policy, learner.codec.nvec, gamma=gamma, gradient_steps=gradient_steps, seed=seed, report=report
-    )
+        steps, policy, learner.codec.nvec, fqe.FQEConfig(gamma=gamma), gradient_steps=gradient_steps, seed=seed,
+        report=report,
+    )  # fmt: skip
     episode = dataset.episode
     result = {
         "fqe/value": fitted.value, "fqe/low": fitted.low, "fqe/high": fitted.high, "fqe/td_error": td_error,

@@ -1,0 +1,172 @@
+"""Estimates of a policy before it runs, against values that are known."""
+
+import itertools
+from typing import Any
+
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from gymnasium import spaces
+
+from rlox import Dataset, Trainer
+from rlox.core.distributions import AT_BOUND, Categorical, Gaussian
+from rlox.core.fqe import FQEConfig
+from rlox.core.state import Transition
+from rlox.errors import ConfigError, DatasetError
+from rlox.runs.off_policy import (
+    Actions,
+    discounted_returns,
+    episode_numbers,
+    fitted_q_evaluation,
+    weighted_importance_sampling,
+)
+
+GAMMA = 0.9
+SMALL = FQEConfig(gamma=GAMMA, hidden=16, n_critics=5, learning_rate=3e-3)
+
+
+def chain(n_episodes: int = 300, length: int = 3) -> Transition:
+    """Return episodes of a random agent that is paid 1 for every action 1; the observation is the step's number."""
+    rng = np.random.default_rng(0)
+    age = np.tile(np.arange(length), n_episodes)
+    action = rng.integers(2, size=len(age))
+    terminated = age == length - 1
+    obs = age[:, None].astype(np.float32)
+    return Transition(
+        obs, action[:, None].astype(np.int32), action.astype(np.float32), obs + 1, terminated, np.zeros_like(terminated)
+    )
+
+
+def always(choice: int) -> Any:
+    def act(obs: Any) -> Actions:
+        return Actions(np.full((1, len(obs), 1), choice, np.int32), np.ones((1, len(obs)), np.float32))
+
+    return act
+
+
+@pytest.mark.parametrize(("choice", "value"), [(0, 0.0), (1, 1 + GAMMA + GAMMA**2)])
+def test_fitted_q_evaluation_finds_the_value_of_a_policy_that_the_data_are_not_of(choice: int, value: float):
+    estimate, td_error = fitted_q_evaluation(chain(), always(choice), (2,), SMALL, gradient_steps=800, seed=0)
+    assert estimate.value == pytest.approx(value, abs=0.1)
+    assert estimate.low <= estimate.value <= estimate.high
+    assert td_error < 0.2
+
+
+def test_an_expectation_over_choices_is_exact():
+    def coin(obs: Any) -> Actions:
+        actions = np.broadcast_to(np.array([0, 1], np.int32)[:, None, None], (2, len(obs), 1))
+        return Actions(actions, np.full((2, len(obs)), 0.5, np.float32))
+
+    estimate, _ = fitted_q_evaluation(chain(), coin, (2,), SMALL, gradient_steps=800, seed=0)
+    assert estimate.value == pytest.approx(0.5 * (1 + GAMMA + GAMMA**2), abs=0.1)
+
+
+def test_the_interval_is_wider_where_there_are_fewer_episodes():
+    few, many = (
+        fitted_q_evaluation(noisy(n), always(1), (2,), SMALL, gradient_steps=600, seed=0)[0] for n in (12, 600)
+    )
+    assert few.high - few.low > 2 * (many.high - many.low)
+
+
+def noisy(n_episodes: int) -> Transition:
+    steps = chain(n_episodes)
+    return steps._replace(reward=np.random.default_rng(1).normal(size=len(steps.reward)).astype(np.float32))
+
+
+def test_returns_of_episodes_are_discounted_from_their_own_start():
+    steps = chain(4)
+    steps.truncated[7] = True
+    episode = episode_numbers(steps)
+    assert episode.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 4, 4]
+    expected = [
+        sum(GAMMA**t * r for t, (_, r) in enumerate(rows))
+        for _, rows in itertools.groupby(zip(episode, steps.reward, strict=True), key=lambda row: row[0])
+    ]
+    np.testing.assert_allclose(discounted_returns(steps.reward, episode, GAMMA), expected)
+
+
+def test_weighted_importance_sampling_weighs_episodes_by_the_product_of_their_ratios():
+    reward = np.array([1.0, 0.0, 2.0, 5.0])
+    episode, ratio = np.array([0, 0, 1, 2], np.int32), np.array([2.0, 0.5, 3.0, 0.0])
+    with np.errstate(divide="ignore"):
+        estimate, share = weighted_importance_sampling(reward, episode, np.log(ratio), GAMMA, 0)
+    assert estimate.value == pytest.approx((1 * 1 + 3 * 2) / 4)
+    assert share == pytest.approx((1 + 3) ** 2 / (3 * (1 + 9)))
+    assert 0.0 <= estimate.low <= estimate.value <= estimate.high <= 2.0
+
+
+def test_where_no_episode_speaks_for_the_policy_the_weighted_estimate_is_nan():
+    estimate, share = weighted_importance_sampling(
+        np.ones(2), np.array([0, 1], np.int32), np.full(2, -np.inf), GAMMA, 0
+    )
+    assert np.isnan(estimate).all()
+    assert share == 0
+
+
+@pytest.mark.parametrize(("mean", "std"), [(0.0, 0.5), (0.9, 0.3), (-2.0, 1.0)])
+def test_the_probability_of_clipped_actions_adds_up_to_one(mean: float, std: float):
+    grid = np.linspace(-1 + 2 * AT_BOUND, 1 - 2 * AT_BOUND, 20_001)
+    policy = Gaussian(jnp.full((len(grid), 1), mean), jnp.asarray([std]))
+    inside = np.exp(policy.taken_log_prob(jnp.asarray(grid, jnp.float32)[:, None]))
+    ends = Gaussian(jnp.full((2, 1), mean), jnp.asarray([std])).taken_log_prob(jnp.array([[-1.0], [1.0]]))
+    assert np.trapezoid(inside, grid) + np.exp(ends).sum() == pytest.approx(1, abs=1e-3)
+
+
+def test_choices_are_taken_as_they_are():
+    policy = Categorical(jnp.array([[0.0, 1.0]]), (2,))
+    np.testing.assert_array_equal(
+        policy.taken_log_prob(jnp.array([[1]], jnp.int32)), policy.log_prob(jnp.array([[1]], jnp.int32))
+    )
+
+
+def bandit(kind: str) -> Dataset:
+    """Return one-step episodes of a uniform agent, with its log-probabilities."""
+    rng = np.random.default_rng(0)
+    discrete = kind == "discrete"
+    action = rng.integers(2, size=400) if discrete else rng.uniform(-3, 3, size=(400, 1)).astype(np.float32)
+    columns = {
+        "observations": rng.normal(size=(400, 2)).astype(np.float32), "actions": action,
+        "rewards": (action == 1).astype(np.float32) if discrete else -np.abs(action[:, 0] - 1),
+        "terminals": np.ones(400, bool), "action_log_probs": np.full(400, -np.log(2 if discrete else 6)),
+    }  # fmt: skip
+    space = spaces.Discrete(2) if discrete else spaces.Box(-3, 3, (1,))
+    return Dataset.from_arrays(columns, action_space=space)
+
+
+def test_log_prob_is_per_unit_of_the_environment():
+    trainer = Trainer("bc", dataset=bandit("continuous"), config={"hidden": 8, "initial_std": 0.5})
+    found = trainer.log_prob(np.zeros((2, 2), np.float32), np.array([[0.0], [3.0]]))
+    # The untrained mean is near 0, and the std is half of half the range, 1.5.
+    assert found[0] == pytest.approx(-np.log(1.5 * np.sqrt(2 * np.pi)), abs=0.05)
+    assert found[1] == pytest.approx(np.log(0.0228), abs=0.2)
+
+
+@pytest.mark.parametrize(("kind", "deterministic"), [("discrete", True), ("discrete", False), ("continuous", False)])
+def test_both_estimates_agree_on_a_bandit(kind: str, deterministic: bool):
+    data = bandit(kind)
+    trainer = Trainer("awr", dataset=data, config={"hidden": 16, "batch_size": 64, "learning_rate": 5e-3, "beta": 0.3})
+    trainer.train_offline(300, progress=False)
+    found = trainer.evaluate_offline(data, deterministic=deterministic, gradient_steps=400, progress=False)
+    assert found["fqe/value"] == pytest.approx(found["wis/value"], abs=0.15)
+    assert found["fqe/value"] > found["data/value"] + 0.2
+    assert 0 < found["wis/effective_sample_size"] <= 1
+    assert 0 < found["weight/effective_sample_size"] <= 1
+
+
+@pytest.mark.parametrize("member", ["bc", "marwil", "iql", "awac"])
+def test_every_member_is_evaluated_and_cloning_is_nearest_to_the_data(member: str):
+    data = bandit("continuous")
+    trainer = Trainer(member, dataset=data, config={"hidden": 8, "batch_size": 32})
+    found = trainer.evaluate_offline(data, gradient_steps=5, progress=False)
+    assert "wis/value" not in found  # a continuous mode has no ratio
+    assert found["behavior/action_distance"] > 0
+    assert (found["weight/effective_sample_size"] == pytest.approx(1)) == (member == "bc")
+
+
+def test_bad_input_is_named():
+    trainer = Trainer("bc", dataset=bandit("discrete"), config={"hidden": 8})
+    with pytest.raises(ConfigError, match="gradient_steps=0"):
+        trainer.evaluate_offline(bandit("discrete"), gradient_steps=0)
+    with pytest.raises(DatasetError, match="an action has shape"):
+        wrong = {**bandit("discrete").columns, "actions": np.zeros((400, 3), int)}
+        trainer.evaluate_offline(wrong)
