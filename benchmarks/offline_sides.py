@@ -3,8 +3,9 @@
 What stays different: d3rlpy squashes every mean by tanh, ours are clipped; its AWAC, IQL and CRR bound log std by
 [-6, 0], [-5, 2] and [-20, 2] and start near a std of 0.05, 0.2 and 1, CRR with one for each state, where ours starts at
 1 over a floor of 0.05, the same in every state. Its BC is the squared error of the mean. The target of its AWAC takes
-actions of a Gaussian squashed after its noise and has an entropy bonus of weight 1. The advantage of its CRR is of the mean of the Q
-functions, its target of a target policy; its `predict` draws from several actions by their Q, left out here.
+actions of a Gaussian squashed after its noise, and has an entropy bonus of weight 1. The advantage of its CRR is of the
+mean of the Q functions, its target of a target policy; its `predict` draws from several actions by their Q, left out
+here.
 """
 
 from __future__ import annotations
