@@ -2,10 +2,10 @@
 
     python benchmarks/offline.py speed                             # by turns on one core
     python benchmarks/offline.py returns --cores 0 1               # a run on each core at a time; hours
-    python benchmarks/offline.py returns --tier hopper-medium --steps 5000
+    python benchmarks/offline.py returns --tier hopper-medium --steps 5000 --hidden 128
     python benchmarks/offline.py --show                            # the tables of all that was run
 
-Both sides take the same columns of the same files, batches of 256, two hidden layers of 256 with ReLU, Adam with steps
+Both sides take the same columns of the same files, batches of 256, two hidden layers with ReLU, Adam with steps
 of 3e-4, gamma 0.99 and, where there are any, two Q functions with tau 0.005; each member its published settings
 (`offline_sides.py`, which says what stays different). These are not all d3rlpy's defaults: its BC takes steps of 1e-3,
 its AWAC batches of 1024, BC and CRR of 100, and its CRR one Q function with a hard target. Rewards and observations
@@ -99,7 +99,7 @@ def measure(kind: str, args: argparse.Namespace) -> None:
     results = args.results / f"offline_{kind}.json"
     rows: list[Row] = json.loads(results.read_text())["rows"] if results.exists() else []
     done = {identity(row) for row in rows}
-    tasks = [task for task in wanted(files, steps, args.seeds, args.members) if identity(task) not in done]
+    tasks = [task for task in wanted(files, steps, args) if identity(task) not in done]
     machine, settings = describe_machine(), {"theirs": D3RLPY, "members": SETTINGS, "warm_up": WARM_UP, "cores": cores}
     with ThreadPoolExecutor(len(cores)) as pool:
         try:
@@ -112,18 +112,18 @@ def measure(kind: str, args: argparse.Namespace) -> None:
     print_machine(machine)
 
 
-def wanted(files: list[Path], steps: int, seeds: list[int], members: list[str]) -> Iterator[Row]:
+def wanted(files: list[Path], steps: int, args: argparse.Namespace) -> Iterator[Row]:
     """Yield the runs, both sides by turns, every file before the next seed."""
-    for seed in seeds:
+    for seed in args.seeds:
         for file in files:
-            for member in members:
-                for side in SIDES:
-                    yield {"side": side, "member": member, "data": str(file), "steps": steps, "seed": seed}
+            for member in args.members:
+                task = {"member": member, "data": str(file), "steps": steps, "hidden": args.hidden, "seed": seed}
+                yield from ({"side": side, **task} for side in SIDES)
 
 
 def identity(row: Row) -> tuple[Any, ...]:
     """Return what makes a run, or its row, this one."""
-    return Path(row["data"]).stem, row["steps"], row["member"], row["side"], row["seed"]
+    return Path(row["data"]).stem, *(row[key] for key in ("steps", "hidden", "member", "side", "seed"))
 
 
 def show(results: Path) -> None:
@@ -135,25 +135,25 @@ def show(results: Path) -> None:
     # A run that was stopped may lack the other side of its last pair.
     paired = [(key, pairs(group)) for key, group in speed.items() if pairs(group)]
     header = [
-        "data", "member", "ours, steps / s", "theirs, steps / s", "ours / theirs", "by processor time", "ours, MiB",
-        "theirs, MiB",
+        "data", "hidden", "member", "ours, steps / s", "theirs, steps / s", "ours / theirs", "by processor time",
+        "ours, MiB", "theirs, MiB",
     ]  # fmt: skip
     if paired:
-        print_table(header, [[data, member, *speed_cells(own)] for (data, _, member), own in paired])
-    header = ["data", "member", "steps", "ours (each seed)", "theirs (each seed)", "the data"]
+        print_table(header, [[data, hidden, member, *speed_cells(own)] for (data, _, hidden, member), own in paired])
+    header = ["data", "hidden", "member", "steps", "ours (each seed)", "theirs (each seed)", "the data"]
     lines = []
-    for (data, steps, member), group in returns.items():
+    for (data, steps, hidden, member), group in returns.items():
         cells = [each_return(group, side) for side in SIDES]
-        lines.append([data, member, f"{steps:,}", *cells, f"{next(iter(group.values()))['data_return']:.0f}"])
+        lines.append([data, hidden, member, f"{steps:,}", *cells, f"{next(iter(group.values()))['data_return']:.0f}"])
     if lines:
         print_table(header, lines)
-    for data, steps in dict.fromkeys(key[:2] for key in returns if key[0].endswith("medium-replay")):
-        members = {key[2]: group for key, group in returns.items() if key[:2] == (data, steps)}
+    for data, steps, hidden in dict.fromkeys(key[:3] for key in returns if key[0].endswith("medium-replay")):
+        members = {key[3]: group for key, group in returns.items() if key[:3] == (data, steps, hidden)}
         print(f"{data}, {steps:,} steps: {'; '.join(over_bc(members, side) for side in SIDES)}")
 
 
-Key = tuple[str, int, str]
-"""Data, steps and member."""
+Key = tuple[str, int, int, str]
+"""Data, steps, width of the hidden layers, and member."""
 Group = dict[tuple[str, int], Row]
 """Rows by side and seed."""
 
@@ -162,11 +162,11 @@ def grouped(rows: list[Row]) -> dict[Key, Group]:
     """Return the rows of each run of a member, in the order of data, steps and members."""
     found: dict[Key, Group] = {}
     for row in rows:
-        found.setdefault((row["data"], row["steps"], row["member"]), {})[row["side"], row["seed"]] = row
+        found.setdefault((row["data"], row["steps"], row["hidden"], row["member"]), {})[row["side"], row["seed"]] = row
 
     def place(item: tuple[Key, Group]) -> tuple[Any, ...]:
-        data, steps, member = item[0]
-        return (TIERS.index(data) if data in TIERS else len(TIERS), data, steps, list(SETTINGS).index(member))
+        data, steps, hidden, member = item[0]
+        return (TIERS.index(data) if data in TIERS else len(TIERS), data, steps, hidden, list(SETTINGS).index(member))
 
     return dict(sorted(found.items(), key=place))
 
@@ -213,6 +213,7 @@ def main() -> None:
     parser.add_argument("--tier", nargs="+", choices=TIERS, help="bundled ones; speed hopper-medium, returns all")
     parser.add_argument("--members", nargs="+", choices=list(SETTINGS), default=list(SETTINGS), help="all by default")
     parser.add_argument("--steps", type=int, help="gradient steps (speed 2000, returns 10000)")
+    parser.add_argument("--hidden", type=int, default=256, help="width of both hidden layers (256)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds, of speed the turns (0 1 2)")
     parser.add_argument(
         "--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0)),

@@ -61,11 +61,13 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
 }  # fmt: skip
 
 
-def train(side: str, member: str, data: str, steps: int, seed: int, warm_up: int, policy: str | None) -> Row:
+def train(
+    side: str, member: str, data: str, steps: int, hidden: int, seed: int, warm_up: int, policy: str | None
+) -> Row:
     """Learn from a file; time it after ``warm_up`` more steps, and write the policy."""
     learner = ours if side == "ours" else theirs
     columns = read(data)
-    step, mode, predict = learner(member, environment(data), columns, seed)
+    step, mode, predict = learner(member, environment(data), columns, hidden, seed)
     if warm_up:
         step(warm_up)
     begin, cpu = time.perf_counter(), time.process_time()
@@ -74,8 +76,8 @@ def train(side: str, member: str, data: str, steps: int, seed: int, warm_up: int
     if policy:
         write_policy(policy, mode(), predict, columns["observations"])
     return {
-        "side": side, "member": member, "data": Path(data).stem, "steps": steps, "seed": seed, "seconds": seconds,
-        "steps_per_second": steps / seconds, "steps_per_cpu_second": steps / cpu_seconds,
+        "side": side, "member": member, "data": Path(data).stem, "steps": steps, "hidden": hidden, "seed": seed,
+        "seconds": seconds, "steps_per_second": steps / seconds, "steps_per_cpu_second": steps / cpu_seconds,
     }  # fmt: skip
 
 
@@ -97,12 +99,12 @@ Learner = tuple[Callable[[int], Any], Callable[[], dict[str, Any]], Callable[[An
 """Learn so many steps; the policy's mode as plain arrays; its mode by the library itself."""
 
 
-def ours(member: str, env: Environment, columns: Columns, seed: int) -> Learner:
+def ours(member: str, env: Environment, columns: Columns, hidden: int, seed: int) -> Learner:
     import numpy as np
 
     from rlox import Trainer
 
-    config = {"batch_size": 256, "hidden": 256, **SETTINGS[member]["ours"]}
+    config = {"batch_size": 256, "hidden": hidden, **SETTINGS[member]["ours"]}
     trainer = Trainer(member, env=env.env_id, dataset=columns, config=config, seed=seed)
 
     def step(n: int) -> None:
@@ -116,7 +118,7 @@ def ours(member: str, env: Environment, columns: Columns, seed: int) -> Learner:
     return step, mode, trainer.predict
 
 
-def theirs(member: str, env: Environment, columns: Columns, seed: int) -> Learner:
+def theirs(member: str, env: Environment, columns: Columns, hidden: int, seed: int) -> Learner:
     import d3rlpy  # pyright: ignore[reportMissingImports]
     import numpy as np
     import torch  # pyright: ignore[reportMissingImports]
@@ -126,7 +128,11 @@ def theirs(member: str, env: Environment, columns: Columns, seed: int) -> Learne
     bound = np.full(columns["actions"].shape[1], env.bound, np.float32)
     scaler = d3rlpy.preprocessing.MinMaxActionScaler(minimum=-bound, maximum=bound)
     make = getattr(d3rlpy.algos, f"{member.upper()}Config")
-    algo = make(batch_size=256, action_scaler=scaler, **SETTINGS[member]["theirs"]).create(device="cpu:0")
+    names = {"bc": ("",), "iql": ("actor_", "critic_", "value_")}.get(member, ("actor_", "critic_"))
+    layers = d3rlpy.models.VectorEncoderFactory([hidden, hidden])
+    networks = {f"{name}encoder_factory": layers for name in names}
+    settings = {"batch_size": 256, "action_scaler": scaler, **networks, **SETTINGS[member]["theirs"]}
+    algo = make(**settings).create(device="cpu:0")
     dataset = d3rlpy.dataset.MDPDataset(**columns)
 
     def step(n: int) -> None:

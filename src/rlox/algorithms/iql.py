@@ -74,8 +74,8 @@ def advantage(
     key: PRNGKeyArray,
     where: Bool[Array, " B"] | None = None,
 ) -> Float[Array, " B"]:
-    """Return ``min Q'(s, a) - V(s)``, V after its step."""
-    return q_value(networks.target_critic.q, batch.obs, batch.action) - networks.critic.v(batch.obs)
+    """Return ``min Q'(s, a) - V(s)``: Q' as V regressed to it, V after its step."""
+    return target[0] - networks.critic.v(batch.obs)
 
 
 def weight(config: IQLConfig, advantage: Float[Array, " B"]) -> Float[Array, " B"]:
