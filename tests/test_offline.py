@@ -134,6 +134,37 @@ def test_the_environment_goes_on_where_the_data_ended():
     assert metrics["mean_reward"] > 0.5
 
 
+@pytest.mark.parametrize("member", ["iql", "awr in rounds"])
+def test_the_actor_waits_while_the_critic_learns_alone_after_the_switch(member: str):
+    settings = {**SETTINGS[member], "learning_starts": 32, "critic_warmup_steps": 64}
+    trainer = Trainer(member.split()[0], env=ObservedActionReward(), dataset=logged(), config=settings, seed=0)
+    trainer.train_offline(20, progress=False)
+    actor, critic = (copied(network) for network in (trainer.state.actor, trainer.state.critic))
+    before = trainer.gradient_steps
+    trainer.train(64, progress=False)
+    assert trainer.gradient_steps == before
+    assert same(actor, trainer.state.actor)
+    assert not same(critic, trainer.state.critic)
+    trainer.train(64, progress=False)
+    assert trainer.gradient_steps > before
+    assert not same(actor, trainer.state.actor)
+
+
+def test_nothing_waits_where_there_were_no_data():
+    settings = {**SMALL, "learning_starts": 32, "critic_warmup_steps": 64}
+    trainer = Trainer("awr", env=ObservedActionReward(), config=settings, seed=0)
+    assert trainer.train(64, progress=False)["gradient_steps"] == 33
+
+
+def copied(tree: Any) -> Any:
+    return jax.tree.map(np.array, tree)
+
+
+def same(one: Any, other: Any) -> bool:
+    leaves = zip(jax.tree.leaves(one), jax.tree.leaves(other), strict=True)
+    return all(np.array_equal(a, b) for a, b in leaves)
+
+
 def test_a_run_whose_data_are_gone_says_so_and_starts_with_no_random_steps(tmp_path: Path):
     trainer = Trainer("iql", env=ObservedActionReward(), dataset=logged(), config=SETTINGS["iql"], seed=0)
     trainer.train_offline(600, progress=False)

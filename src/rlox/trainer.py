@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from rlox.algorithms import find_algorithm
 from rlox.core.config import Config, make_config
 from rlox.core.state import TrainState
-from rlox.data.datasets import DatasetLike, make_dataset
+from rlox.data.datasets import Dataset, DatasetLike, make_dataset
 from rlox.data.envs import EnvLike, Envs, NoEnv, batch_of_one, make_envs
+from rlox.data.record import record, replay_dataset
 from rlox.data.spaces import describe, interchangeable, restore
 from rlox.errors import CheckpointError, ConfigError, DivergedError
 from rlox.learner import Learner
@@ -390,6 +391,42 @@ class Trainer:
             action, self._predict_key = learner.programs.act(actor, normalizer, encoded, self._predict_key)
         decoded = learner.codec.decode(np.asarray(action))
         return decoded[0] if n is None else decoded
+
+    def record(self, n_steps: int, *, deterministic: bool = False, seed: int = 0) -> Dataset:
+        """Return whole episodes of the policy in its environment, ``n_steps`` steps or as many more as the last needs.
+
+        Args:
+            n_steps: least number of steps.
+            deterministic: the policy's modes; otherwise its samples, with their ``action_log_probs``.
+            seed: of the first reset.
+
+        Raises:
+            ConfigError: there is no environment, or a ready-made one that steps several at once.
+        """
+        _check_positive(n_steps=n_steps)
+        if isinstance(self._env, NoEnv | gym.vector.VectorEnv):
+            raise ConfigError("record needs one environment to act in: pass an id, a gymnasium.Env or a callable.")
+        self._learner.end_episodes()
+        env: Any = self._env if isinstance(self._env, gym.Env) else make_envs(self._env).env
+
+        def act(obs: Any) -> tuple[Any, float | None]:
+            action = self.predict(obs, deterministic=deterministic)
+            known = None if deterministic else self.log_prob(batch_of_one(obs), np.asarray(action)[None])
+            return action, None if known is None else float(known[0])
+
+        return record(env, act, n_steps, seed, name=self.env_id or "recorded")
+
+    def replay_dataset(self) -> Dataset:
+        """Return the steps that the replay holds, in order of time, one environment after another.
+
+        Raises:
+            ConfigError: it holds none yet.
+            DatasetError: observations are not of a Box, and known in the networks' encoding only.
+        """
+        replay = self._learner.replay
+        if replay is None:
+            raise ConfigError("The replay holds no steps: nothing was learned from an environment yet.")
+        return replay_dataset(replay, self.observation_space, self.action_space, f"replay of {self.env_id}")
 
     def log_prob(self, obs: Any, action: Any) -> NDArray[np.float64]:
         """Return the log-probability with which the policy, sampled, takes actions: ``(B,)``.

@@ -10,7 +10,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from rlox.core.state import Transition
+from rlox.data import replay as replays
 from rlox.data.datasets import Dataset
+from rlox.data.replay import Replay
+from rlox.data.spaces import action_codec
+from rlox.errors import DatasetError
 
 Act = Callable[[Any], tuple[Any, float | None]]
 """From an observation to an action that the environment accepts, and its log-probability where it is known."""
@@ -52,6 +57,42 @@ def _steps(env: gym.Env[Any, Any], act: Act, n_steps: int, seed: int) -> Iterato
         yield obs, action, log_prob, reward, terminated, truncated, next_obs
         ended, taken = terminated or truncated, taken + 1
         obs = env.reset()[0] if ended else next_obs
+
+
+def random_agent(env: gym.Env[Any, Any], seed: int) -> Act:
+    """Return what takes uniformly random actions."""
+    space = env.action_space
+    space.seed(seed)
+    codec = action_codec(space)
+    if isinstance(space, spaces.Box):
+        log_prob = -float(np.log(space.high.astype(np.float64) - space.low).sum())
+    else:
+        log_prob = -float(np.log(codec.nvec).sum())
+    return lambda _: (space.sample(), log_prob)
+
+
+def replay_dataset(
+    replay: Replay, observation_space: spaces.Space[Any], action_space: spaces.Space[Any], name: str
+) -> Dataset:
+    """Return the steps of a replay, stream after stream in order of time.
+
+    Raises:
+        DatasetError: the observations are encoded in the replay, so that theirs are no longer known.
+    """
+    if not isinstance(observation_space, spaces.Box):
+        raise DatasetError(
+            f"A replay keeps observations of {observation_space} encoded only: record the policy instead."
+        )
+    order, stored = (np.asarray(x) for x in replays.in_order(replay))
+    places = np.concatenate([stream[stored.reshape(order.shape)[:, i]] for i, stream in enumerate(order.T)])
+    steps = Transition(*(np.asarray(column)[places] for column in replays.flatten(replay)))
+    shape = (len(places), *observation_space.shape)
+    columns = {
+        "observations": steps.obs.reshape(shape), "actions": action_codec(action_space).decode(steps.action),
+        "rewards": steps.reward, "terminals": steps.terminated, "timeouts": steps.truncated,
+        "next_observations": steps.next_obs.reshape(shape),
+    }  # fmt: skip
+    return Dataset.from_arrays(columns, observation_space=observation_space, action_space=action_space, name=name)
 
 
 def stack(space: spaces.Space[Any], values: tuple[Any, ...]) -> NDArray[Any] | dict[str, Any]:

@@ -173,7 +173,8 @@ def weighted_importance_sampling(
     """Return ``sum_i w_i G_i / sum_i w_i`` over episodes, and the weights' effective sample size as a share of them.
 
     ``w_i`` is the product of ``pi(a|s) / mu(a|s)`` over the steps of an episode (Precup, Sutton, Singh 2000), ``G_i``
-    its discounted return. The interval is the percentile bootstrap's over episodes. All are nan where every weight is 0.
+    its discounted return. The interval is the percentile bootstrap's over episodes. All are nan where no
+    episode has a weight.
     """
     returns = discounted_returns(reward, episode, gamma)
     log_weight = np.bincount(episode, weights=log_ratio)
