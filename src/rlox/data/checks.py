@@ -136,6 +136,17 @@ def infer_action_space(actions: Column, limits: ActionRange) -> spaces.Space[Any
     return spaces.MultiDiscrete(limits.high.astype(np.int64) + 1)
 
 
+def check_log_probs(table: Mapping[str, Column], space: spaces.Space[Any], name: str) -> None:
+    """Refuse log-probabilities of choices above 0: those are probabilities."""
+    if "action_log_probs" in table and not isinstance(space, spaces.Box):
+        largest = table["action_log_probs"][:].max()
+        if largest > 1e-5:
+            raise DatasetError(
+                f"{name}: column 'action_log_probs' holds {largest:g}, but the logarithm of a choice's probability is "
+                "at most 0: take the logarithm."
+            )
+
+
 def check_actions(actions: Column, limits: ActionRange, space: spaces.Space[Any], name: str) -> None:
     """Refuse actions of another shape than the space's, or outside it."""
     shape = space.shape or ()

@@ -154,7 +154,9 @@ def resolve(names: Iterable[str], chosen: ColumnNames, name: str) -> dict[str, s
     known = list(names)
     for ours, theirs in chosen.items():
         if ours.partition("/")[0] not in (*REQUIRED, *OPTIONAL):
-            raise DatasetError(f"columns: a dataset has no column '{ours}'.{did_you_mean(ours, (*REQUIRED, *OPTIONAL))}")
+            raise DatasetError(
+                f"columns: a dataset has no column '{ours}'.{did_you_mean(ours, (*REQUIRED, *OPTIONAL))}"
+            )
         for wanted in [theirs] if isinstance(theirs, str) else theirs:
             if wanted not in known:
                 raise DatasetError(f"{name} has no column '{wanted}'.{did_you_mean(wanted, known)}")

@@ -155,6 +155,7 @@ class Dataset:
         obs_space = observation_space or source.observation_space or checks.infer_observation_space(table)
         act_space = action_space or source.action_space or checks.infer_action_space(table["actions"], limits)
         checks.check_actions(table["actions"], limits, act_space, name)
+        checks.check_log_probs(table, act_space, name)
         dataset = cls(table, obs_space, act_space, name, partial)
         dataset._check_observations()
         return dataset

@@ -107,10 +107,12 @@ def frame_source(frame: Any) -> Source:
 
 def _dense(values: Any, name: str) -> NDArray[Any]:
     """Return an array of arrays or of lists as one array of numbers."""
-    if getattr(values, "dtype", None) != object or not len(values):
+    if np.asarray(values).dtype.kind != "O" or not len(values):
         return np.asarray(values)
     try:
-        return np.stack([_dense(value, name) if isinstance(value, np.ndarray) else np.asarray(value) for value in values])
+        return np.stack(
+            [_dense(value, name) if isinstance(value, np.ndarray) else np.asarray(value) for value in values]
+        )
     except ValueError as error:
         raise DatasetError(f"Column '{name}' is no array ({one_line(error)}): its rows must be alike.") from None
 
@@ -183,10 +185,8 @@ def _read_parquet(file: Any, wanted: list[str], rows: slice, name: str) -> dict[
     groups = [i for i in range(file.num_row_groups) if firsts[i] < stop and firsts[i + 1] > start]
     at = int(firsts[groups[0]]) if groups else 0
     batches = file.iter_batches(65_536, row_groups=groups, columns=wanted)
-    for here in track(f"Reading {name}", (slice(x, x) for x in itertools.count(at, 65_536)), stop):
-        batch = next(batches, None)
-        if batch is None:
-            break
+    starts = track(f"Reading {name}", (slice(x, x) for x in itertools.count(at, 65_536)), stop)
+    for batch, _ in zip(batches, starts, strict=False):
         low, high = max(start - at, 0), min(stop - at, len(batch))
         for key in wanted:
             values = _arrow_values(batch.column(key), key)[low:high]
@@ -253,7 +253,11 @@ def _write_npz(path: Path, name: str, table: Mapping[str, Column], *known: space
     described = {key: np.array(json.dumps(describe(space))) for key, space in zip(_SPACES, known, strict=True)}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, column in {**table, **described}.items():
-            header = {"descr": np.lib.format.dtype_to_descr(column.dtype), "fortran_order": False, "shape": column.shape}
+            header = {
+                "descr": np.lib.format.dtype_to_descr(column.dtype),
+                "fortran_order": False,
+                "shape": column.shape,
+            }
             with archive.open(f"{key}.npy", "w", force_zip64=True) as member:
                 np.lib.format.write_array_header_1_0(member, header)
                 if key in described:

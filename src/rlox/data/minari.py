@@ -123,8 +123,7 @@ def write_minari(
 
 def _episodes(table: Mapping[str, Column], space: spaces.Space[Any], name: str) -> Iterator[Any]:
     """Yield each episode as Minari keeps it."""
-    from minari.data_collector import EpisodeBuffer
-
+    buffer = require("minari.data_collector", f"To write the Minari dataset '{name}'").EpisodeBuffer
     terminals = table["terminals"][:]
     stops = np.flatnonzero(terminals | table["timeouts"][:]) + 1
     stops = stops if len(stops) and stops[-1] == len(terminals) else np.append(stops, len(terminals))
@@ -142,7 +141,7 @@ def _episodes(table: Mapping[str, Column], space: spaces.Space[Any], name: str) 
             for key, column in group(table, "observations").items()
         }
         taken = slice(rows.start, rows.start + n)
-        yield EpisodeBuffer(
+        yield buffer(
             observations=_as_space(observations, "observations", space),
             actions=table["actions"][taken],
             rewards=table["rewards"][taken],
