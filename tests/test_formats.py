@@ -1,6 +1,7 @@
 """Logged data in files and frames: all formats give the same steps; files are read and written whole or not at all."""
 
 import sys
+import warnings
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -17,6 +18,7 @@ import pytest
 from gymnasium import spaces
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from minari.data_collector import EpisodeBuffer
 
 from rlox import Dataset, Trainer
 from rlox.data import columns as data_columns
@@ -149,18 +151,27 @@ def test_minari_without_next_observations_has_the_steps_that_can_be_used(tmp_pat
 
 def test_a_minari_dataset_is_found_by_its_id(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setenv("MINARI_DATASETS_PATH", str(tmp_path))
-    env: Any = minari.DataCollector(gym.make("CartPole-v1", max_episode_steps=9), record_infos=True)
-    for seed in range(3):
-        env.reset(seed=seed)
-        for _ in range(9):
-            env.step(seed % 2)
-    theirs = env.create_dataset(
-        "cartpole/some-v0", author="a", author_email="b", code_permalink="c", algorithm_name="d"
-    )
+    env = gym.make("CartPole-v1")
+    rng = np.random.default_rng(0)
+    episodes = []
+    for _ in range(3):
+        states, n = rng.normal(size=(10, 4)).astype(np.float32), 9
+        # As Minari's own collector has it, the infos begin with those of the reset.
+        infos = {"action_log_probs": -np.arange(n + 1.0)}
+        flags: Any = {"terminations": np.zeros(n, bool), "truncations": np.arange(n) == n - 1}
+        rewards: Any = np.ones(n)
+        actions: Any = rng.integers(0, 2, n)
+        made: Any = states
+        episodes.append(EpisodeBuffer(observations=made, actions=actions, rewards=rewards, infos=infos, **flags))
+    with warnings.catch_warnings():
+        # Minari wants an author, a description and more.
+        warnings.simplefilter("ignore")
+        theirs = minari.create_dataset_from_buffers("cartpole/some-v0", episodes, env)
     env.close()
     dataset = make_dataset("cartpole/some-v0")
     assert dataset.action_space == spaces.Discrete(2)
     assert dataset.n_episodes == 3 == theirs.total_episodes
+    assert dataset.columns["action_log_probs"][:9].tolist() == [-1, -2, -3, -4, -5, -6, -7, -8, -9]
     np.testing.assert_array_equal(dataset.columns["next_observations"][:9], theirs[0].observations[1:])
     assert Trainer("bc", env="CartPole-v1", dataset="cartpole/some-v0").action_space == spaces.Discrete(2)
     part = Dataset.load("cartpole/some-v0", rows=slice(5, 14))
@@ -236,7 +247,7 @@ def test_columns_are_put_side_by_side(tmp_path: Path):
         np.testing.assert_array_equal(one, other)
     for columns, message in [
         ({"observation": "x"}, "has no column 'observation'. Did you mean 'observations'"),
-        ({**in_file, "rewards": "log/R"}, "has no column 'log/R'. Did you mean 'log/r'"),
+        ({**in_file, "terminals": "log/fail"}, "has no column 'log/fail'. Did you mean 'log/failed'"),
     ]:
         with pytest.raises(DatasetError, match=message):
             Dataset.load(tmp_path / "logs.h5", columns=columns)
@@ -283,7 +294,6 @@ def test_an_environment_with_named_observations_fits_its_data_only():
     with pytest.raises(DatasetError, match=r"no column 'observations' as .* but 'observations/achieved', 'observa"):
         dataset.within(spaces.Box(-1, 1, (3,)), dataset.action_space)
     trainer = Trainer("bc", dataset=dataset, config={"hidden": 8, "batch_size": 4})
-    trainer.train_offline(2, progress=False)
     assert trainer.predict({"achieved": np.zeros(2, np.float32), "kind": np.float32(0)}).shape == (2,)
 
 

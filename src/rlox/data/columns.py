@@ -43,6 +43,17 @@ class Column(Protocol):
     def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
 
 
+class Frame(Protocol):
+    """What pandas and Polars frames have in common."""
+
+    @property
+    def columns(self) -> Any: ...
+
+    def __getitem__(self, name: Any, /) -> Any: ...
+
+    def to_numpy(self) -> NDArray[Any]: ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class Stored:
     """The rows from ``start`` to ``stop`` of a column that stays in its file."""

@@ -13,7 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from rlox.core.state import Transition
 from rlox.data import checks, formats
-from rlox.data.columns import Column, ColumnNames, Source, check_memory, group, pieces, take
+from rlox.data.columns import Column, ColumnNames, Frame, Source, check_memory, group, pieces, take
 from rlox.data.spaces import action_codec, interchangeable, obs_encoder
 from rlox.errors import DatasetError
 
@@ -71,7 +71,7 @@ class Dataset:
     @classmethod
     def from_frame(
         cls,
-        frame: Any,
+        frame: Frame,
         columns: ColumnNames | None = None,
         *,
         observation_space: spaces.Space[Any] | None = None,
@@ -277,7 +277,7 @@ class Dataset:
         formats.save(Path(path), table, self.observation_space, self.action_space)
 
 
-DatasetLike = str | Path | Dataset | Mapping[str, ArrayLike]
+DatasetLike = str | Path | Dataset | Mapping[str, ArrayLike] | Frame
 
 
 def make_dataset(dataset: DatasetLike) -> Dataset:
