@@ -70,6 +70,14 @@ def _peak_mib() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 2**10
 
 
+def child(path: str, task: str) -> Row:
+    """Write the file, or measure what is done with it."""
+    if task.startswith("write "):
+        write(Path(path), int(task.removeprefix("write ")))
+        return {}
+    return worker(path, task)
+
+
 def measure(args: argparse.Namespace) -> None:
     """Write the file, run every task in a fresh process, then print and save."""
     rows: list[Row] = []
@@ -111,14 +119,6 @@ def main() -> None:
     parser.add_argument("--rows", type=int, default=10_000_000, help="steps in the file (10,000,000)")
     parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
     measure(parser.parse_args())
-
-
-def child(path: str, task: str) -> Row:
-    """Write the file, or measure what is done with it."""
-    if task.startswith("write "):
-        write(Path(path), int(task.removeprefix("write ")))
-        return {}
-    return worker(path, task)
 
 
 if __name__ == "__main__":

@@ -381,7 +381,7 @@ def test_files_without_the_columns_say_which_is_missing(tmp_path: Path):
     with pytest.raises(DatasetError, match="'actions' is of type object: it must hold numbers"):
         Dataset.load(tmp_path / "text.hdf5")
     with pytest.raises(DatasetError, match="frame is a list"):
-        Dataset.from_frame([1])
+        Dataset.from_frame([1])  # pyright: ignore[reportArgumentType]
     for name in ("none.h5", "none.parquet"):
         with pytest.raises(DatasetError, match="There is no file"):
             Dataset.load(tmp_path / name)

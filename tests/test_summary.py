@@ -75,7 +75,7 @@ def test_actions_cover_a_part_of_their_space():
     summary = Dataset.from_arrays(table(actions=choices), action_space=space).summary()
     assert summary["actions"]["frequency"] == [[0.25, 0.0, 0.75, 0.0]]
     assert summary["actions"]["never_taken"] == [[2, 4]]
-    assert summary["suspicious"] == ["The action is never 2, 4: nothing can be learned about them."]
+    assert summary["suspicious"] == ["The action is never 2 or 4: nothing can be learned about them."]
 
 
 def odd(column: int, values: Any) -> np.ndarray:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -9,7 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.data.columns import PER_STEP, Column, group, pieces
+from rlox.data.columns import PER_STEP, Column, check_memory, group, pieces
 from rlox.data.spaces import action_codec, obs_encoder
 from rlox.errors import DatasetError, InvalidStepError
 
@@ -30,8 +31,9 @@ def check_columns(table: Mapping[str, Column], name: str) -> dict[str, Column]:
             raise DatasetError(f"{name}: column '{key}' is of type {column.dtype}: it must hold numbers.")
         if shape[:1] != (n,):
             raise DatasetError(f"{name}: column '{key}' has shape {shape}, but there are {n:,} rewards.")
-        if key in PER_STEP and int(np.prod(shape)) != n:
+        if key in PER_STEP and math.prod(shape) != n:
             raise DatasetError(f"{name}: column '{key}' has shape {shape}: it must be ({n},), one for each step.")
+    check_memory(sum(n * table[key].dtype.itemsize for key in PER_STEP if key in table), name)
     checked = dict(table)
     for key in PER_STEP:
         if key not in table:
@@ -150,7 +152,7 @@ def check_log_probs(table: Mapping[str, Column], space: spaces.Space[Any], name:
 def check_actions(actions: Column, limits: ActionRange, space: spaces.Space[Any], name: str) -> None:
     """Refuse actions of another shape than the space's, or outside it."""
     shape = space.shape or ()
-    if len(limits.low) != max(int(np.prod(shape)), 1):
+    if len(limits.low) != max(math.prod(shape), 1):
         raise DatasetError(f"{name}: an action has shape {actions.shape[1:]}, but the space {space} has {shape}.")
     if isinstance(space, spaces.Box):
         low, high = space.low.ravel(), space.high.ravel()

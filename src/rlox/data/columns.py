@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import math
 import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -65,7 +66,8 @@ class Stored:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self), *self.source.shape[1:])
+        # HDF5 has columns without a shape.
+        return (len(self), *(self.source.shape or ())[1:])
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -90,7 +92,7 @@ class Beside:
 
     @property
     def shape(self) -> tuple[int, ...]:
-        return (len(self), sum(int(np.prod(part.shape[1:])) for part in self.parts))
+        return (len(self), sum(math.prod(part.shape[1:]) for part in self.parts))
 
     @property
     def dtype(self) -> np.dtype[Any]:
@@ -213,10 +215,14 @@ def pieces(columns: Iterable[Column], what: str) -> Iterator[slice]:
     """Yield slices that cover the rows of columns, each at most 65,536 rows and about 16 MiB of all of them.
 
     Where that lasts over two seconds, a line on a terminal says what is being done, and how far it is.
+
+    Raises:
+        DatasetError: a row does not fit in memory.
     """
     columns = list(columns)
-    size = sum(column.dtype.itemsize * int(np.prod(column.shape[1:])) for column in columns)
+    size = sum(column.dtype.itemsize * math.prod(column.shape[1:]) for column in columns)
     step = max(min(65_536, 2**24 // max(size, 1)), 1)
+    check_memory(size * step, what)
     total = len(columns[0])
     return track(what, (slice(at, min(at + step, total)) for at in range(0, total, step)), total)
 

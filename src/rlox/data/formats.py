@@ -6,6 +6,7 @@ import contextlib
 import importlib
 import itertools
 import json
+import math
 import os
 import re
 import shutil
@@ -23,6 +24,8 @@ from rlox.data.columns import Column, Source, Stored, as_column, check_memory, f
 from rlox.data.spaces import describe, restore
 from rlox.errors import DatasetError, one_line
 
+_CHUNK_CACHE = 2**26
+"""Bytes of the chunks of a compressed column that are kept, so that one longer than a piece is unpacked once."""
 _SPACES = ("observation_space", "action_space")
 
 
@@ -136,7 +139,7 @@ def _space(described: Any) -> spaces.Space[Any]:
 
 def _open_hdf5(path: Path) -> Source:
     h5py = require("h5py", f"To read '{path}'")
-    file = h5py.File(path, "r")
+    file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
     found = [_space(file.attrs[name]) if name in file.attrs else None for name in _SPACES]
 
     def read(wanted: list[str], rows: slice) -> dict[str, Column]:
@@ -191,7 +194,7 @@ def _read_parquet(file: Any, wanted: list[str], rows: slice, name: str) -> dict[
         for key in wanted:
             values = _arrow_values(batch.column(key), key)[low:high]
             if key not in arrays:
-                check_memory(total * values.dtype.itemsize * int(np.prod(values.shape[1:])), name)
+                check_memory(total * values.dtype.itemsize * math.prod(values.shape[1:]), name)
                 arrays[key] = np.empty((total, *values.shape[1:]), values.dtype)
             arrays[key][at + low - start : at + high - start] = values
         at += len(batch)
@@ -241,7 +244,7 @@ def save(path: Path, table: Mapping[str, Column], *known: spaces.Space[Any]) -> 
     try:
         writers[path.suffix](partial, path.name, table, *known)
         partial.rename(path)
-    except OSError as error:
+    except (OSError, RuntimeError) as error:
         raise DatasetError(f"'{path}' cannot be written: {one_line(error)}.") from None
     finally:
         if partial.is_dir():

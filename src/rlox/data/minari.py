@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 import warnings
 from collections.abc import Iterator, Mapping
@@ -90,7 +91,7 @@ def _read(dataset: Any, lengths: NDArray[Any], wanted: list[str], rows: slice, n
             if len(values) != here.stop - here.start:
                 raise DatasetError(f"{name}: '{key}' of episode {episode.id} has {len(values)} rows.")
             if key not in arrays:
-                check_memory(total * values.dtype.itemsize * int(np.prod(values.shape[1:])), name)
+                check_memory(total * values.dtype.itemsize * math.prod(values.shape[1:]), name)
                 arrays[key] = np.empty((total, *values.shape[1:]), values.dtype)
             arrays[key][here.start + low - start : here.start + high - start] = values[low:high]
     return {key: arrays.get(key, np.empty(0)) for key in wanted}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Iterable, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -158,7 +159,7 @@ def summarize(dataset: Dataset) -> dict[str, Any]:
 
 
 def _entries(shape: Sequence[int]) -> int:
-    entries = int(np.prod(shape[1:]))
+    entries = math.prod(shape[1:])
     return entries if entries <= WIDE else 1
 
 
@@ -198,14 +199,16 @@ def _about_entries(key: str, moment: Moments) -> list[str]:
 
 def _about_actions(summary: dict[str, Any]) -> list[str]:
     never = summary["actions"].get("never_taken", [])
-    many = len(never) > 1
-    return [
-        f"{f'Component {i} of the action' if many else 'The action'} is never {', '.join(map(str, missing[:5]))}"
-        f"{f' or {len(missing) - 5} more' if len(missing) > 5 else ''}: nothing can be learned about "
-        f"{'it' if len(missing) == 1 else 'them'}."
-        for i, missing in enumerate(never)
-        if missing
-    ]
+    found = []
+    for i, missing in enumerate(never):
+        if missing:
+            what = "The action" if len(never) == 1 else f"Component {i} of the action"
+            named = [*map(str, missing[:5]), *([f"{len(missing) - 5} more"] if len(missing) > 5 else [])]
+            choices = " or ".join([", ".join(named[:-1])] * (len(named) > 1) + named[-1:])
+            found.append(
+                f"{what} is never {choices}: nothing can be learned about {'it' if len(missing) == 1 else 'them'}."
+            )
+    return found
 
 
 def _about_episodes(summary: dict[str, Any], dataset: Dataset) -> list[str]:
@@ -277,7 +280,8 @@ def _entry_table(column: dict[str, Any]) -> list[str]:
         ]
     names = [name for name in ("min", "max", "mean", "std", "bins_covered", "at_bounds") if name in column]
     shown = range(min(len(column["min"]), 16))
-    rows = [[str(i), *(f"{column[name][i]:.4g}" for name in names)] for i in shown]
+    forms = {"bins_covered": ".0%", "at_bounds": ".1%"}
+    rows = [[str(i), *(format(column[name][i], forms.get(name, ".4g")) for name in names)] for i in shown]
     more = len(column["min"]) - len(shown)
     return _table(["", *(name.replace("_", " ") for name in names)], rows) + ([f"  and {more} more"] if more else [])
 
