@@ -140,7 +140,7 @@ def _space(described: Any) -> spaces.Space[Any]:
 def _open_hdf5(path: Path) -> Source:
     h5py = require("h5py", f"To read '{path}'")
     file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
-    found = [_space(file.attrs[name]) if name in file.attrs else None for name in _SPACES]
+    found = [_space(file[name][()].decode()) if name in file else None for name in _SPACES]
 
     def read(wanted: list[str], rows: slice) -> dict[str, Column]:
         with reading(path):
@@ -151,7 +151,8 @@ def _open_hdf5(path: Path) -> Source:
         return Stored(column, start, max(start, stop), path)
 
     # Files of many thousand groups are not of our kind: some names are enough to say what is missing.
-    return Source(list(itertools.islice(_names(file, h5py), 10_000)), read, *found)
+    names = [name for name in itertools.islice(_names(file, h5py), 10_000) if name not in _SPACES]
+    return Source(names, read, *found)
 
 
 def _names(file: Any, h5py: Any) -> Iterator[str]:
@@ -274,7 +275,8 @@ def _write_hdf5(path: Path, name: str, table: Mapping[str, Column], *known: spac
     h5py = require("h5py", f"To write '{name}'")
     with h5py.File(path, "w") as file:
         for key, space in zip(_SPACES, known, strict=True):
-            file.attrs[key] = json.dumps(describe(space))
+            # Of fixed length: HDF5 can read for ever in a damaged heap of strings of any length.
+            file[key] = np.bytes_(json.dumps(describe(space)))
         for key, column in table.items():
             stored = file.create_dataset(key, column.shape, column.dtype)
             for rows in pieces([column], f"Writing {key} of {name}"):
