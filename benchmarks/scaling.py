@@ -41,7 +41,7 @@ def replay_worker(size: int, calls: int) -> Row:
     from rlox.core.state import Transition
     from rlox.core.update import init_state
     from rlox.data import replay as replays
-    from rlox.programs import compile_programs
+    from rlox.programs import Mix, compile_programs
 
     algorithm = ALGORITHMS["awr"]
     config = algorithm.config(hidden=HIDDEN, batch_size=BATCH, buffer_size=size)
@@ -57,7 +57,7 @@ def replay_worker(size: int, calls: int) -> Row:
     times: list[float] = []
     for _ in range(calls):
         begin = time.perf_counter()
-        state, replay, action, _ = programs.learn(state, replay, None, None, transition, ~flag, obs)
+        state, replay, action, _ = programs.learn(state, replay, Mix(), transition, ~flag, obs)
         np.asarray(action)
         times.append((time.perf_counter() - begin) * 1e6)
     return {

@@ -173,7 +173,7 @@ def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
     from rlox.core.state import TrainState, Transition
     from rlox.core.update import init_state, make_update
     from rlox.data import replay as replays
-    from rlox.programs import compile_programs
+    from rlox.programs import Mix, compile_programs
 
     algorithm = ALGORITHMS["awr"]
     config: Any = algorithm.config(hidden=hidden, batch_size=batch)
@@ -200,7 +200,7 @@ def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
 
     def learn() -> None:
         nonlocal state, replay
-        state, replay, action, _ = programs.learn(state, replay, None, None, transition, ~flag, obs)
+        state, replay, action, _ = programs.learn(state, replay, Mix(), transition, ~flag, obs)
         np.asarray(action)
 
     learn_us = time_calls(learn, seconds)

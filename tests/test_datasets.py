@@ -65,6 +65,34 @@ def test_a_file_gives_what_its_arrays_do(tmp_path: Path):
         np.testing.assert_array_equal(found, expected)
 
 
+def test_the_names_of_gymnasium_and_d4rl_are_known():
+    known = columns()
+    other = {"terminations": known.pop("terminals"), "truncations": known.pop("timeouts")}
+    dataset = Dataset.from_arrays({**known, **other, "infos": {"action_log_probs": np.full(6, -0.5)}})
+    for found, expected in zip(dataset.transitions(), Dataset.from_arrays(columns()).transitions(), strict=True):
+        np.testing.assert_array_equal(found, expected)
+    assert dataset.columns["action_log_probs"].shape == (6,)
+
+
+def test_densities_may_be_above_one():
+    continuous = columns(actions=np.zeros((6, 1)), action_log_probs=np.full(6, 0.5))
+    assert "action_log_probs" in Dataset.from_arrays(continuous).columns
+
+
+def test_only_whole_episodes_are_counted():
+    dataset = Dataset.from_arrays(columns())
+    assert (dataset.n_episodes, dataset.episode_returns.tolist(), dataset.episode_lengths.tolist()) == (
+        2,
+        [3, 12],
+        [3, 3],
+    )
+    unfinished = Dataset.from_arrays(columns(timeouts=None))
+    assert unfinished.columns["timeouts"][:].tolist() == [False] * 5 + [True]
+    assert (unfinished.n_episodes, unfinished.episode_returns.tolist()) == (1, [3])
+    none = Dataset.from_arrays(columns(terminals=np.arange(6) == 5, timeouts=None))
+    assert none.n_episodes == 1
+
+
 nothing = np.zeros((0, 2), np.float32)
 BAD = {
     "missing": (columns(rewards=None), "has no column 'rewards'"),
@@ -80,6 +108,19 @@ BAD = {
     "no end": (columns(terminals=np.zeros(6), timeouts=None), "no episode ends anywhere in 6 steps"),
     "no rows": ({"observations": nothing, "actions": [], "rewards": [], "terminals": []}, "has no steps"),
     "flags": (columns(terminals=[0, 0, 2, 0, 0, 0]), "must hold 0 and 1"),
+    "one flag": (
+        columns(terminals=None, timeouts=None, dones=np.zeros(6)),
+        "'dones' does not say whether an episode failed or was cut: give 'terminals' .* and 'timeouts'",
+    ),
+    "log-probabilities": (columns(action_log_probs=np.full(6, np.nan)), "'action_log_probs' holds nan in row 0"),
+    "probabilities": (columns(action_log_probs=np.full(6, 0.5)), "is at most 0: take the logarithm"),
+    "two log-probabilities": (columns(action_log_probs=np.zeros((6, 2))), r"must be \(6,\)"),
+    "ragged": (columns(observations=[[1.0], [1.0, 2.0]] * 3), "'observations' is no array"),
+    "nan below a name": (
+        columns(observations={"x": np.zeros(6), "goal": [0, 0, 0, 0, np.nan, 0]}),
+        "column 'observations/goal' holds nan in row 4",
+    ),
+    "named actions": (columns(actions={"x": np.zeros(6)}), r"no column 'actions'\. Did you mean 'actions/x'"),
     "two rewards a step": (columns(rewards=np.zeros((6, 2))), r"must be \(6,\)"),
 }
 

@@ -16,6 +16,17 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"```{language}\n(.*?)```", README, flags=re.DOTALL)
 
 
+def test_what_the_page_on_data_says_of_files_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "offline.md").read_text().partition("## Where the data come from")[2]
+    names: dict[str, object] = {}
+    found = re.findall(r"```python\n(.*?)```", page.partition("## With an environment")[0], flags=re.DOTALL)
+    for code in found:
+        exec(code, names)
+    assert len(found) == 3
+    assert (tmp_path / "logs.hdf5").exists()
+
+
 def smaller(code: str) -> str:
     code, n = re.subn(
         r"((?:total_timesteps|gradient_steps)=|--(?:total-timesteps|gradient-steps) )[\d_]+", r"\g<1>1100", code

@@ -76,7 +76,7 @@ def noisy(n_episodes: int) -> Transition:
 def test_returns_of_episodes_are_discounted_from_their_own_start():
     steps = chain(4)
     steps.truncated[7] = True
-    episode = episode_numbers(steps)
+    episode = episode_numbers(steps.terminated, steps.truncated)
     assert episode.tolist() == [0, 0, 0, 1, 1, 1, 2, 2, 3, 4, 4, 4]
     expected = [
         sum(GAMMA**t * r for t, (_, r) in enumerate(rows))
@@ -167,6 +167,6 @@ def test_bad_input_is_named():
     trainer = Trainer("bc", dataset=bandit("discrete"), config={"hidden": 8})
     with pytest.raises(ConfigError, match="gradient_steps=0"):
         trainer.evaluate_offline(bandit("discrete"), gradient_steps=0)
+    wrong = {**bandit("discrete").columns, "actions": np.zeros((400, 3), int)}
     with pytest.raises(DatasetError, match="an action has shape"):
-        wrong = {**bandit("discrete").columns, "actions": np.zeros((400, 3), int)}
         trainer.evaluate_offline(wrong)

@@ -189,7 +189,7 @@ def test_the_share_of_the_data_in_the_mix_falls_to_nothing():
 def test_observations_are_whitened_by_the_statistics_of_the_data(member: str):
     settings = {**SETTINGS[member], "normalize_obs": True}
     trainer = Trainer("awr", dataset=logged(), config=settings)
-    obs, normalizer = logged().columns["observations"], trainer.state.normalizer
+    obs, normalizer = logged().columns["observations"][:], trainer.state.normalizer
     assert normalizer is not None
     np.testing.assert_allclose(normalizer.mean, obs.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose((normalizer.m2 / normalizer.count) ** 0.5, obs.std(axis=0), rtol=1e-5)

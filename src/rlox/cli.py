@@ -71,7 +71,8 @@ def _run(args: list[str]) -> None:
         print(f"rlox {__version__}")
         return
     known: dict[str, Callable[..., None]] = {
-        "train": _train, "dataset": _dataset, "evaluate": commands.evaluate, "play": commands.play, "list": commands.list_,
+        "train": _train, "dataset": _dataset, "evaluate": commands.evaluate, "play": commands.play,
+        "list": commands.list_,
     }  # fmt: skip
     command = known.get(args[0])
     if command is None:

@@ -103,10 +103,10 @@ def train(
 
 def _own_env(dataset: str) -> str | None:
     """Return the environment that bundled data are from, if it can be made here."""
-    from rlox.data.bundled import bundled_names, references
+    from rlox.data.bundled import is_bundled, references
     from rlox.data.envs import make_envs
 
-    if dataset not in bundled_names():
+    if not is_bundled(dataset):
         return None
     env_id = references()[dataset.partition("-")[0]].env
     try:
@@ -200,10 +200,9 @@ def list_(what: Annotated[str, tyro.conf.Positional] = "algorithms") -> None:
         for name in bundled_names():
             data, reference = load_bundled(name), references()[name.partition("-")[0]]
             mean = float(data.episode_returns.mean())
-            steps = f"{len(data):,} steps, {data.n_episodes} episodes"
-            print(
-                f"{name:26} {reference.env:15} {steps:28} mean return {mean:7.1f}, score {reference.score(mean):5.1f}"
-            )
+            size = f"{len(data):,} steps, {data.n_episodes} episodes"
+            score = f"mean return {mean:.1f}, score {reference.score(mean):.1f}"
+            print(f"{name:26} {reference.env:15} {size:28} {score}")
     else:
         known = ["algorithms", "presets", "datasets"]
         raise ConfigError(f"'{what}' is nothing that rlox lists.{did_you_mean(what, known)}")

@@ -23,7 +23,7 @@ from rlox.data.datasets import Dataset, DatasetLike, make_dataset
 from rlox.data.envs import EnvLike, Envs, NoEnv, batch_of_one, make_envs
 from rlox.data.record import record, replay_dataset
 from rlox.data.spaces import describe, interchangeable, restore
-from rlox.errors import CheckpointError, ConfigError, DivergedError
+from rlox.errors import CheckpointError, ConfigError, DatasetError, DivergedError
 from rlox.learner import Learner
 from rlox.presets import with_preset
 from rlox.runs import checkpoint
@@ -490,13 +490,15 @@ class Trainer:
         arrays, info = checkpoint.load(path)
         spaces = restore(info["observation_space"]), restore(info["action_space"])
         env = info["env"] if env is None else env
-        if dataset is None and info["dataset"] and Path(info["dataset"]).exists():
-            dataset = info["dataset"]
+        if dataset is None and info["dataset"]:
+            # Without its data the run still acts, and `train` says that they are gone.
+            with contextlib.suppress(DatasetError):
+                dataset = make_dataset(info["dataset"])
         trainer = cls(
             info["algorithm"], NoEnv(*spaces) if env is None else env, dataset=dataset, config=info["config"],
             seed=info["seed"], callbacks=callbacks, logger=logger,
         )  # fmt: skip
-        trainer.preset = info["preset"]
+        trainer.preset, trainer.dataset_path = info["preset"], trainer.dataset_path or info["dataset"]
         found_spaces = trainer.observation_space, trainer.action_space
         alike = interchangeable(spaces[0], found_spaces[0]), spaces[1] == found_spaces[1]
         for fits, saved, found in zip(alike, spaces, found_spaces, strict=True):

@@ -43,6 +43,11 @@ def bundled_names() -> list[str]:
     return [f"{name}-{tier}" for name in references() for tier in TIERS]
 
 
+def is_bundled(name: str | Path) -> bool:
+    """Return whether there are bundled data of this name."""
+    return str(name) in bundled_names()
+
+
 def reference_of(env_id: str | None) -> Reference | None:
     """Return an environment's references; None where there are no bundled data of it."""
     return next((found for found in references().values() if found.env == env_id), None)

@@ -100,8 +100,9 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         choices = (array.reshape(n, -1) - np.ravel(space.start)).astype(np.int64)
         nvec = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
-        if ((choices < 0) | (choices >= nvec)).any():
-            raise InvalidStepError(f"{name} is {array.tolist()}, which is outside {space}.")
+        outside = ((choices < 0) | (choices >= nvec)).any(axis=1)
+        if outside.any():
+            raise InvalidStepError(f"{name} is {array[outside][0].tolist()}, which is outside {space}.")
         parts.append(np.concatenate([np.eye(k, dtype=np.float32)[choices[:, i]] for i, k in enumerate(nvec)], axis=1))
         return
     flat = array.reshape(n, -1)

@@ -48,9 +48,9 @@ class Estimate(NamedTuple):
     high: float
 
 
-def episode_numbers(steps: Transition) -> NDArray[np.int32]:
+def episode_numbers(terminated: NDArray[Any], truncated: NDArray[Any]) -> NDArray[np.int32]:
     """Return the number of each step's episode, counted from 0."""
-    ended = np.asarray(steps.terminated | steps.truncated)
+    ended = terminated | truncated
     return np.concatenate([[0], np.cumsum(ended[:-1])]).astype(np.int32)
 
 
@@ -77,7 +77,7 @@ def fitted_q_evaluation(
     that were fitted to bootstrap samples of the episodes (Hao et al. 2021, arXiv:2102.03607): it covers the data's
     chance and the fit's, and not what the data do not show.
     """
-    episode = episode_numbers(steps)
+    episode = episode_numbers(steps.terminated, steps.truncated)
     returns = discounted_returns(steps.reward, episode, config.gamma)
     scale = max(float(np.std(returns)), float(np.abs(steps.reward).max()), 1e-3)
     config = dataclasses.replace(config, value_scale=scale)
@@ -205,15 +205,16 @@ def evaluate_offline(
         steps, policy, learner.codec.nvec, fqe.FQEConfig(gamma=gamma), gradient_steps=gradient_steps, seed=seed,
         report=report,
     )  # fmt: skip
-    episode = dataset.episode
+    reward, terminated, truncated = (dataset.columns[name][:] for name in ("rewards", "terminals", "timeouts"))
+    episode = episode_numbers(terminated, truncated)
     result = {
         "fqe/value": fitted.value, "fqe/low": fitted.low, "fqe/high": fitted.high, "fqe/td_error": td_error,
-        "data/value": float(discounted_returns(dataset.columns["rewards"][:], episode, gamma).mean()),
+        "data/value": float(discounted_returns(reward, episode, gamma).mean()),
         **behavior_statistics(learner, steps, seed),
     }  # fmt: skip
     if "action_log_probs" in dataset.columns and (learner.codec.nvec or not deterministic):
         log_ratio = _log_prob(learner, dataset, deterministic) - dataset.columns["action_log_probs"][:]
-        weighted, share = weighted_importance_sampling(dataset.columns["rewards"][:], episode, log_ratio, gamma, seed)
+        weighted, share = weighted_importance_sampling(reward, episode, log_ratio, gamma, seed)
         result |= {"wis/value": weighted.value, "wis/low": weighted.low, "wis/high": weighted.high}
         result["wis/effective_sample_size"] = share
     return result

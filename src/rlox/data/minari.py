@@ -1,0 +1,173 @@
+"""Minari datasets: episodes that hold one more observation than steps, as columns and back."""
+
+from __future__ import annotations
+
+import math
+import re
+import warnings
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from gymnasium import spaces
+from numpy.typing import NDArray
+
+from rlox.data.columns import Column, Source, check_memory, flatten, group, track
+from rlox.data.formats import reading, require
+from rlox.errors import DatasetError
+
+_LOG_PROBS = "action_log_probs"
+
+
+def open_minari(path: Path) -> Source:
+    """Return the columns of a Minari dataset, given by its folder or by its id.
+
+    Raises:
+        DatasetError: there is none, or it is torn.
+    """
+    minari = require("minari", f"To read the Minari dataset '{path}'")
+    with reading(path):
+        if path.is_dir():
+            inner = path / "data"
+            dataset = minari.MinariDataset(inner if inner.is_dir() else path)
+        else:
+            try:
+                dataset = minari.load_dataset(path.as_posix())
+            except FileNotFoundError:
+                raise DatasetError(
+                    f"There is no file and no Minari dataset '{path}' here: minari download {path.as_posix()} fetches "
+                    "one that is published."
+                ) from None
+        lengths = [int(x["total_steps"]) for x in dataset.storage.get_episode_metadata(dataset.episode_indices)]
+        if not lengths:
+            raise DatasetError(f"The Minari dataset '{path}' has no episodes.")
+        names = list(_columns_of(dataset[0]))
+
+    def read(wanted: list[str], rows: slice) -> dict[str, Column]:
+        with reading(path):
+            return _read(dataset, np.array(lengths), wanted, rows, path.name)
+
+    return Source(names, read, dataset.observation_space, dataset.action_space)
+
+
+def _columns_of(episode: Any) -> dict[str, NDArray[Any]]:
+    """Return the columns of an episode of Minari's."""
+    n = len(episode.rewards)
+    columns = {"actions": episode.actions, "rewards": episode.rewards, "terminals": episode.terminations}
+    columns["timeouts"] = np.asarray(episode.truncations, bool)
+    # Minari lets an episode end with neither flag; it was cut then.
+    columns["timeouts"][-1] |= not episode.terminations[-1]
+    for key, values in flatten({"observations": _as_mapping(episode.observations)}).items():
+        columns[key] = values[:-1]
+        columns[f"next_{key}"] = values[1:]
+    infos = episode.infos or {}
+    if _LOG_PROBS in infos:
+        # Where an environment gave them there is one more, of the reset.
+        columns[_LOG_PROBS] = infos[_LOG_PROBS][-n:]
+    return {key: np.asarray(values) for key, values in flatten(columns).items()}
+
+
+def _as_mapping(values: Any) -> Any:
+    if isinstance(values, tuple):
+        values = dict(enumerate(values))
+    return {key: _as_mapping(part) for key, part in values.items()} if isinstance(values, Mapping) else values
+
+
+def _read(dataset: Any, lengths: NDArray[Any], wanted: list[str], rows: slice, name: str) -> dict[str, Column]:
+    stops = np.cumsum(lengths)
+    firsts = stops - lengths
+    start, stop, _ = rows.indices(int(stops[-1]))
+    total = max(stop - start, 0)
+    chosen = np.flatnonzero((stops > start) & (firsts < stop))
+    arrays: dict[str, NDArray[Any]] = {}
+    steps = (slice(int(firsts[i]), int(stops[i])) for i in chosen)
+    episodes = dataset.iterate_episodes(dataset.episode_indices[chosen])
+    for here, episode in zip(track(f"Reading {name}", steps, stop), episodes, strict=True):
+        low, high = max(start - here.start, 0), min(stop, here.stop) - here.start
+        columns = _columns_of(episode)
+        for key in wanted:
+            values = columns[key]
+            if len(values) != here.stop - here.start:
+                raise DatasetError(f"{name}: '{key}' of episode {episode.id} has {len(values)} rows.")
+            if key not in arrays:
+                check_memory(total * values.dtype.itemsize * math.prod(values.shape[1:]), name)
+                arrays[key] = np.empty((total, *values.shape[1:]), values.dtype)
+            arrays[key][here.start + low - start : here.start + high - start] = values[low:high]
+    return {key: arrays.get(key, np.empty(0)) for key in wanted}
+
+
+def write_minari(
+    path: Path,
+    name: str,
+    table: Mapping[str, Column],
+    observation_space: spaces.Space[Any],
+    action_space: spaces.Space[Any],
+) -> None:
+    """Write columns as the folder of a Minari dataset, named for its id where that is one (``name-v0``).
+
+    Raises:
+        DatasetError: the steps do not follow one another.
+    """
+    minari = require("minari", f"To write the Minari dataset '{name}'")
+    storage = require("minari.dataset.minari_storage", f"To write the Minari dataset '{name}'")
+    identity = re.sub(r"[^\w-]", "_", name)
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        path.mkdir()
+        # As JPEG, Minari's default, images would not come back as they were.
+        made = storage.MinariStorage.new(path / "data", observation_space, action_space, jpeg_encoding=False)
+        identity = identity if re.search(r"-v\d+$", identity) else f"{identity}-v0"
+        made.update_metadata({"dataset_id": identity, "minari_version": minari.__version__})
+        made.update_episodes(_episodes(table, observation_space, name))
+
+
+def _episodes(table: Mapping[str, Column], space: spaces.Space[Any], name: str) -> Iterator[Any]:
+    """Yield each episode as Minari keeps it."""
+    buffer = require("minari.data_collector", f"To write the Minari dataset '{name}'").EpisodeBuffer
+    terminals = table["terminals"][:]
+    stops = np.flatnonzero(terminals | table["timeouts"][:]) + 1
+    stops = stops if len(stops) and stops[-1] == len(terminals) else np.append(stops, len(terminals))
+    starts = np.concatenate([[0], stops[:-1]])
+    steps = (slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+    follows = not group(table, "next_observations")
+    for rows in track(f"Writing {name}", steps, len(terminals)):
+        failed = bool(terminals[rows.stop - 1])
+        # Nobody knows where the step led that was cut: the last observation that is known is the one before it.
+        n = rows.stop - rows.start - (follows and not failed)
+        if n == 0:
+            continue
+        observations = {
+            key: _with_last(column[rows], table.get(f"next_{key}"), rows, failed, name)
+            for key, column in group(table, "observations").items()
+        }
+        taken = slice(rows.start, rows.start + n)
+        yield buffer(
+            observations=_as_space(observations, "observations", space),
+            actions=table["actions"][taken],
+            rewards=table["rewards"][taken],
+            terminations=terminals[taken],
+            truncations=np.arange(n) == n - 1 if not failed else np.zeros(n, bool),
+            infos={_LOG_PROBS: table[_LOG_PROBS][taken]} if _LOG_PROBS in table else None,
+        )
+
+
+def _with_last(obs: NDArray[Any], following: Column | None, rows: slice, failed: bool, name: str) -> NDArray[Any]:
+    """Return the observations of an episode, ``(T, ...)``, and where its last step led."""
+    if following is None:
+        return np.concatenate([obs, obs[-1:]]) if failed else obs
+    following = following[rows]
+    if not np.array_equal(following[:-1], obs[1:]):
+        raise DatasetError(
+            f"{name} cannot be a Minari dataset: in the episode from row {rows.start:,}, 'next_observations' are not "
+            "the observations that follow. Save it as .hdf5."
+        )
+    return np.concatenate([obs, following[-1:]])
+
+
+def _as_space(columns: Mapping[str, Any], column: str, space: spaces.Space[Any]) -> Any:
+    if isinstance(space, spaces.Dict):
+        return {key: _as_space(columns, f"{column}/{key}", part) for key, part in space.spaces.items()}
+    if isinstance(space, spaces.Tuple):
+        return tuple(_as_space(columns, f"{column}/{i}", part) for i, part in enumerate(space.spaces))
+    return columns[column]
