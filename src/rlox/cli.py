@@ -116,9 +116,13 @@ def _preset_config(algorithm: str, kind: type[Config], args: list[str]) -> Confi
     preset, env = (_value_of(flag, args) for flag in ("--preset", "--env"))
     if preset is None:
         return kind()
+    from rlox.data.bundled import is_bundled, reference
     from rlox.presets import check_preset, with_preset
 
     check_preset(algorithm, preset)
+    dataset = _value_of("--dataset", args)
+    if env is None and dataset and is_bundled(dataset):
+        env = reference(dataset).env
     if env is None:
         raise ConfigError(f"--preset {preset} needs --env: presets are values for an environment.")
     return kind(**with_preset(algorithm, preset, env, None))

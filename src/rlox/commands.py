@@ -103,12 +103,12 @@ def train(
 
 def _own_env(dataset: str) -> str | None:
     """Return the environment that bundled data are from, if it can be made here."""
-    from rlox.data.bundled import is_bundled, references
+    from rlox.data.bundled import is_bundled, reference
     from rlox.data.envs import make_envs
 
     if not is_bundled(dataset):
         return None
-    env_id = references()[dataset.partition("-")[0]].env
+    env_id = reference(dataset).env
     try:
         make_envs(env_id).close()
     except ConfigError as error:
@@ -195,14 +195,14 @@ def list_(what: Annotated[str, tyro.conf.Positional] = "algorithms") -> None:
                 for env, preset in environments.items():
                     print(f"{algorithm:8} {name:8} {env:28} {_score(preset)}".rstrip())
     elif what == "datasets":
-        from rlox.data.bundled import bundled_names, load_bundled, references
+        from rlox.data.bundled import bundled_names, load_bundled, reference
 
         for name in bundled_names():
-            data, reference = load_bundled(name), references()[name.partition("-")[0]]
+            data, made_for = load_bundled(name), reference(name)
             mean = float(data.episode_returns.mean())
             size = f"{len(data):,} steps, {data.n_episodes} episodes"
-            score = f"mean return {mean:.1f}, score {reference.score(mean):.1f}"
-            print(f"{name:26} {reference.env:15} {size:28} {score}")
+            score = f"mean return {mean:.1f}, score {made_for.score(mean):.1f}"
+            print(f"{name:26} {made_for.env:15} {size:28} {score}")
     else:
         known = ["algorithms", "presets", "datasets"]
         raise ConfigError(f"'{what}' is nothing that rlox lists.{did_you_mean(what, known)}")
@@ -225,12 +225,9 @@ def _print_evaluation(result: dict[str, float], env_id: str | None) -> None:
         f"std {result['std_reward']:.1f}, min {result['min_reward']:.1f}, max {result['max_reward']:.1f}, "
         f"mean length {result['mean_length']:.1f}"
     )
-    if reference := reference_of(env_id):
-        score = reference.score(result["mean_reward"])
-        print(
-            f"Normalised score: {score:.1f} (0: random actions, {reference.random:.1f}; 100: the bundled expert, "
-            f"{reference.expert:.1f})"
-        )
+    if ends := reference_of(env_id):
+        score, known = ends.score(result["mean_reward"]), f"(0: random actions, {ends.random}; 100: the bundled expert,"
+        print(f"Normalised score: {score:.1f} {known} {ends.expert})")
 
 
 def _print_estimates(found: dict[str, float]) -> None:

@@ -53,9 +53,11 @@ def create(
         deterministic: The policy's modes; otherwise its samples, whose log-probabilities are kept.
         seed: Of the episodes.
     """
+    from rlox.data.formats import check_target
     from rlox.data.record import random_agent, record
     from rlox.trainer import Trainer
 
+    check_target(out)
     if n_steps < 1:
         raise ConfigError(f"--n-steps {n_steps} must be at least 1.")
     if run is None:
@@ -103,7 +105,9 @@ def convert(
         action_log_probs: Column of the actions' log-probabilities.
     """
     from rlox.data.datasets import Dataset, make_dataset
+    from rlox.data.formats import check_target
 
+    check_target(out)
     several = {"observations": observations, "actions": actions, "next_observations": next_observations}
     single = {
         "rewards": rewards, "terminals": terminals, "timeouts": timeouts, "action_log_probs": action_log_probs,

@@ -48,6 +48,11 @@ def is_bundled(name: str | Path) -> bool:
     return str(name) in bundled_names()
 
 
+def reference(name: str) -> Reference:
+    """Return the references of one of ``bundled_names()``."""
+    return references()[name.partition("-")[0]]
+
+
 def reference_of(env_id: str | None) -> Reference | None:
     """Return an environment's references; None where there are no bundled data of it."""
     return next((found for found in references().values() if found.env == env_id), None)
@@ -55,9 +60,9 @@ def reference_of(env_id: str | None) -> Reference | None:
 
 def load_bundled(name: str) -> Dataset:
     """Return the bundled data of one of ``bundled_names()``."""
-    reference = references()[name.partition("-")[0]]
+    made_for = reference(name)
     return Dataset.load(
         _FOLDER / f"{name}.npz",
-        observation_space=restore(reference.observation_space),
-        action_space=restore(reference.action_space),
+        observation_space=restore(made_for.observation_space),
+        action_space=restore(made_for.action_space),
     )

@@ -230,23 +230,33 @@ _OPENERS: dict[str, Callable[[Path], Source]] = {
 }
 
 
-def save(path: Path, table: Mapping[str, Column], *known: spaces.Space[Any]) -> None:
-    """Write columns, and the spaces of observations and actions, to a new file or folder, whole or not at all.
+def check_target(path: Path) -> None:
+    """Refuse to write to what is there already, or in a format that is not known.
 
     Raises:
-        DatasetError: something is there already, or it cannot be written.
+        DatasetError: with the way out.
     """
-    writers = {".npz": _write_npz, ".hdf5": _write_hdf5, ".h5": _write_hdf5, "": _write_minari}
-    if path.suffix not in writers:
+    if path.suffix not in _WRITERS:
         raise DatasetError(
             f"'{path}' is not a file that rlox writes data to: it must end in .npz, .hdf5 or .h5, or have no suffix "
             "(the folder of a Minari dataset)."
         )
     if path.exists():
         raise DatasetError(f"'{path}' is there already: name a new file, or remove it first.")
-    partial = path.with_name(f".{path.name}.{os.getpid()}.partial")
+
+
+def save(path: Path, table: Mapping[str, Column], *known: spaces.Space[Any]) -> None:
+    """Write columns, and the spaces of observations and actions, to a new file or folder, whole or not at all.
+
+    Raises:
+        DatasetError: something is there already, or it cannot be written.
+    """
+    check_target(path)
+    # Minari resolves relative paths against its own folder.
+    partial = path.absolute().with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        writers[path.suffix](partial, path.name, table, *known)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        _WRITERS[path.suffix](partial, path.name, table, *known)
         partial.rename(path)
     except (OSError, RuntimeError) as error:
         raise DatasetError(f"'{path}' cannot be written: {one_line(error)}.") from None
@@ -290,3 +300,6 @@ def _write_minari(path: Path, name: str, table: Mapping[str, Column], *known: sp
     from rlox.data.minari import write_minari
 
     write_minari(path, name, table, *known)
+
+
+_WRITERS = {".npz": _write_npz, ".hdf5": _write_hdf5, ".h5": _write_hdf5, "": _write_minari}

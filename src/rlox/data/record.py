@@ -84,7 +84,7 @@ def replay_dataset(
             f"A replay keeps observations of {observation_space} encoded only: record the policy instead."
         )
     order, stored = (np.asarray(x) for x in replays.in_order(replay))
-    places = np.concatenate([stream[stored.reshape(order.shape)[:, i]] for i, stream in enumerate(order.T)])
+    places = np.concatenate([stream[stored[stream]] for stream in order.T])
     steps = Transition(*(np.asarray(column)[places] for column in replays.flatten(replay)))
     shape = (len(places), *observation_space.shape)
     columns = {
