@@ -95,14 +95,15 @@ def signature(path: Path) -> list[str]:
     import onnx
 
     graph = onnx.load(path).graph
+    values = [("input", entry) for entry in graph.input] + [("output", entry) for entry in graph.output]
+    width = max(len(entry.name) for _, entry in values)
     lines = []
-    for kind, values in (("input", graph.input), ("output", graph.output)):
-        for value in values:
-            tensor = value.type.tensor_type
-            dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-            sizes = [size.dim_param or str(size.dim_value) for size in tensor.shape.dim]
-            lines.append(f"{kind:6}  {value.name}  {dtype}({', '.join(sizes)})")
-    return lines
+    for kind, entry in values:
+        tensor = entry.type.tensor_type
+        dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
+        _, *sizes = (str(size.dim_value) for size in tensor.shape.dim)
+        lines.append(f"{kind:6}  {entry.name:{width}}  {dtype!s:7}  (batch,{''.join(' ' + s + ',' for s in sizes)})")
+    return [line.replace(",)", ")") if line.count(",") > 1 else line for line in lines]
 
 
 class _Graph:
@@ -247,11 +248,12 @@ def _gaussian(graph: _Graph, actor: Actor, x: str) -> None:
 
 def _scaled(graph: _Graph, codec: ActionCodec) -> str:
     """Add what ``ActionCodec.decode`` does to ``mean``, in double precision as there."""
-    low, high = codec.space.low.astype(np.float64), codec.space.high.astype(np.float64)
+    space: Any = codec.space
+    low, high = space.low.astype(np.float64), space.high.astype(np.float64)
     mean = graph.cast(graph.shaped("mean", *low.shape), np.float64)
     x = graph.add("Mul", mean, graph.constant((high - low) / 2, np.float64))
     x = graph.add("Add", x, graph.constant((low + high) / 2, np.float64))
-    if codec.space.dtype.kind in "iu":
+    if space.dtype.kind in "iu":
         x = graph.add("Round", x)
     return graph.add("Max", graph.add("Min", x, graph.constant(high, np.float64)), graph.constant(low, np.float64))
 
