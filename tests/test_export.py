@@ -278,6 +278,6 @@ def test_the_command_says_what_goes_in_and_out(
     assert lines == [
         f"Wrote policy.onnx, {how if checked else 'not checked: onnxruntime is not installed'}.",
         "  input   obs     float32  (batch, 6)",
-        "  output  action  int64    (batch,)",
+        "  output  action  int64    (batch)",
         "  output  logits  float32  (batch, 3)",
     ]

@@ -101,9 +101,9 @@ def signature(path: Path) -> list[str]:
     for kind, entry in values:
         tensor = entry.type.tensor_type
         dtype = onnx.helper.tensor_dtype_to_np_dtype(tensor.elem_type)
-        _, *sizes = (str(size.dim_value) for size in tensor.shape.dim)
-        lines.append(f"{kind:6}  {entry.name:{width}}  {dtype!s:7}  (batch,{''.join(' ' + s + ',' for s in sizes)})")
-    return [line.replace(",)", ")") if line.count(",") > 1 else line for line in lines]
+        shape = ", ".join(size.dim_param or str(size.dim_value) for size in tensor.shape.dim)
+        lines.append(f"{kind:6}  {entry.name:{width}}  {dtype!s:7}  ({shape})")
+    return lines
 
 
 class _Graph:
