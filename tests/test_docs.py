@@ -5,7 +5,9 @@ import re
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 
 ROOT = Path(__file__).parents[1]
@@ -25,6 +27,16 @@ def test_what_the_page_on_data_says_of_files_runs(tmp_path: Path, monkeypatch: p
         exec(code, names)
     assert len(found) == 3
     assert (tmp_path / "logs.hdf5").exists()
+
+
+def test_an_exported_policy_acts_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    names: dict[str, Any] = {}
+    found = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "export.md").read_text(), flags=re.DOTALL)
+    for code in found:
+        exec(code, names)
+    assert len(found) == 2
+    np.testing.assert_allclose(names["action"], names["trainer"].predict([1.0, 0.0, 0.0]), atol=1e-5)
 
 
 def smaller(code: str) -> str:

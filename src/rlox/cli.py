@@ -34,6 +34,7 @@ commands:
                      or from data, e.g. rlox train iql --dataset hopper-medium-replay
   evaluate RUN       returns of a trained policy, or estimates of them from data
   play RUN           watch a trained policy, in a window or as a video
+  export RUN FILE    a trained policy as an ONNX file, which needs only onnxruntime to act
   dataset COMMAND    info DATA, create OUT, convert DATA OUT: say what data hold, record them, change their format
   list [presets]     the algorithms, their presets, or the bundled data (datasets)
 
@@ -72,7 +73,7 @@ def _run(args: list[str]) -> None:
         return
     known: dict[str, Callable[..., None]] = {
         "train": _train, "dataset": _dataset, "evaluate": commands.evaluate, "play": commands.play,
-        "list": commands.list_,
+        "export": commands.export, "list": commands.list_,
     }  # fmt: skip
     command = known.get(args[0])
     if command is None:

@@ -176,6 +176,23 @@ def play(run: RunFolder, *, video: Path | None = None, n_episodes: int = 1, seed
         print(f"Wrote {video}.")
 
 
+def export(run: RunFolder, file: Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.onnx")]) -> None:
+    """Write a trained policy to an ONNX file, which needs only onnxruntime to act.
+
+    Args:
+        run: Folder of the run.
+        file: File to write, ending in .onnx.
+    """
+    from rlox.runs.export import N_CHECKED, can_check, signature
+    from rlox.trainer import Trainer
+
+    Trainer.load(run).export_onnx(file)
+    checked = f"checked against predict in onnxruntime on {N_CHECKED} observations"
+    print(f"Wrote {file}, {checked if can_check() else 'not checked: onnxruntime is not installed'}.")
+    for line in signature(file):
+        print(f"  {line}")
+
+
 def list_(what: Annotated[str, tyro.conf.Positional] = "algorithms") -> None:
     """List the algorithms, their presets, or the bundled data.
 

@@ -32,6 +32,10 @@ class CheckpointError(RloxError):
     """A checkpoint that is missing, torn, or made for something else."""
 
 
+class ExportError(RloxError):
+    """An exported policy that does not do what the policy does."""
+
+
 class RunExistsError(RloxError):
     """A run folder that already holds a run."""
 

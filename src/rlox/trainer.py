@@ -460,6 +460,39 @@ class Trainer:
         arrays, info = self._learner.snapshot()
         return checkpoint.save(Path(path), arrays, {**self._describe(), **info})
 
+    def export_onnx(self, path: str | Path) -> Path:
+        """Write the policy to an ONNX file that takes raw observations and returns the environment's actions.
+
+        Where onnxruntime is installed, the file is compared with ``predict`` on 64 observations before it is there.
+        Its inputs and outputs have a leading batch axis of any length:
+
+        ``obs``: observations ``(batch, *observation_space.shape)``; of Dict and Tuple spaces an input for each entry,
+        such as ``obs.goal`` or ``obs.0``. float32 for Boxes of floats, int64 for Discrete and MultiDiscrete,
+        otherwise the space's own type.
+        ``action``: what ``predict`` returns, ``(batch, *action_space.shape)``, in the space's type.
+        ``logits``, the components' side by side, for choices; ``mean`` and ``std`` in units of half the range
+        around its centre for continuous actions: what ``predict(deterministic=False)`` samples from.
+
+        Args:
+            path: file to write, ending in .onnx.
+
+        Returns:
+            The file, moved into place whole.
+
+        Raises:
+            ConfigError: another ending, a folder that does not exist, or the extra rlox[onnx] is missing.
+            DivergedError: a parameter is not finite.
+            ExportError: the file and ``predict`` disagree.
+        """
+        from rlox.runs.export import export_onnx
+
+        learner = self._learner
+        learner.check_finite()
+        described = self._describe()
+        about = {name: described[name] or "" for name in ("algorithm", "env", "observation_space", "action_space")}
+        actor, normalizer = learner.state.actor, learner.state.normalizer
+        return export_onnx(Path(path), actor, normalizer, self.observation_space, learner.codec, self.predict, about)
+
     @classmethod
     def load(
         cls,

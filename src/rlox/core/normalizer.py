@@ -47,8 +47,12 @@ class Normalizer(eqx.Module):
 
     def __call__(self, obs: Float[Array, "*lead obs_dim"]) -> Float[Array, "*lead obs_dim"]:
         """Return observations with mean 0 and standard deviation 1; entries that hardly vary are not blown up."""
-        std = jnp.sqrt(self.m2 / jnp.maximum(self.count, 1))
-        return jnp.where(self.count > 0, (obs - self.mean) / jnp.maximum(std, _MIN_STD), obs)
+        return jnp.where(self.count > 0, (obs - self.mean) / self.std, obs)
+
+    @property
+    def std(self) -> Float[Array, " obs_dim"]:
+        """What observations are divided by: their standard deviation, or its floor."""
+        return jnp.maximum(jnp.sqrt(self.m2 / jnp.maximum(self.count, 1)), _MIN_STD)
 
 
 def normalize(normalizer: Normalizer | None, obs: Float[Array, "*lead obs_dim"]) -> Float[Array, "*lead obs_dim"]:
