@@ -231,6 +231,22 @@ def test_a_file_that_disagrees_is_not_written(tmp_path: Path, monkeypatch: pytes
     assert not list(tmp_path.iterdir())
 
 
+def test_a_choice_that_there_is_not_is_no_agreement(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer = make(VECTOR, spaces.Discrete(3, start=2))
+    predict = trainer.predict
+    monkeypatch.setattr(trainer, "predict", lambda obs: predict(obs) + 3)
+    with pytest.raises(ExportError, match="does not do what the policy does"):
+        trainer.export_onnx(tmp_path / "policy.onnx")
+
+
+@pytest.mark.parametrize("bounds", [(5, np.inf), (-np.inf, -5), (-3, 8), (-np.inf, np.inf)])
+def test_the_observations_that_are_checked_differ(bounds: tuple[float, float]):
+    space = spaces.Box(*bounds, (3,))
+    drawn = export._draw(space, np.random.default_rng(0))
+    assert len(np.unique(drawn)) == drawn.size
+    assert all(space.contains(one) for one in drawn)
+
+
 @pytest.mark.parametrize(
     ("name", "words"),
     [

@@ -307,14 +307,16 @@ def _check(
 
 
 def _is_best(logits: NDArray[Any], nvec: tuple[int, ...], choices: NDArray[Any], slack: float) -> bool:
-    """Return whether no choice has a logit above the chosen one's by more than ``slack``, in each component."""
+    """Return whether each component's choice exists, and none has a logit above its by more than ``slack``."""
+    if ((choices < 0) | (choices >= nvec)).any():
+        return False
     parts = np.split(logits, list(itertools.accumulate(nvec))[:-1], axis=1)
     chosen = [np.take_along_axis(part, choices[:, i : i + 1], axis=1)[:, 0] for i, part in enumerate(parts)]
     return all((taken >= part.max(axis=1) - slack).all() for taken, part in zip(chosen, parts, strict=True))
 
 
 def _draw(space: spaces.Space[Any], rng: np.random.Generator) -> Any:
-    """Return a batch of ``N_CHECKED`` observations: uniform between bounds, normal where there are none."""
+    """Return a batch of ``N_CHECKED`` observations: uniform between two bounds, else normal, or on one's side."""
     match space:
         case spaces.Dict():
             return {key: _draw(part, rng) for key, part in space.spaces.items()}
@@ -326,10 +328,13 @@ def _draw(space: spaces.Space[Any], rng: np.random.Generator) -> Any:
             return space.start + rng.integers(space.nvec, size=(N_CHECKED, *space.shape))
         case spaces.Box():
             low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-            bounded = np.maximum(np.abs(low), np.abs(high)) <= _LARGE
-            low, high = (np.where(bounded, bound, sign) for bound, sign in ((low, -1), (high, 1)))
+            above, below = np.abs(low) <= _LARGE, np.abs(high) <= _LARGE
             shape = (N_CHECKED, *space.shape)
-            drawn = np.where(bounded, rng.uniform(low, high, shape), rng.standard_normal(shape))
+            drawn = rng.standard_normal(shape)
+            drawn = np.where(above, low + np.abs(drawn), np.where(below, high - np.abs(drawn), drawn))
+            both = above & below
+            low, high = (np.where(both, bound, 0) for bound in (low, high))
+            drawn = np.where(both, rng.uniform(low, high, shape), drawn)
             drawn = np.clip(np.rint(drawn) if space.dtype.kind in "iub" else drawn, space.low, space.high)
             return drawn.astype(_input_dtype(space))
     return rng.integers(2, size=(N_CHECKED, *(space.shape or ())), dtype=np.int8)
