@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
@@ -26,6 +26,8 @@ class IQLConfig(Config):
     """Clamp of the exponentiated advantage, i.e. the largest weight."""
     expectile: float = setting(0.7, above=0, below=1)
     """Expectile of Q over the data's actions that V regresses to; one half is their mean, towards 1 their best."""
+    network_init: Literal["he", "glorot"] = setting("glorot")
+    """Initial weights: He normal, or Glorot uniform with biases of 0."""
     n_critics: int = setting(2, at_least=1)
     """Q functions; the smallest value counts."""
     tau: float = setting(0.005, above=0, at_most=1)
