@@ -37,33 +37,28 @@ def chain(n_episodes: int = 300, length: int = 3) -> Transition:
     )
 
 
-def always(choice: int) -> Any:
+def policy(probability_of_1: float) -> Any:
+    """Return a policy as both choices, so that every test compiles the same program."""
+
     def act(obs: Any) -> Actions:
-        return Actions(np.full((1, len(obs), 1), choice, np.int32), np.ones((1, len(obs)), np.float32))
+        choices = np.broadcast_to(np.array([0, 1], np.int32)[:, None, None], (2, len(obs), 1))
+        probability = np.array([1 - probability_of_1, probability_of_1], np.float32)
+        return Actions(choices, np.repeat(probability[:, None], len(obs), axis=1))
 
     return act
 
 
-@pytest.mark.parametrize(("choice", "value"), [(0, 0.0), (1, 1 + GAMMA + GAMMA**2)])
-def test_fitted_q_evaluation_finds_the_value_of_a_policy_that_the_data_are_not_of(choice: int, value: float):
-    estimate, td_error = fitted_q_evaluation(chain(), always(choice), (2,), SMALL, gradient_steps=800, seed=0)
-    assert estimate.value == pytest.approx(value, abs=0.1)
+@pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
+def test_fitted_q_evaluation_finds_the_value_of_a_policy_that_the_data_are_not_of(probability: float):
+    estimate, td_error = fitted_q_evaluation(chain(), policy(probability), (2,), SMALL, gradient_steps=800, seed=0)
+    assert estimate.value == pytest.approx(probability * (1 + GAMMA + GAMMA**2), abs=0.1)
     assert estimate.low <= estimate.value <= estimate.high
     assert td_error < 0.2
 
 
-def test_an_expectation_over_choices_is_exact():
-    def coin(obs: Any) -> Actions:
-        actions = np.broadcast_to(np.array([0, 1], np.int32)[:, None, None], (2, len(obs), 1))
-        return Actions(actions, np.full((2, len(obs)), 0.5, np.float32))
-
-    estimate, _ = fitted_q_evaluation(chain(), coin, (2,), SMALL, gradient_steps=800, seed=0)
-    assert estimate.value == pytest.approx(0.5 * (1 + GAMMA + GAMMA**2), abs=0.1)
-
-
 def test_the_interval_is_wider_where_there_are_fewer_episodes():
     few, many = (
-        fitted_q_evaluation(noisy(n), always(1), (2,), SMALL, gradient_steps=600, seed=0)[0] for n in (12, 600)
+        fitted_q_evaluation(noisy(n), policy(1.0), (2,), SMALL, gradient_steps=600, seed=0)[0] for n in (12, 300)
     )
     assert few.high - few.low > 2 * (many.high - many.low)
 
@@ -141,7 +136,7 @@ def test_log_prob_is_per_unit_of_the_environment():
     assert found[1] == pytest.approx(np.log(0.0228), abs=0.2)
 
 
-@pytest.mark.parametrize(("kind", "deterministic"), [("discrete", True), ("discrete", False), ("continuous", False)])
+@pytest.mark.parametrize(("kind", "deterministic"), [("discrete", True), ("continuous", False)])
 def test_both_estimates_agree_on_a_bandit(kind: str, deterministic: bool):
     data = bandit(kind)
     trainer = Trainer("awr", dataset=data, config={"hidden": 16, "batch_size": 64, "learning_rate": 5e-3, "beta": 0.3})
@@ -153,7 +148,7 @@ def test_both_estimates_agree_on_a_bandit(kind: str, deterministic: bool):
     assert 0 < found["weight/effective_sample_size"] <= 1
 
 
-@pytest.mark.parametrize("member", ["bc", "marwil", "iql", "awac"])
+@pytest.mark.parametrize("member", ["bc", "marwil", "awac"])
 def test_every_member_is_evaluated_and_cloning_is_nearest_to_the_data(member: str):
     data = bandit("continuous")
     trainer = Trainer(member, dataset=data, config={"hidden": 8, "batch_size": 32})

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -16,7 +17,8 @@ from numpy.typing import NDArray
 from rlox.core import fqe
 from rlox.core.normalizer import Normalizer, normalize
 from rlox.core.rounds import label
-from rlox.core.state import Transition
+from rlox.core.state import TrainState, Transition
+from rlox.core.update import Algorithm
 from rlox.core.weights import effective_sample_size
 
 if TYPE_CHECKING:
@@ -150,21 +152,27 @@ def behavior_statistics(learner: Learner, steps: Transition, seed: int) -> dict[
 
 def _weights(learner: Learner, steps: Transition, seed: int) -> Array:
     """Return the member's weights of the steps: of a sample of them, or where it learns in rounds of all."""
-    state, config, algorithm = learner.state, learner.config, learner.algorithm
-    networks, keys = state.networks(), jax.random.split(jax.random.key(seed))
-    if not config.rollout_steps:
+    if not learner.config.rollout_steps:
         index = np.random.default_rng(seed).integers(len(steps.reward), size=N_WEIGHED)
         steps = Transition(*(column[index] for column in steps))
-    led_to = normalize(state.normalizer, jnp.asarray(steps.next_obs, jnp.float32))
-    batch = Transition(*map(jnp.asarray, steps))._replace(next_obs=led_to)
-    batch = batch._replace(obs=normalize(state.normalizer, batch.obs.astype(jnp.float32)))
-    if config.rollout_steps:
-        order = jnp.arange(len(steps.reward))[:, None]
-        raw = batch._replace(next_obs=jnp.asarray(steps.next_obs))
-        target, _ = label(config, networks.critic, state.normalizer, raw, order)
-    else:
-        target = algorithm.value_target(config, networks, batch, keys[0])
-    return algorithm.weight(config, algorithm.advantage(config, networks, batch, target, keys[1]))
+    return _make_weigh(learner.algorithm, learner.config)(learner.state, steps, jax.random.key(seed))
+
+
+@functools.cache
+def _make_weigh(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Transition, Array], Array]:
+    def weigh(state: TrainState, steps: Transition, key: Array) -> Array:
+        networks, keys = state.networks(), jax.random.split(key)
+        obs, led_to = (normalize(state.normalizer, x.astype(jnp.float32)) for x in (steps.obs, steps.next_obs))
+        batch = steps._replace(obs=obs, next_obs=led_to)
+        if config.rollout_steps:
+            order = jnp.arange(len(steps.reward))[:, None]
+            # Rounds whiten the next observations themselves, those that they need.
+            target, _ = label(config, networks.critic, state.normalizer, steps._replace(obs=obs), order)
+        else:
+            target = algorithm.value_target(config, networks, batch, keys[0])
+        return algorithm.weight(config, algorithm.advantage(config, networks, batch, target, keys[1]))
+
+    return jax.jit(weigh)
 
 
 def weighted_importance_sampling(
