@@ -62,6 +62,7 @@ OUT_OF_RANGE = [
     ("hidden_sizes", (64, 0), "at least 1"),
     ("learning_starts", -1, "at least 0"),
     ("updates_per_step", 0, "at least 1"),
+    ("critic_warmup_steps", -1, "at least 0"),
     ("n_envs", 0, "at least 1"),
     ("entropy_coef", -0.1, "at least 0"),
     ("max_grad_norm", 0, "greater than 0"),

@@ -184,7 +184,7 @@ def test_a_torn_or_damaged_file_is_refused_in_one_line_or_read_whole(
 
 
 @given(total=st.integers(1, 40), n=st.integers(1, 5), spare=st.integers(0, 9))
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=12, deadline=None)
 def test_a_replay_is_filled_with_every_step_once_in_order(total: int, n: int, spare: int):
     flags = np.arange(total) % 4 == 3
     ids = np.arange(total, dtype=np.float32)

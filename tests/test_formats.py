@@ -426,8 +426,9 @@ def test_writing_replaces_nothing_and_leaves_nothing_half_written(
     assert sorted(tmp_path.rglob("*")) == before
     with pytest.raises(DatasetError, match=r"must end in \.npz, \.hdf5 or \.h5"):
         dataset.save(tmp_path / "logs.csv")
+    (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match="cannot be written"):
-        dataset.save(tmp_path / "no" / "folder" / name)
+        dataset.save(tmp_path / "file" / name)
 
 
 def test_steps_that_do_not_follow_one_another_are_no_minari_dataset(tmp_path: Path):

@@ -17,7 +17,7 @@ from rlox.core.state import Transition
 from rlox.core.update import init_state
 from rlox.data import replay as replays
 from rlox.data.replay import Replay
-from rlox.programs import compile_programs
+from rlox.programs import Mix, compile_programs
 
 ROWS = 7
 DRAWS = (20_000,)
@@ -199,7 +199,7 @@ def test_learning_copies_no_column_of_the_replay(n: int, obs_dim: int, action_di
     state = init_state(ALGORITHMS["awr"], config, obs_dim, nvec, action_dim, seed=0)
     new = jax.tree.map(lambda column: np.zeros(column.shape[1:], column.dtype), replay.columns)
     learn: Any = compile_programs(ALGORITHMS["awr"], config, n).learn
-    program = learn.lower(state, replay, None, None, new, np.ones(n, bool), new.obs).compile().as_text()
+    program = learn.lower(state, replay, Mix(), new, np.ones(n, bool), new.obs).compile().as_text()
     moved = [line for line in program.splitlines() if re.search(rf"= \w+\[{rows},.*\bcopy\(", line)]
     assert f"[{rows},{n}]" in program
     assert not moved, moved

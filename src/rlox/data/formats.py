@@ -263,7 +263,8 @@ def save(path: Path, table: Mapping[str, Column], *known: spaces.Space[Any]) -> 
     finally:
         if partial.is_dir():
             shutil.rmtree(partial)
-        partial.unlink(missing_ok=True)
+        elif partial.exists():
+            partial.unlink()
 
 
 def _write_npz(path: Path, name: str, table: Mapping[str, Column], *known: spaces.Space[Any]) -> None:
