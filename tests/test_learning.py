@@ -1,10 +1,11 @@
-"""The specification's two quick starts, as they stand (minutes each; make test-slow)."""
+"""Learning with real budgets (minutes each; make test-slow)."""
 
 import statistics
 
 import pytest
 
 from rlox import Trainer
+from rlox.data.bundled import reference
 
 pytestmark = pytest.mark.slow
 
@@ -28,3 +29,28 @@ def test_pendulum_by_its_config():
     metrics = trainer.train(total_timesteps=100_000)
     assert metrics["episodes"] == 500
     assert trainer.evaluate(20)["mean_reward"] >= -260
+
+
+ROUNDS = {
+    "rollout_steps": 500, "n_critic_updates": 100, "n_actor_updates": 200, "td_lambda": 0.95, "normalize_advantage": True,
+}  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("data", "settings"),
+    [("cartpole-medium", {}), ("pendulum-medium-replay", {"gamma": 0.95, "value_scale": 20.0})],
+)
+@pytest.mark.parametrize("member", ["iql", "awac", "awr"])
+def test_the_return_hardly_falls_at_the_switch_to_the_environment(member: str, data: str, settings: dict[str, float]):
+    """At most a fifth of what the policy had over the random agent; three seeds each in docs/benchmarks.md."""
+    config = {
+        "hidden": 128, "learning_starts": 500, "normalize_obs": True, "critic_warmup_steps": 1000, **settings,
+        **(ROUNDS if member == "awr" else {}),
+    }  # fmt: skip
+    made_for = reference(data)
+    trainer = Trainer(member, env=made_for.env, dataset=data, config=config, seed=0)
+    trainer.train_offline(5_000)
+    at = trainer.evaluate(20)["mean_reward"]
+    for _ in range(8):
+        trainer.train(500)
+        assert trainer.evaluate(20)["mean_reward"] >= at - 0.2 * (at - made_for.random)
