@@ -106,7 +106,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     known = [task.env_id for task in TASKS]
     parser.add_argument("--only", nargs="+", choices=known, default=known, help="environments (all)")
-    parser.add_argument("--gradient-steps", type=int, default=10_000, help="of every fit (10000)")
+    parser.add_argument("--gradient-steps", type=int, default=6_000, help="of every fit (6000)")
     parser.add_argument("--cores", type=int, nargs="+", default=[0], help="cores to use (0)")
     parser.add_argument("--results", type=Path, default=RESULTS / "off_policy.json", help="raw rows")
     parser.add_argument("--image", type=Path, default=ROOT / "docs" / "images" / "off_policy.png", help="picture")

@@ -32,7 +32,8 @@ def test_pendulum_by_its_config():
 
 
 ROUNDS = {
-    "rollout_steps": 500, "n_critic_updates": 100, "n_actor_updates": 200, "td_lambda": 0.95, "normalize_advantage": True,
+    "rollout_steps": 500, "n_critic_updates": 100, "n_actor_updates": 200, "td_lambda": 0.95,
+    "normalize_advantage": True,
 }  # fmt: skip
 
 

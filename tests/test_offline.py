@@ -211,6 +211,27 @@ def test_a_preset_fits_the_kind_of_the_data_s_actions():
     assert (discrete.config.logit_coef, continuous.config.logit_coef) == (0.001, 0.0)
 
 
+def test_what_cannot_be_recorded_is_said():
+    trainer = Trainer("bc", dataset=logged(), config=SMALL)
+    with pytest.raises(ConfigError, match="record needs one environment to act in"):
+        trainer.record(10)
+    with pytest.raises(ConfigError, match="The replay holds no steps"):
+        trainer.replay_dataset()
+    with pytest.raises(ConfigError, match="n_steps=0"):
+        trainer.record(0)
+
+
+def test_a_policy_is_recorded_in_whole_episodes_and_the_same_again():
+    trainer = Trainer("awr", env=DelayedReward(), config=SMALL)
+    first, second = (trainer.record(7, seed=3) for _ in range(2))
+    assert len(first) >= 7
+    assert not any(first.partial)
+    for name in ("observations", "next_observations", "actions", "rewards", "terminals", "action_log_probs"):
+        np.testing.assert_array_equal(first.columns[name][:], second.columns[name][:])
+    modes = trainer.record(7, deterministic=True)
+    np.testing.assert_array_equal(modes.columns["actions"][:], trainer.predict(modes.columns["observations"][:]))
+
+
 def test_what_is_missing_is_said():
     with pytest.raises(ConfigError, match="learns from data: pass Trainer"):
         Trainer("iql", env="CartPole-v1").train_offline(10)

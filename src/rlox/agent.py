@@ -81,7 +81,7 @@ class Agent:
         dataset: DatasetLike,
         *,
         deterministic: bool = True,
-        gradient_steps: int = 10_000,
+        gradient_steps: int = 6_000,
         seed: int = 0,
         progress: bool | None = None,
     ) -> dict[str, float]:
@@ -108,6 +108,7 @@ class Agent:
         Raises:
             DatasetError: data that cannot be used, or are not of the policy's spaces.
             ConfigError: ``gradient_steps`` below 1.
+            DivergedError: a value of the fitted Q functions is not finite.
         """
         from rlox.runs.off_policy import evaluate_offline
 
@@ -150,7 +151,7 @@ class Agent:
         Args:
             n_steps: least number of steps.
             deterministic: the policy's modes; otherwise its samples, with their ``action_log_probs``.
-            seed: of the first reset.
+            seed: of the first reset, and of the samples.
 
         Raises:
             ConfigError: there is no environment, or a ready-made one that steps several at once.
@@ -161,10 +162,17 @@ class Agent:
         self._learner.end_episodes()
         env: Any = self._env if isinstance(self._env, gym.Env) else make_envs(self._env).env
 
+        learner, key = self._learner, jax.random.key(seed)
+        state = learner.state
+
         def act(obs: Any) -> tuple[Any, float | None]:
-            action = self.predict(obs, deterministic=deterministic)
-            known = None if deterministic else self.log_prob(batch_of_one(obs), np.asarray(action)[None])
-            return action, None if known is None else float(known[0])
+            nonlocal key
+            if deterministic:
+                return self.predict(obs), None
+            encoded = learner.encoder(batch_of_one(obs), 1)
+            coded, key = learner.programs.act(state.actor, state.normalizer, encoded, key)
+            action = learner.codec.decode(np.asarray(coded))
+            return action[0], float(self.log_prob(batch_of_one(obs), action)[0])
 
         return record(env, act, n_steps, seed, name=self.env_id or "recorded")
 

@@ -122,7 +122,7 @@ def evaluate(
     *,
     env: str | None = None,
     dataset: str | None = None,
-    gradient_steps: int = 10_000,
+    gradient_steps: int = 6_000,
     n_episodes: int = 20,
     seed: int | None = None,
     deterministic: bool = True,
@@ -133,7 +133,7 @@ def evaluate(
         run: Folder of the run.
         env: Gymnasium id of the environment; the run's by default.
         dataset: Data to estimate from without an environment, best such that the policy was not trained on.
-        gradient_steps: Of the Q functions that such an estimate fits.
+        gradient_steps: Of the Q functions that such an estimate fits; more for long episodes.
         n_episodes: How many episodes.
         seed: Of the episodes; one that follows from the run's seed by default.
         deterministic: The policy's mode; otherwise its samples.

@@ -29,9 +29,13 @@ class FQEConfig(Config):
     n_critics: int = setting(11, at_least=2)
     """Q functions: the first of all episodes, each of the others of a bootstrap sample of them."""
     tau: float = setting(0.02, above=0, at_most=1)
+    """Step of the target critics, target += tau * (online - target)."""
     hidden: int = setting(64, at_least=1)
+    """Width of the two hidden layers."""
     layer_norm: bool = setting(True)
+    """Without it, values of good policies stay too low (75 instead of 91 of 98 on CartPole-v1)."""
     learning_rate: float = setting(1e-3, above=0)
+    """Step size."""
 
 
 class Logged(NamedTuple):

@@ -20,6 +20,7 @@ from rlox.core.rounds import label
 from rlox.core.state import TrainState, Transition
 from rlox.core.update import Algorithm
 from rlox.core.weights import effective_sample_size
+from rlox.errors import DivergedError
 
 if TYPE_CHECKING:
     from rlox.data.datasets import Dataset
@@ -78,6 +79,9 @@ def fitted_q_evaluation(
     The value is the mean of the critics'. The interval is the normal one, by the standard deviation of the critics
     that were fitted to bootstrap samples of the episodes (Hao et al. 2021, arXiv:2102.03607): it covers the data's
     chance and the fit's, and not what the data do not show.
+
+    Raises:
+        DivergedError: a value is not finite.
     """
     episode = episode_numbers(steps.terminated, steps.truncated)
     returns = discounted_returns(steps.reward, episode, config.gamma)
@@ -104,6 +108,8 @@ def fitted_q_evaluation(
     each = np.asarray(fqe.values(state.critic, obs[first], *map(jnp.asarray, start)), np.float64)
     by_critic = (counts * each).sum(axis=1) / counts.sum(axis=1)
     value, spread = by_critic.mean(), 1.96 * by_critic[1:].std(ddof=1)
+    if not np.isfinite(value):
+        raise DivergedError("Fitted Q evaluation diverged: its values are not finite. Scale the rewards down.")
     return Estimate(float(value), float(value - spread), float(value + spread)), float(td_error)
 
 
