@@ -140,7 +140,7 @@ def spaced(episodes: list[list[tuple[Any, ...]]]) -> dict[str, Any]:
 def write(name: str, tier: str, columns: dict[str, Any]) -> None:
     """Write a tier's file, and say what is in it."""
     kinds: dict[str, Any] = {"terminals": bool, "timeouts": bool}
-    table = {key: np.asarray(columns[key]) for key in COLUMNS if key in columns}
+    table: dict[str, Any] = {key: np.asarray(columns[key]) for key in COLUMNS if key in columns}
     for key, column in table.items():
         table[key] = column.astype(kinds.get(key, np.int8 if column.dtype.kind == "i" else np.float32))
     path = FOLDER / f"{name}-{tier}.npz"
