@@ -231,7 +231,7 @@ _OPENERS: dict[str, Callable[[Path], Source]] = {
 
 
 def check_target(path: Path) -> None:
-    """Refuse to write to what is there already, or in a format that is not known.
+    """Refuse to write to what is there already, in a format that is not known, or whose extra is missing.
 
     Raises:
         DatasetError: with the way out.
@@ -243,6 +243,8 @@ def check_target(path: Path) -> None:
         )
     if path.exists():
         raise DatasetError(f"'{path}' is there already: name a new file, or remove it first.")
+    if path.suffix != ".npz":
+        require("h5py" if path.suffix else "minari", f"To write '{path}'")
 
 
 def save(path: Path, table: Mapping[str, Column], *known: spaces.Space[Any]) -> None:
