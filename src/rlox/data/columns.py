@@ -6,7 +6,7 @@ import dataclasses
 import math
 import re
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -227,7 +227,7 @@ def pieces(columns: Iterable[Column], what: str) -> Iterator[slice]:
     return track(what, (slice(at, min(at + step, total)) for at in range(0, total, step)), total)
 
 
-def track(what: str, slices: Iterable[slice], total: int) -> Iterator[slice]:
+def track(what: str, slices: Iterable[slice], total: int) -> Generator[slice]:
     """Yield slices of rows; where that lasts over two seconds, show on a terminal how far they are."""
     began, line, task = time.monotonic(), None, None
     try:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -12,6 +13,7 @@ from numpy.typing import NDArray
 
 from rlox.core.state import Transition
 from rlox.data import replay as replays
+from rlox.data.columns import track
 from rlox.data.datasets import Dataset
 from rlox.data.replay import Replay
 from rlox.data.spaces import action_codec
@@ -24,6 +26,8 @@ Act = Callable[[Any], tuple[Any, float | None]]
 def record(env: gym.Env[Any, Any], act: Act, n_steps: int, seed: int, *, name: str = "recorded") -> Dataset:
     """Return whole episodes, of ``n_steps`` steps or as many more as the last one needs.
 
+    Where that lasts over two seconds, a line on a terminal says how far it is.
+
     Args:
         env: where to act.
         act: chooses the actions; their log-probabilities are the column ``action_log_probs`` where it gives any.
@@ -31,7 +35,9 @@ def record(env: gym.Env[Any, Any], act: Act, n_steps: int, seed: int, *, name: s
         seed: of the first reset.
         name: what errors and summaries call the data.
     """
-    rows = list(_steps(env, act, n_steps, seed))
+    counted = track(f"Recording {name}", (slice(i, i + 1) for i in itertools.count()), n_steps)
+    rows = [step for _, step in zip(counted, _steps(env, act, n_steps, seed), strict=False)]
+    counted.close()
     obs, action, log_prob, reward, terminated, truncated, next_obs = zip(*rows, strict=True)
     columns: dict[str, Any] = {
         "observations": stack(env.observation_space, obs),
