@@ -33,7 +33,7 @@ class FQEConfig(Config):
     hidden: int = setting(64, at_least=1)
     """Width of the two hidden layers."""
     layer_norm: bool = setting(True)
-    """Without it, values of good policies stay too low (75 instead of 91 of 98 on CartPole-v1)."""
+    """Without it, values of good policies are even lower: 75 instead of 81, of about 98, on CartPole-v1."""
     learning_rate: float = setting(1e-3, above=0)
     """Step size."""
 
