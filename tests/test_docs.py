@@ -43,7 +43,7 @@ def smaller(code: str) -> str:
     code, n = re.subn(r"(total_timesteps=|--total-timesteps )[\d_]+", r"\g<1>1100", code)
     code, m = re.subn(r"(gradient_steps=|--gradient-steps )[\d_]+", r"\g<1>200", code)
     assert n + m
-    return code
+    return re.sub(r"n_episodes=\d+", "n_episodes=2", code)
 
 
 def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
