@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -219,6 +220,41 @@ def test_what_cannot_be_recorded_is_said():
         trainer.replay_dataset()
     with pytest.raises(ConfigError, match="n_steps=0"):
         trainer.record(0)
+
+
+class OneArray(gym.Env[Any, Any]):
+    """Writes every observation into the same array, as simulators do: the number of the step."""
+
+    observation_space, action_space = spaces.Box(0, 9, (1,)), spaces.Discrete(2)
+
+    def __init__(self):
+        self.obs = np.zeros(1, np.float32)
+
+    def reset(self, **arguments: Any) -> Any:
+        self.obs[:] = 0
+        return self.obs, {}
+
+    def step(self, action: Any) -> Any:
+        self.obs += 1
+        return self.obs, 0.0, bool(self.obs[0] == 3), False, {}
+
+
+def test_recorded_observations_are_those_of_their_own_step():
+    data = Trainer("awr", env=OneArray, config=SMALL).record(6)
+    assert data.columns["observations"][:, 0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert data.columns["next_observations"][:, 0].tolist() == [1, 2, 3, 1, 2, 3]
+
+
+def test_recording_in_an_environment_of_its_own_leaves_the_training_as_it_was():
+    actors = []
+    for recorded in (False, True):  # one after the other, since the probe's instances share a space
+        trainer = Trainer("awr", env=DelayedReward, config={**SMALL, "learning_starts": 32})
+        trainer.train(50, progress=False)
+        if recorded:
+            trainer.record(5)
+        trainer.train(50, progress=False)
+        actors.append(trainer.state.actor)
+    assert same(*actors)
 
 
 def test_a_policy_is_recorded_in_whole_episodes_and_the_same_again():

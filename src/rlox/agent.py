@@ -117,7 +117,7 @@ class Agent:
         with Progress(gradient_steps, progress) as bar:
             return evaluate_offline(
                 self._learner, data, deterministic=deterministic, gradient_steps=gradient_steps, seed=seed,
-                report=lambda done: bar.update(done, {}),
+                report=lambda steps: bar.update(steps, {}),
             )  # fmt: skip
 
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
@@ -159,7 +159,8 @@ class Agent:
         check_positive(n_steps=n_steps)
         if isinstance(self._env, NoEnv | gym.vector.VectorEnv):
             raise ConfigError("record needs one environment to act in: pass an id, a gymnasium.Env or a callable.")
-        self._learner.end_episodes()
+        if isinstance(self._env, gym.Env):
+            self._learner.end_episodes()
         env: Any = self._env if isinstance(self._env, gym.Env) else make_envs(self._env).env
 
         learner, key = self._learner, jax.random.key(seed)

@@ -86,8 +86,8 @@ def train(
     if gradient_steps is not None:
         metrics = trainer.train_offline(gradient_steps, **settings)
         speed = metrics["gradient_steps"] / metrics["seconds"]
-        done = f"{metrics['gradient_steps']:,} gradient steps in {metrics['seconds']:.1f} s"
-        print(f"Learned from {dataset}: {done} ({speed:,.0f} a second).")
+        told = f"{metrics['gradient_steps']:,} gradient steps in {metrics['seconds']:.1f} s"
+        print(f"Learned from {dataset}: {told} ({speed:,.0f} a second).")
     if total_timesteps is not None:
         metrics = trainer.train(total_timesteps, **settings)
         speed = f"{metrics['seconds']:.1f} s ({metrics['env_steps_per_second']:,.0f} steps/s)"

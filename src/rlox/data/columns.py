@@ -214,7 +214,7 @@ def group(table: Mapping[str, Column], name: str) -> dict[str, Column]:
 def pieces(columns: Iterable[Column], what: str) -> Iterator[slice]:
     """Yield slices that cover the rows of columns, each at most 65,536 rows and about 16 MiB of all of them.
 
-    Where that lasts over two seconds, a line on a terminal says what is being done, and how far it is.
+    Where that lasts over two seconds, a line on a terminal says what is going on, and how far it is.
 
     Raises:
         DatasetError: a row does not fit in memory.

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -55,14 +56,16 @@ def record(env: gym.Env[Any, Any], act: Act, n_steps: int, seed: int, *, name: s
 
 
 def _steps(env: gym.Env[Any, Any], act: Act, n_steps: int, seed: int) -> Iterator[tuple[Any, ...]]:
-    obs, _ = env.reset(seed=seed)
+    # Copies: simulators write their next observation into the same array.
+    obs = copy.deepcopy(env.reset(seed=seed)[0])
     taken, ended = 0, True
     while taken < n_steps or not ended:
         action, log_prob = act(obs)
-        next_obs, reward, terminated, truncated, _ = env.step(action)
+        led_to, reward, terminated, truncated, _ = env.step(action)
+        next_obs = copy.deepcopy(led_to)
         yield obs, action, log_prob, reward, terminated, truncated, next_obs
         ended, taken = terminated or truncated, taken + 1
-        obs = env.reset()[0] if ended else next_obs
+        obs = copy.deepcopy(env.reset()[0]) if ended else next_obs
 
 
 def random_agent(env: gym.Env[Any, Any], seed: int) -> Act:

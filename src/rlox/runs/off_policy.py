@@ -99,10 +99,10 @@ def fitted_q_evaluation(
     state = fqe.init_fit(config, obs.shape[1], nvec, steps.action.shape[1], float(returns.mean()), seed)
     fit, td_error = fqe.make_fqe(config), jnp.zeros(())
     chunk = -(-gradient_steps // N_CHUNKS)
-    for done in range(0, gradient_steps, chunk):
-        n = min(chunk, gradient_steps - done)
+    for step in range(0, gradient_steps, chunk):
+        n = min(chunk, gradient_steps - step)
         state, td_error = fit(state, logged, jnp.asarray(counts), n)
-        report(done + n)
+        report(step + n)
     first = np.searchsorted(episode, np.arange(len(returns)))
     start = policy(steps.obs[first])
     each = np.asarray(fqe.values(state.critic, obs[first], *map(jnp.asarray, start)), np.float64)
