@@ -241,8 +241,8 @@ class OneArray(gym.Env[Any, Any]):
 
 def test_recorded_observations_are_those_of_their_own_step():
     data = Trainer("awr", env=OneArray, config=SMALL).record(6)
-    assert data.columns["observations"][:, 0].tolist() == [0, 1, 2, 0, 1, 2]
-    assert data.columns["next_observations"][:, 0].tolist() == [1, 2, 3, 1, 2, 3]
+    assert data.columns["observations"][:][:, 0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert data.columns["next_observations"][:][:, 0].tolist() == [1, 2, 3, 1, 2, 3]
 
 
 def test_recording_in_an_environment_of_its_own_leaves_the_training_as_it_was():
