@@ -38,10 +38,10 @@ def replay_worker(size: int, calls: int) -> Row:
     import numpy as np
 
     from rlox.algorithms import ALGORITHMS
+    from rlox.core import replay as replays
+    from rlox.core.programs import Mix, compile_programs
     from rlox.core.state import Transition
     from rlox.core.update import init_state
-    from rlox.data import replay as replays
-    from rlox.programs import Mix, compile_programs
 
     algorithm = ALGORITHMS["awr"]
     config = algorithm.config(hidden=HIDDEN, batch_size=BATCH, buffer_size=size)

@@ -170,10 +170,10 @@ def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
     from jax import lax
 
     from rlox.algorithms import ALGORITHMS
+    from rlox.core import replay as replays
+    from rlox.core.programs import Mix, compile_programs
     from rlox.core.state import TrainState, Transition
     from rlox.core.update import init_state, make_update
-    from rlox.data import replay as replays
-    from rlox.programs import Mix, compile_programs
 
     algorithm = ALGORITHMS["awr"]
     config: Any = algorithm.config(hidden=hidden, batch_size=batch)

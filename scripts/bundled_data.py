@@ -30,7 +30,7 @@ import numpy as np
 from rlox import Trainer
 from rlox.core.distributions import Gaussian
 from rlox.data.record import record
-from rlox.data.spaces import action_codec, describe
+from rlox.envs.spaces import action_codec, describe
 from rlox.presets import preset_settings
 
 FOLDER = Path(__file__).resolve().parents[1] / "src" / "rlox" / "data" / "bundled"

@@ -12,7 +12,7 @@ import pytest
 from rlox import Dataset, Trainer
 from rlox.cli import main
 from rlox.data.bundled import bundled_names, load_bundled, reference, reference_of
-from rlox.data.spaces import interchangeable
+from rlox.envs.spaces import interchangeable
 
 Rlox = Callable[..., str]
 

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlox import Dataset, Trainer
-from rlox.data import replay as replays
+from rlox.core import replay as replays
 from rlox.errors import ConfigError, DatasetError, RloxError
 
 

@@ -16,9 +16,9 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 
 from probes import Counting
 from rlox import Trainer
-from rlox.data.collector import Collector
-from rlox.data.envs import Envs, make_envs
-from rlox.data.spaces import action_codec
+from rlox.envs.collector import Collector
+from rlox.envs.envs import Envs, make_envs
+from rlox.envs.spaces import action_codec
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError
 
 LENGTHS = (3, 5, 2)

@@ -18,10 +18,10 @@ import rlox
 from rlox import Trainer
 from rlox.cli import main
 from rlox.core.normalizer import Normalizer
-from rlox.data.envs import NoEnv
-from rlox.data.spaces import describe
+from rlox.envs.envs import NoEnv
+from rlox.envs.spaces import describe
 from rlox.errors import ConfigError, DivergedError, ExportError, SpaceError
-from rlox.runs import export
+from rlox.policy import onnx as export
 
 N = export.N_CHECKED
 # Observations are six numbers wide wherever they can be, so that the policy is compiled once for most of them.

@@ -24,7 +24,7 @@ from rlox import Dataset, Trainer
 from rlox.data import columns as data_columns
 from rlox.data import formats
 from rlox.data.columns import Beside, Stored
-from rlox.data.datasets import make_dataset
+from rlox.data.dataset import make_dataset
 from rlox.errors import DatasetError, RloxError
 
 N = 12
@@ -200,7 +200,7 @@ def test_pieces_of_any_size_give_the_same_steps(limit: int, with_next: bool, mon
         total = len(next(iter(columns)))
         return (slice(at, min(at + limit, total)) for at in range(0, total, limit))
 
-    for module in ("rlox.data.datasets", "rlox.data.checks"):
+    for module in ("rlox.data.dataset", "rlox.data.checks"):
         monkeypatch.setattr(f"{module}.pieces", small)
     for one, other in zip(Dataset.from_arrays(made).transitions(), expected, strict=True):
         np.testing.assert_array_equal(one, other)

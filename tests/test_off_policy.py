@@ -13,7 +13,7 @@ from rlox.core.distributions import AT_BOUND, Categorical, Gaussian
 from rlox.core.fqe import FQEConfig
 from rlox.core.state import Transition
 from rlox.errors import ConfigError, DatasetError
-from rlox.runs.off_policy import (
+from rlox.policy.estimates import (
     Actions,
     discounted_returns,
     episode_numbers,

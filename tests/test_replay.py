@@ -13,11 +13,11 @@ from scipy import stats
 
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.awr import AWRConfig
+from rlox.core import replay as replays
+from rlox.core.programs import Mix, compile_programs
+from rlox.core.replay import Replay
 from rlox.core.state import Transition
 from rlox.core.update import init_state
-from rlox.data import replay as replays
-from rlox.data.replay import Replay
-from rlox.programs import Mix, compile_programs
 
 ROWS = 7
 DRAWS = (20_000,)

@@ -12,8 +12,8 @@ from reference import forward, layers_of, mixed_returns
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.awr import AWRConfig
-from rlox.core import rounds
-from rlox.core.rounds import make_round
+from rlox.core import round as rounds
+from rlox.core.round import make_round
 from rlox.core.state import TrainState, Transition
 from rlox.core.update import init_state
 

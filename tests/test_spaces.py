@@ -11,8 +11,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rlox.data.envs import batch_of_one
-from rlox.data.spaces import action_codec, describe, obs_encoder, restore
+from rlox.envs.envs import batch_of_one
+from rlox.envs.spaces import action_codec, describe, obs_encoder, restore
 from rlox.errors import InvalidStepError, SpaceError
 
 NESTED = spaces.Dict(

@@ -12,13 +12,13 @@ from jaxtyping import Array
 from numpy.typing import NDArray
 
 from rlox.core.config import Config
-from rlox.data.datasets import Dataset, DatasetLike, make_dataset
-from rlox.data.envs import EnvLike, Envs, NoEnv, batch_of_one, make_envs
+from rlox.data.dataset import Dataset, DatasetLike, make_dataset
 from rlox.data.record import record, replay_dataset
-from rlox.data.spaces import describe
+from rlox.envs.envs import EnvLike, Envs, NoEnv, batch_of_one, make_envs
+from rlox.envs.spaces import describe
 from rlox.errors import ConfigError
 from rlox.learner import Learner
-from rlox.runs.evaluation import run_episodes, summarize
+from rlox.policy.episodes import run_episodes, summarize
 from rlox.runs.logs import Progress
 
 
@@ -110,7 +110,7 @@ class Agent:
             ConfigError: ``gradient_steps`` below 1.
             DivergedError: a value of the fitted Q functions is not finite.
         """
-        from rlox.runs.off_policy import evaluate_offline
+        from rlox.policy.estimates import evaluate_offline
 
         check_positive(gradient_steps=gradient_steps)
         data = make_dataset(dataset).within(self.observation_space, self.action_space)
@@ -233,7 +233,7 @@ class Agent:
             DivergedError: a parameter is not finite.
             ExportError: the file and ``predict`` disagree.
         """
-        from rlox.runs.export import export_onnx
+        from rlox.policy.onnx import export_onnx
 
         learner = self._learner
         learner.check_finite()

@@ -9,16 +9,16 @@ import jax
 import numpy as np
 from jaxtyping import Array
 
+from rlox.core import replay as replays
 from rlox.core.normalizer import Normalizer
+from rlox.core.programs import Mix, Report, compile_programs
+from rlox.core.replay import Replay
 from rlox.core.state import Transition
 from rlox.core.update import Algorithm, init_state
-from rlox.data import replay as replays
-from rlox.data.collector import Collector, Episode
-from rlox.data.envs import Envs
-from rlox.data.replay import Replay
-from rlox.data.spaces import action_codec
+from rlox.envs.collector import Collector, Episode
+from rlox.envs.envs import Envs
+from rlox.envs.spaces import action_codec
 from rlox.errors import DivergedError
-from rlox.programs import Mix, Report, compile_programs
 from rlox.runs.checkpoint import Snapshot, pack, unpack
 
 Row = tuple[Transition, np.ndarray[Any, Any]]

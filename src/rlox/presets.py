@@ -8,8 +8,8 @@ from typing import Any, NamedTuple
 import gymnasium as gym
 
 from rlox.core.config import Config
-from rlox.data.envs import EnvLike, make_envs
-from rlox.data.spaces import action_codec
+from rlox.envs.envs import EnvLike, make_envs
+from rlox.envs.spaces import action_codec
 from rlox.errors import ConfigError, did_you_mean
 
 

@@ -18,9 +18,9 @@ from rlox.agent import Agent, check_positive
 from rlox.algorithms import find_algorithm
 from rlox.core.config import Config, make_config
 from rlox.core.state import TrainState
-from rlox.data.datasets import DatasetLike, make_dataset
-from rlox.data.envs import EnvLike, Envs, NoEnv, make_envs
-from rlox.data.spaces import describe, interchangeable, restore
+from rlox.data.dataset import DatasetLike, make_dataset
+from rlox.envs.envs import EnvLike, Envs, NoEnv, make_envs
+from rlox.envs.spaces import describe, interchangeable, restore
 from rlox.errors import CheckpointError, ConfigError, DatasetError, DivergedError
 from rlox.learner import Learner
 from rlox.presets import with_preset

@@ -1,1 +1,1 @@
-"""What it is learned from: spaces, environments, the collector, the replay."""
+"""What it is learned from: logged columns, their formats and checks, datasets and their summary."""

@@ -7,8 +7,8 @@ import json
 from pathlib import Path
 from typing import Any, NamedTuple
 
-from rlox.data.datasets import Dataset
-from rlox.data.spaces import restore
+from rlox.data.dataset import Dataset
+from rlox.envs.spaces import restore
 
 _FOLDER = Path(__file__).parent / "bundled"
 TIERS = ("random", "medium", "medium-replay", "expert")

@@ -11,7 +11,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlox.data.columns import PER_STEP, Column, check_memory, group, pieces
-from rlox.data.spaces import action_codec, obs_encoder
+from rlox.envs.spaces import action_codec, obs_encoder
 from rlox.errors import DatasetError, InvalidStepError
 
 

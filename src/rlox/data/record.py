@@ -12,12 +12,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from rlox.core import replay as replays
+from rlox.core.replay import Replay
 from rlox.core.state import Transition
-from rlox.data import replay as replays
 from rlox.data.columns import track
-from rlox.data.datasets import Dataset
-from rlox.data.replay import Replay
-from rlox.data.spaces import action_codec
+from rlox.data.dataset import Dataset
+from rlox.envs.spaces import action_codec
 from rlox.errors import DatasetError
 
 Act = Callable[[Any], tuple[Any, float | None]]

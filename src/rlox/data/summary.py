@@ -12,10 +12,10 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlox.data.columns import group, pieces
-from rlox.data.spaces import action_codec
+from rlox.envs.spaces import action_codec
 
 if TYPE_CHECKING:
-    from rlox.data.datasets import Dataset
+    from rlox.data.dataset import Dataset
 
 BINS = 10
 """Into so many bins the range of each component of a continuous action is divided."""

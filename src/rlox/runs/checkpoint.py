@@ -17,10 +17,10 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
+from rlox.core import replay as replays
+from rlox.core.replay import Replay
 from rlox.core.state import TrainState
-from rlox.data import replay as replays
-from rlox.data.collector import Episode
-from rlox.data.replay import Replay
+from rlox.envs.collector import Episode
 from rlox.errors import CheckpointError, one_line
 
 T = TypeVar("T")

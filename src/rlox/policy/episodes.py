@@ -8,9 +8,9 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlox.data.collector import Episode
-from rlox.data.envs import Envs
-from rlox.data.spaces import ActionCodec
+from rlox.envs.collector import Episode
+from rlox.envs.envs import Envs
+from rlox.envs.spaces import ActionCodec
 
 Policy = Callable[[NDArray[Any]], NDArray[Any]]
 """From encoded observations ``(n, obs_dim)`` to actions ``(n, dim)`` in the policy's coding."""

@@ -18,7 +18,9 @@ from typing import TYPE_CHECKING, Annotated, Any, get_type_hints
 
 import tyro
 
-from rlox import __version__, commands, dataset_commands
+from rlox import __version__
+from rlox.cli import commands
+from rlox.cli import dataset as dataset_commands
 from rlox.errors import ConfigError, DivergedError, RloxError, did_you_mean
 
 if TYPE_CHECKING:

@@ -14,14 +14,14 @@ from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
+from rlox.core import replay as replays
 from rlox.core.distributions import Policy
 from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer, normalize
-from rlox.core.rounds import make_round
+from rlox.core.replay import Replay
+from rlox.core.round import make_round
 from rlox.core.state import TrainState, Transition
 from rlox.core.update import Algorithm, Metrics, make_update
-from rlox.data import replay as replays
-from rlox.data.replay import Replay
 
 N_SAMPLES = 8
 """Continuous actions that stand for a policy's expectation."""

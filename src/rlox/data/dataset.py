@@ -14,7 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from rlox.core.state import Transition
 from rlox.data import checks, formats
 from rlox.data.columns import Column, ColumnNames, Frame, Source, check_memory, group, pieces, take
-from rlox.data.spaces import action_codec, interchangeable, obs_encoder
+from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
 from rlox.errors import DatasetError
 
 ALL = slice(None)

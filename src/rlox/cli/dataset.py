@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import gymnasium as gym
 
     from rlox.data.columns import ColumnNames
-    from rlox.data.datasets import Dataset
+    from rlox.data.dataset import Dataset
 
 Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
 Target = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
@@ -26,7 +26,7 @@ def info(data: Source, *, env: str | None = None) -> None:
         data: A file (.npz, .hdf5, .h5, .parquet), a Minari id or folder, or a bundled name.
         env: Gymnasium id of the environment that the data must fit.
     """
-    from rlox.data.datasets import make_dataset
+    from rlox.data.dataset import make_dataset
     from rlox.data.summary import format_summary
 
     print(format_summary(_of_env(make_dataset(data), env).summary()))
@@ -104,7 +104,7 @@ def convert(
         next_observations: Columns that are the next observations.
         action_log_probs: Column of the actions' log-probabilities.
     """
-    from rlox.data.datasets import Dataset, make_dataset
+    from rlox.data.dataset import Dataset, make_dataset
     from rlox.data.formats import check_target
 
     check_target(out)
@@ -128,7 +128,7 @@ def _of_env(dataset: Dataset, env_id: str | None) -> Dataset:
 
 def _made(env_id: str) -> gym.Env[Any, Any]:
     """Return an environment by its id."""
-    from rlox.data.envs import make_envs
+    from rlox.envs.envs import make_envs
 
     return make_envs(env_id).env  # pyright: ignore[reportReturnType]
 

@@ -16,14 +16,14 @@ from numpy.typing import NDArray
 
 from rlox.core import fqe
 from rlox.core.normalizer import Normalizer, normalize
-from rlox.core.rounds import label
+from rlox.core.round import label
 from rlox.core.state import TrainState, Transition
 from rlox.core.update import Algorithm
 from rlox.core.weights import effective_sample_size
 from rlox.errors import DivergedError
 
 if TYPE_CHECKING:
-    from rlox.data.datasets import Dataset
+    from rlox.data.dataset import Dataset
     from rlox.learner import Learner
 
 N_CHUNKS = 20

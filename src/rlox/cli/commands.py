@@ -104,7 +104,7 @@ def train(
 def _own_env(dataset: str) -> str | None:
     """Return the environment that bundled data are from, if it can be made here."""
     from rlox.data.bundled import is_bundled, reference
-    from rlox.data.envs import make_envs
+    from rlox.envs.envs import make_envs
 
     if not is_bundled(dataset):
         return None
@@ -163,7 +163,7 @@ def play(run: RunFolder, *, video: Path | None = None, n_episodes: int = 1, seed
         n_episodes: How many episodes.
         seed: Of the episodes; the run's by default.
     """
-    from rlox.runs.play import play as run_episodes
+    from rlox.policy.play import play as run_episodes
     from rlox.trainer import Trainer
 
     trainer = Trainer.load(run)
@@ -183,7 +183,7 @@ def export(run: RunFolder, file: Annotated[Path, tyro.conf.Positional, tyro.conf
         run: Folder of the run.
         file: File to write, ending in .onnx.
     """
-    from rlox.runs.export import N_CHECKED, can_check, signature
+    from rlox.policy.onnx import N_CHECKED, can_check, signature
     from rlox.trainer import Trainer
 
     Trainer.load(run).export_onnx(file)

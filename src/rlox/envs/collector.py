@@ -8,8 +8,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlox.core.state import Transition
-from rlox.data.envs import Envs
-from rlox.data.spaces import ActionCodec
+from rlox.envs.envs import Envs
+from rlox.envs.spaces import ActionCodec
 
 
 class Episode(NamedTuple):

@@ -15,7 +15,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from rlox.data.spaces import ObsEncoder, obs_encoder
+from rlox.envs.spaces import ObsEncoder, obs_encoder
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError, did_you_mean, one_line
 
 EnvLike = str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], Any]

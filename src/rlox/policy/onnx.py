@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from rlox import __version__
 from rlox.core.networks import MLP, Actor
 from rlox.core.normalizer import Normalizer
-from rlox.data.spaces import ActionCodec
+from rlox.envs.spaces import ActionCodec
 from rlox.errors import ConfigError, ExportError, SpaceError, one_line
 
 N_CHECKED = 64

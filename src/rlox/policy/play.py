@@ -10,7 +10,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rlox.data.collector import Episode
+from rlox.envs.collector import Episode
 from rlox.errors import ConfigError, one_line
 
 Predict = Callable[[Any], NDArray[Any]]

@@ -1,0 +1,1 @@
+"""Where it acts: environments, their spaces, the collector."""
