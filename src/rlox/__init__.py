@@ -4,15 +4,40 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from rlox.algorithms import ALGORITHMS
+    from rlox.algorithms import ALGORITHMS, register
+    from rlox.core.algorithm import Algorithm
+    from rlox.core.config import Config, setting
     from rlox.data.dataset import Dataset
+    from rlox.policy.policy import Policy
+    from rlox.spec import RunSpec
     from rlox.trainer import Trainer
 
 __version__ = "0.1.0"
-__all__ = ["ALGORITHMS", "Dataset", "Trainer", "__version__"]
+__all__ = [
+    "ALGORITHMS",
+    "Algorithm",
+    "Config",
+    "Dataset",
+    "Policy",
+    "RunSpec",
+    "Trainer",
+    "__version__",
+    "register",
+    "setting",
+]
 
 # JAX takes most of a second to import: `rlox --help` and `rlox.__version__` do without it.
-_HOME = {"ALGORITHMS": "rlox.algorithms", "Dataset": "rlox.data.dataset", "Trainer": "rlox.trainer"}
+_HOME = {
+    "ALGORITHMS": "rlox.algorithms",
+    "Algorithm": "rlox.core.algorithm",
+    "Config": "rlox.core.config",
+    "Dataset": "rlox.data.dataset",
+    "Policy": "rlox.policy.policy",
+    "RunSpec": "rlox.spec",
+    "Trainer": "rlox.trainer",
+    "register": "rlox.algorithms",
+    "setting": "rlox.core.config",
+}
 
 
 def __getattr__(name: str) -> Any:

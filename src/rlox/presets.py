@@ -2,14 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-import gymnasium as gym
-
 from rlox.core.config import Config
-from rlox.envs.envs import EnvLike, make_envs
-from rlox.envs.spaces import action_codec
 from rlox.errors import ConfigError, did_you_mean
 
 
@@ -44,7 +40,7 @@ _PAPER: dict[str, Any] = {
     "batch_size": 256,
     "buffer_size": 50_000,
     "learning_starts": 0,
-    "hidden_sizes": (128, 64),
+    "hidden": (128, 64),
     "network_init": "glorot",
     "actor_output_scale": 0.01,
     "optimizer": "sgd",
@@ -176,20 +172,29 @@ def preset_settings(algorithm: str, name: str, env_id: str | None, discrete: boo
 
 
 def with_preset(
-    algorithm: str, preset: str, env: EnvLike | None, config: Mapping[str, Any] | Config | None
+    algorithm: str,
+    preset: str,
+    env_id: str | None,
+    discrete: Callable[[], bool],
+    config: Mapping[str, Any] | Config | None = None,
 ) -> dict[str, Any]:
-    """Return a preset's settings for an environment, with those of ``config`` over them."""
+    """Return a preset's settings for an environment, with those of ``config`` over them.
+
+    Args:
+        algorithm: its name.
+        preset: its name.
+        env_id: of the environment, if it has one.
+        discrete: tells whether its actions are discrete; asked if the preset has no values for the id.
+        config: settings that override the preset's one by one.
+
+    Raises:
+        ConfigError: no such preset, or a whole config, which leaves it nothing to set.
+    """
     check_preset(algorithm, preset)
     if isinstance(config, Config):
         raise ConfigError(
             f"config is a whole {type(config).__name__}, which leaves preset='{preset}' nothing to set: pass a dict of "
             "the settings that should differ from the preset."
         )
-    discrete, env_id = False, env if isinstance(env, str) else None
-    if env is not None and not has_own_preset(algorithm, preset, env_id):
-        ready_made = isinstance(env, gym.Env | gym.vector.VectorEnv)
-        envs = make_envs(env)
-        discrete = bool(action_codec(envs.action_space).nvec)
-        if not ready_made:
-            envs.close()
-    return {**preset_settings(algorithm, preset, env_id, discrete), **(config or {})}
+    own = has_own_preset(algorithm, preset, env_id)
+    return {**preset_settings(algorithm, preset, env_id, not own and discrete()), **(config or {})}

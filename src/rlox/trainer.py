@@ -1,52 +1,68 @@
-"""The Trainer: the facade over a member of the family, and the one loop."""
+"""The Trainer: one door to everything, over a learner and the one loop."""
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
-import math
-import time
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypedDict, Unpack
 
-import jax
+import gymnasium as gym
 import numpy as np
+from numpy.typing import NDArray
 
-from rlox.agent import Agent, check_positive
-from rlox.algorithms import find_algorithm
-from rlox.core.config import Config, make_config
+from rlox import loop
+from rlox.assemble import is_discrete, load_run, make_learner
+from rlox.core.config import Config
 from rlox.core.state import TrainState
-from rlox.data.dataset import DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, Envs, NoEnv, make_envs
-from rlox.envs.spaces import describe, interchangeable, restore
-from rlox.errors import CheckpointError, ConfigError, DatasetError, DivergedError
-from rlox.learner import Learner
-from rlox.presets import with_preset
+from rlox.data.dataset import Dataset, DatasetLike, make_dataset
+from rlox.envs.envs import EnvLike, Envs, make_envs
+from rlox.envs.space_json import describe
+from rlox.errors import ConfigError, did_you_mean
+from rlox.policy.episodes import evaluate
+from rlox.policy.policy import Policy
+from rlox.policy.recording import record, replay_dataset
+from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
-from rlox.runs.logs import Progress, RunLog, check_new
+from rlox.runs.logs import check_new
+from rlox.runs.progress import Progress
+from rlox.spec import RunSpec, check_positive
 
 Callback = Callable[["Trainer", dict[str, float]], bool | None]
-"""Called with the trainer and the metrics once a log interval; returning False ends the training."""
+"""Called with the trainer and a record of metrics; returning False ends the training."""
 Logger = Callable[[dict[str, float]], None]
-"""Called with the metrics once a log interval."""
+"""Called with a record of metrics."""
+Metrics = dict[str, float]
 
 
-class Trainer(Agent):
-    """Trains a policy and keeps all that its training needs to go on.
+class Intervals(TypedDict, total=False):
+    """What may be given to ``train`` and ``train_offline``; the fields of ``Budget``."""
+
+    eval_interval: int | None
+    n_eval_episodes: int | None
+    log_interval: int | None
+    checkpoint_interval: int | None
+
+
+class Trainer:
+    """Trains a policy, and keeps all that its training needs to continue.
+
+    A context manager: leaving it closes the environments that it made, as ``close`` does.
 
     Args:
-        algorithm: name of a member of ``rlox.ALGORITHMS``, in any case.
-        env: an id, a ``gymnasium.Env``, a callable that makes one, or a ``VectorEnv``.
-        dataset: logged data: a file, a ``Dataset``, or a mapping of columns (see ``Dataset.from_arrays``). With an
-            environment its spaces are the data's; without one the policy is only trained offline.
+        algorithm: name of one of ``rlox.ALGORITHMS``, in any case.
+        env: an id (``module:Id`` imports the module first), a ``gymnasium.Env``, a callable that makes one, or a
+            ``VectorEnv``.
+        dataset: logged data: a file, a Minari id, a bundled name, a ``Dataset``, or a mapping of columns (see
+            ``Dataset.from_arrays``). With an environment its spaces are the data's; without one the policy is only
+            trained offline.
         config: the algorithm's settings, as a dict or its dataclass; None for the documented defaults.
         preset: a named set of settings, which a dict given as ``config`` overrides one by one: ``"paper"`` (as the
             authors ran it), ``"tuned"`` (the best known for the environment); None for the defaults.
         seed: covers networks, sampling, environments and random actions.
-        callbacks: called as ``callback(trainer, metrics)`` once a log interval; one that returns False ends training.
-        logger: called as ``logger(metrics)`` once a log interval.
+        callbacks: called as ``callback(trainer, metrics)`` with every record; one that returns False ends training.
+        logger: called as ``logger(metrics)`` with every record.
         run_dir: new folder for configuration, metrics and checkpoints; None writes nothing.
 
     Raises:
@@ -65,84 +81,110 @@ class Trainer(Agent):
         config: Mapping[str, Any] | Config | None = None,
         preset: str | None = None,
         seed: int = 42,
-        callbacks: Iterable[Callback] = (),
+        callbacks: Callback | Iterable[Callback] = (),
         logger: Logger | None = None,
         run_dir: str | Path | None = None,
     ):
-        self.algorithm, member = find_algorithm(algorithm)
-        self.env_id = env if isinstance(env, str) else None
-        """Id of the environment, where it was given by one."""
-        self.preset = preset
         data = None if dataset is None else make_dataset(dataset)
-        if env is None:
-            if data is None:
-                raise ConfigError(
-                    f"{self.algorithm} needs something to learn from: pass env=, such as env='CartPole-v1', or "
-                    "dataset=, such as dataset='logs.npz'."
-                )
-            env = NoEnv(data.observation_space, data.action_space)
-        if preset is not None:
-            config = with_preset(self.algorithm, preset, env, config)
-        self.config = make_config(member.config, self.algorithm, config)
-        if isinstance(seed, bool) or not isinstance(seed, int | np.integer) or seed < 0:
-            raise ConfigError(f"seed={seed!r} must be a whole number of at least 0.")
-        self.seed = int(seed)
-        self.run_dir = Path(run_dir) if run_dir is not None else None
-        if self.run_dir:
-            check_new(self.run_dir)
-        self.callbacks, self.logger = tuple(callbacks), logger
-        self.dataset_path = str(dataset) if isinstance(dataset, str | Path) else None
-        """File of the data, where they were given by one."""
-        self._env = env
-        n_envs = 1 if isinstance(env, NoEnv) else self.config.n_envs
-        envs = make_envs(env, n_envs, self.config.vectorization_mode, self.seed)
-        self.observation_space, self.action_space = envs.observation_space, envs.action_space
-        steps = None if data is None else data.within(self.observation_space, self.action_space).transitions()
-        self._learner = Learner(member, self.config, envs, self.seed, steps)
+        spec = RunSpec.resolve(
+            algorithm,
+            config=config,
+            preset=preset,
+            env=env if isinstance(env, str) else None,
+            discrete=lambda: is_discrete(env, data),
+            dataset=str(dataset) if isinstance(dataset, str | Path) else None,
+            seed=seed,
+        )
+        folder = _new_folder(run_dir)
+        self._set_up(spec, env, make_learner(spec, env, data), callbacks, logger, folder)
+
+    @classmethod
+    def from_spec(
+        cls,
+        spec: RunSpec,
+        *,
+        env: EnvLike | None = None,
+        dataset: DatasetLike | None = None,
+        callbacks: Callback | Iterable[Callback] = (),
+        logger: Logger | None = None,
+        run_dir: str | Path | None = None,
+    ) -> Trainer:
+        """Return the trainer of a specification; ``env`` and ``dataset`` are live objects in place of its names."""
+        source = spec.dataset if dataset is None else dataset
+        data = None if source is None else make_dataset(source)
+        env, folder = spec.env if env is None else env, _new_folder(run_dir)
+        trainer = cls.__new__(cls)
+        trainer._set_up(spec, env, make_learner(spec, env, data), callbacks, logger, folder)
+        return trainer
+
+    def _set_up(
+        self,
+        spec: RunSpec,
+        env: EnvLike | None,
+        learner: RegressionLearner,
+        callbacks: Callback | Iterable[Callback],
+        logger: Logger | None,
+        run_dir: Path | None,
+    ) -> None:
+        self._spec, self._env, self._learner, self.run_dir = spec, env, learner, run_dir
+        self.callbacks: tuple[Callback, ...] = (callbacks,) if callable(callbacks) else tuple(callbacks)
+        self.logger = logger
+        self.observation_space, self.action_space = learner.observation_space, learner.action_space
         self._eval_envs: Envs | None = None
-        self._eval_seed, predict_seed = (int(s) for s in np.random.SeedSequence([self.seed, 1]).generate_state(2))
-        self._predict_key = jax.random.key(predict_seed)
-        self._last: dict[str, float] = {}
+        self._eval_seed = int(np.random.SeedSequence([spec.seed, 1]).generate_state(2)[0])
+        self.last_metrics: Metrics = {}
+        self._latest = True
+
+    @property
+    def spec(self) -> RunSpec:
+        """What makes this run; frozen."""
+        return self._spec
+
+    @property
+    def config(self) -> Config:
+        """The algorithm's settings; frozen, since networks and compiled programs are made of them."""
+        return self._spec.config
+
+    @config.setter
+    def config(self, value: object) -> None:
+        raise ConfigError("The settings of a trainer cannot be changed: make another with Trainer(..., config=...).")
+
+    @property
+    def policy(self) -> Policy:
+        """A copy of the policy as it is."""
+        return self._learner.policy
 
     @property
     def state(self) -> TrainState:
-        """Networks, optimisers, random key and counters."""
-        return self._learner.state
+        """Networks, optimisers and random key; its arrays are used up by the next ``train``."""
+        return self._learner.state.train
 
     @property
     def env_steps(self) -> int:
         """Environment steps so far."""
-        return self._learner.env_steps
+        return self._learner.counters.env_steps
 
     @property
     def gradient_steps(self) -> int:
         """Actor steps so far."""
-        return int(self._learner.state.gradient_steps)
+        return self._learner.counters.gradient_steps
 
     @property
     def episodes(self) -> int:
         """Finished training episodes so far."""
-        return self._learner.episodes
+        return self._learner.counters.episodes
 
     def train(
-        self,
-        total_timesteps: int,
-        *,
-        eval_interval: int | None = None,
-        n_eval_episodes: int = 10,
-        log_interval: int = 1000,
-        checkpoint_interval: int = 10_000,
-        progress: bool | None = None,
-    ) -> dict[str, float]:
-        """Learn from ``total_timesteps`` more environment steps; a second call goes on where the first ended.
+        self, total_timesteps: int | None = None, *, progress: bool | None = None, **intervals: Unpack[Intervals]
+    ) -> Metrics:
+        """Learn from environment steps; a second call continues where the first ended.
 
         Args:
-            total_timesteps: steps over all environments, rounded up to a multiple of their number.
-            eval_interval: environment steps between evaluations; None for none.
-            n_eval_episodes: episodes of such an evaluation.
-            log_interval: environment steps between records of metrics, and between calls of callbacks and logger.
-            checkpoint_interval: environment steps between checkpoints, where there is a run folder.
-            progress: a live line (plain lines where there is no terminal); None shows it on a terminal only.
+            total_timesteps: that many more, over all environments, rounded up to a multiple of their number; None
+                finishes what an earlier call, or the loaded run, was to do.
+            progress: a live line (plain lines without a terminal); None shows it on a terminal only.
+            intervals: ``eval_interval``, ``n_eval_episodes``, ``log_interval`` and ``checkpoint_interval``, as
+                ``Budget`` has them; what is not given stays as it was.
 
         Returns:
             ``mean_reward`` (mean return of the last 100 finished training episodes, nan if none finished),
@@ -150,142 +192,184 @@ class Trainer(Agent):
             logged losses, weight statistics and evaluation.
 
         Raises:
-            ConfigError: a number below 1.
+            ConfigError: no environment, a number below 1, or none although there is nothing to finish.
             InvalidStepError: the environment returned something that is not finite or has a wrong shape.
             DivergedError: a loss or a parameter is no longer finite.
         """
-        check_positive(total_timesteps=total_timesteps)
-        learner = self._learner
-        if learner.pretrained and not learner.has_data:
+        if self._learner.envs is None:
+            raise ConfigError(self._no_env("train"))
+        if self._learner.state.pretrained and not self._learner.can_learn_offline:
             warnings.warn(
-                "The data that this run learned from are not at hand, so that training goes on without them: "
-                "Trainer.load(path, dataset=...) keeps them in the mix.",
+                "The dataset that this run learned from is not available; training continues without it. "
+                "Trainer.load(path, dataset=...) keeps it in the mix.",
                 stacklevel=2,
             )
-        every = {"log": log_interval, "save": checkpoint_interval, "eval": eval_interval}
-        return self._loop(
-            lambda _: learner.step(), lambda: learner.env_steps, total_timesteps, every, n_eval_episodes, progress
-        )
+        return self._train("total_timesteps", self.env_steps, total_timesteps, dict(intervals), progress)
 
     def train_offline(
-        self,
-        gradient_steps: int,
-        *,
-        eval_interval: int | None = None,
-        n_eval_episodes: int = 10,
-        log_interval: int = 1000,
-        checkpoint_interval: int = 100_000,
-        progress: bool | None = None,
-    ) -> dict[str, float]:
-        """Learn from the data alone; a second call goes on where the first ended, and so does ``train``.
+        self, gradient_steps: int | None = None, *, progress: bool | None = None, **intervals: Unpack[Intervals]
+    ) -> Metrics:
+        """Learn from the data alone; a second call continues where the first ended, and so does ``train``.
 
         Args:
-            gradient_steps: actor steps; where learning goes in rounds, rounded up to whole ones.
-            eval_interval: gradient steps between evaluations in the environment; None for none.
-            n_eval_episodes: episodes of such an evaluation.
-            log_interval: gradient steps between records of metrics, and between calls of callbacks and logger.
-            checkpoint_interval: gradient steps between checkpoints, where there is a run folder.
-            progress: a live line (plain lines where there is no terminal); None shows it on a terminal only.
+            gradient_steps: that many more actor steps, rounded up to whole rounds if it learns in rounds; None
+                finishes what an earlier call, or the loaded run, was to do.
+            progress: as in ``train``.
+            intervals: as in ``train``, in gradient steps.
 
         Returns:
             As ``train`` does.
 
         Raises:
-            ConfigError: a number below 1; no data; an evaluation without an environment.
+            ConfigError: no data, a number below 1, none although there is nothing to finish, or an evaluation without
+                an environment.
             DivergedError: a loss or a parameter is no longer finite.
         """
-        check_positive(gradient_steps=gradient_steps)
-        learner = self._learner
-        if not learner.has_data:
+        if not self._learner.can_learn_offline:
             raise ConfigError(
                 "train_offline learns from data: pass Trainer(..., dataset=), such as dataset='logs.npz'."
             )
-        if eval_interval is not None and isinstance(self._env, NoEnv):
+        if intervals.get("eval_interval") is not None and self._env is None:
+            raise ConfigError(self._no_env("eval_interval"))
+        return self._train("gradient_steps", self.gradient_steps, gradient_steps, dict(intervals), progress)
+
+    def _train(self, unit: str, at: int, n: int | None, how: dict[str, Any], progress: bool | None) -> Metrics:
+        """Extend the budget, and learn until it is used up."""
+        if not self._latest and self.run_dir is None:
             raise ConfigError(
-                "eval_interval needs an environment to evaluate in: pass Trainer(..., env=), or leave it out."
+                "This is not the run's latest checkpoint: continue in a new folder, by Trainer.load(path, run_dir=...)."
             )
-        every = {"log": log_interval, "save": checkpoint_interval, "eval": eval_interval}
-        return self._loop(
-            learner.step_offline, lambda: self.gradient_steps, gradient_steps, every, n_eval_episodes, progress
-        )
+        for name in how.keys() - Intervals.__annotations__.keys():
+            raise ConfigError(f"train has no argument '{name}'.{did_you_mean(name, Intervals.__annotations__)}")
+        given = {name: value for name, value in how.items() if value is not None}
+        if n is not None:
+            check_positive(**{unit: n})
+            given[unit] = at + n
+        budget = dataclasses.replace(self._spec.budget, **given)
+        end = getattr(budget, unit)
+        if end is None:
+            raise ConfigError(f"Say how long to learn: {unit} is not given, and there is nothing to finish.")
+        self._spec = dataclasses.replace(self._spec, budget=budget)
+        cursor = loop.Cursor.start(offline=unit == "gradient_steps", begin=at, end=end, budget=budget)
+        return loop.train(self, self._learner, cursor, progress)
 
-    def _loop(
+    def evaluate(self, n_episodes: int = 10, *, deterministic: bool = True, seed: int | None = None) -> Metrics:
+        """Run whole episodes and return their statistics.
+
+        An id or a callable is evaluated on an environment of its own. A ready-made environment is shared with
+        training: the training episode in it ends there, as truncated.
+
+        Args:
+            n_episodes: how many.
+            deterministic: the policy's mode; otherwise its samples.
+            seed: of the episodes' resets; None for one that follows from the trainer's seed.
+
+        Returns:
+            ``mean_reward``, ``std_reward``, ``min_reward``, ``max_reward``, ``mean_length``, ``n_episodes``.
+
+        Raises:
+            ConfigError: there is no environment.
+        """
+        check_positive(n_episodes=n_episodes)
+        if self._env is None or self._learner.envs is None:
+            raise ConfigError(self._no_env("evaluate"))
+        if isinstance(self._env, gym.Env | gym.vector.VectorEnv):
+            self._learner.end_episodes()
+            envs = self._learner.envs
+        else:
+            mode = "envpool" if self.config.vectorization_mode == "envpool" else "sync"
+            envs = self._eval_envs = self._eval_envs or make_envs(self._env, 1, mode, self._eval_seed)
+        seed = self._eval_seed if seed is None else seed
+        return evaluate(self.policy, envs, n_episodes, deterministic=deterministic, seed=seed)
+
+    def evaluate_offline(
         self,
-        advance: Callable[[int], None],
-        position: Callable[[], int],
-        total: int,
-        intervals: dict[str, int | None],
-        n_eval_episodes: int,
-        progress: bool | None,
-    ) -> dict[str, float]:
-        """Advance until ``position`` is ``total`` further; ``advance`` is told how far it is to what is due next."""
-        check_positive(
-            n_eval_episodes=n_eval_episodes, log_interval=intervals["log"], checkpoint_interval=intervals["save"],
-            eval_interval=1 if intervals["eval"] is None else intervals["eval"],
-        )  # fmt: skip
-        learner = self._learner
-        steps_before, updates_before, started = self.env_steps, self.gradient_steps, time.perf_counter()
-        begin = position()
-        end = begin + total
-        every = {what: interval or math.inf for what, interval in intervals.items()}
-        due = {what: begin + interval for what, interval in every.items()}
-        with contextlib.ExitStack() as stack:
-            sinks = [stack.enter_context(RunLog(self.run_dir, self._describe()))] if self.run_dir else []
-            sinks += [self.logger] if self.logger else []
-            bar = stack.enter_context(Progress(total, progress))
-            stack.push(self._save_on_error)
-            while (at := position()) < end:
-                upcoming = min(end, *due.values())
-                advance(int(upcoming - at))
-                if (at := position()) < upcoming:
-                    continue
-                now = {what for what, when in due.items() if at >= when}
-                due |= {what: at + every[what] for what in now}
-                learner.check_finite()
-                if "eval" in now:
-                    self._last |= {f"eval/{k}": v for k, v in self.evaluate(n_eval_episodes).items()}
-                metrics = self._fetch_metrics(steps_before, updates_before, time.perf_counter() - started)
-                for sink in sinks:
-                    sink(metrics)
-                bar.update(at - begin, metrics)
-                if "save" in now and self.run_dir:
-                    self.save(self.run_dir)
-                if False in [callback(self, metrics) for callback in self.callbacks]:
-                    break
-        if self.run_dir:
-            self.save(self.run_dir)
-        seconds = time.perf_counter() - started
-        return {
-            "mean_reward": self._last["rollout/episode_return"],
-            "episodes": self.episodes,
-            "env_steps": self.env_steps,
-            "gradient_steps": self.gradient_steps,
-            "seconds": seconds,
-            "env_steps_per_second": (self.env_steps - steps_before) / seconds,
-            **self._last,
-        }
+        dataset: DatasetLike,
+        *,
+        deterministic: bool = True,
+        gradient_steps: int = 6_000,
+        seed: int = 0,
+        progress: bool | None = None,
+    ) -> Metrics:
+        """Estimate how good the policy is before it runs, from data that it was not trained on.
 
-    def _fetch_metrics(self, begin: int, updates_before: int, seconds: float) -> dict[str, float]:
-        """Return the last update's metrics, fetched from the device, and those of the rollout."""
-        learner = self._learner
-        self._last |= learner.report.fetch() if learner.report else {}
-        returns, lengths = zip(*learner.recent, strict=True) if learner.recent else ([math.nan], [math.nan])
-        self._last |= {
-            "rollout/episode_return": float(np.mean(returns)),
-            "rollout/episode_length": float(np.mean(lengths)),
-            "time/env_steps_per_second": (self.env_steps - begin) / seconds,
-            "time/gradient_steps_per_second": (self.gradient_steps - updates_before) / seconds,
-        }
-        return {"env_steps": self.env_steps, "gradient_steps": self.gradient_steps, **self._last}
+        Args and results are those of ``policy.estimates.evaluate_offline``, and
+        ``weight/effective_sample_size``: the share of the data that the algorithm's weights use.
 
-    def _save_on_error(self, kind: type[BaseException] | None, *_: object) -> None:
-        """Keep what was learned before an error; a state that diverged is not worth keeping."""
-        if kind is not None and self.run_dir:
-            with contextlib.suppress(DivergedError):
-                self.save(self.run_dir)
+        Raises:
+            DatasetError: data that cannot be used, or are not of the policy's spaces.
+            ConfigError: ``gradient_steps`` below 1.
+            DivergedError: a value of the fitted Q functions is not finite.
+        """
+        from rlox.policy.estimates import evaluate_offline
+
+        check_positive(gradient_steps=gradient_steps)
+        data = make_dataset(dataset).within(self.observation_space, self.action_space)
+        with Progress(gradient_steps, progress) as bar:
+            found = evaluate_offline(
+                self.policy,
+                data,
+                gamma=self.config.gamma,
+                deterministic=deterministic,
+                gradient_steps=gradient_steps,
+                seed=seed,
+                report=lambda steps: bar.update(steps, {}),
+            )
+        return {**found, "weight/effective_sample_size": self._learner.share_in_use(data.transitions(), seed)}
+
+    def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
+        """Return the policy's action for an observation, or a batch of them, as ``Policy.predict`` does."""
+        return self.policy.predict(obs, deterministic=deterministic)
+
+    def log_prob(self, obs: Any, action: Any) -> NDArray[np.float64]:
+        """Return log-probabilities of actions, as ``Policy.log_prob`` does."""
+        return self.policy.log_prob(obs, action)
+
+    def export_onnx(self, path: str | Path) -> Path:
+        """Write the policy to an ONNX file, as ``Policy.export_onnx`` does.
+
+        Raises:
+            DivergedError: a parameter is not finite.
+        """
+        self._learner.check_finite()
+        return self.policy.export_onnx(path)
+
+    def record(self, n_steps: int, *, deterministic: bool = False, seed: int = 0) -> Dataset:
+        """Return whole episodes of the policy in its environment, as ``policy.recording.record`` does.
+
+        Raises:
+            ConfigError: there is no environment, or a ready-made one that steps several at once.
+        """
+        check_positive(n_steps=n_steps)
+        if self._env is None or self._learner.envs is None:
+            raise ConfigError(self._no_env("record"))
+        ready_made = isinstance(self._env, gym.Env | gym.vector.VectorEnv)
+        envs = self._learner.envs if ready_made else make_envs(self._env)
+        if ready_made:
+            self._learner.end_episodes()
+        try:
+            name = self._spec.env or "recorded"
+            return record(self.policy, envs, n_steps, deterministic=deterministic, seed=seed, name=name)
+        finally:
+            if not ready_made:
+                envs.close()
+
+    def replay_dataset(self) -> Dataset:
+        """Return all steps that were kept, in order of time, one environment after another.
+
+        Raises:
+            ConfigError: there are none yet.
+            SpaceError: observations are not of a Box, and kept encoded only.
+        """
+        replay = self._learner.stored()
+        if replay is None:
+            raise ConfigError("The replay holds no steps: nothing was learned from an environment yet.")
+        return replay_dataset(replay, self._learner.encoder, self._learner.codec, f"replay of {self._spec.env}")
 
     def save(self, path: str | Path) -> Path:
         """Write a checkpoint of all that changes (networks, optimisers, replay, random keys, counters) to a folder.
+
+        Nothing of the run is changed by it.
 
         Returns:
             The file, moved into place whole; a checkpoint that was there is kept beside it as the previous one.
@@ -293,8 +377,7 @@ class Trainer(Agent):
         Raises:
             DivergedError: a parameter is not finite; nothing is written.
         """
-        arrays, info = self._learner.snapshot()
-        return checkpoint.save(Path(path), arrays, {**self._describe(), **info})
+        return checkpoint.save(Path(path), self._learner.snapshot(), self.describe())
 
     @classmethod
     def load(
@@ -303,63 +386,66 @@ class Trainer(Agent):
         *,
         env: EnvLike | None = None,
         dataset: DatasetLike | None = None,
-        callbacks: Iterable[Callback] = (),
+        callbacks: Callback | Iterable[Callback] = (),
         logger: Logger | None = None,
         run_dir: str | Path | None = None,
     ) -> Trainer:
-        """Return the trainer that a checkpoint holds; ``train`` goes on where it stood, in a new episode.
+        """Return the trainer that a checkpoint holds; ``train`` continues, in a new episode.
+
+        A run's folder, or the latest checkpoint in it, continues in that folder as soon as it is trained; an older
+        one needs a ``run_dir`` of its own. What ``save`` wrote elsewhere writes nothing by itself.
 
         Args:
             path: folder that ``save`` or a run wrote, or the file in it.
-            env: where to go on; None makes the environment of the same id, if it was given by id, and otherwise
-                leaves a trainer that only predicts.
-            dataset: what to learn from offline; None opens the same file, if the data were given by one that is still
-                there.
+            env: where to continue; None makes the environment of the same id, if it was given by id. A module is
+                never imported because a file names it: ``module:Id`` has to be given again.
+            dataset: what to learn from; None opens the same file, if it was given by one that is still there.
             callbacks: as in ``Trainer``.
             logger: as in ``Trainer``.
-            run_dir: as in ``Trainer``; the loaded run's own folder is continued.
+            run_dir: a new folder to continue in.
 
         Raises:
             CheckpointError: no checkpoint there, a torn one, or one made for other spaces than ``env``'s.
         """
-        path = Path(path)
-        arrays, info = checkpoint.load(path)
-        spaces = restore(info["observation_space"]), restore(info["action_space"])
-        env = info["env"] if env is None else env
-        if dataset is None and info["dataset"]:
-            # Without its data the run still acts, and `train` says that they are gone.
-            with contextlib.suppress(DatasetError):
-                dataset = make_dataset(info["dataset"])
-        trainer = cls(
-            info["algorithm"], NoEnv(*spaces) if env is None else env, dataset=dataset, config=info["config"],
-            seed=info["seed"], callbacks=callbacks, logger=logger,
-        )  # fmt: skip
-        trainer.preset, trainer.dataset_path = info["preset"], trainer.dataset_path or info["dataset"]
-        found_spaces = trainer.observation_space, trainer.action_space
-        alike = interchangeable(spaces[0], found_spaces[0]), spaces[1] == found_spaces[1]
-        for fits, saved, found in zip(alike, spaces, found_spaces, strict=True):
-            if not fits:
-                raise CheckpointError(
-                    f"Checkpoint '{path}' was made for the space {saved}, but the environment has {found}: "
-                    "load it with the environment that it was trained in."
-                )
-        trainer.run_dir = Path(run_dir) if run_dir is not None else None
-        if trainer.run_dir and trainer.run_dir.resolve() != path.resolve():
-            check_new(trainer.run_dir)
-        trainer._learner.restore(arrays, info, trainer.seed)
+        folder = _new_folder(run_dir)
+        loaded = load_run(Path(path), env, dataset)
+        trainer = cls.__new__(cls)
+        folder = folder or (loaded.run_dir if loaded.latest else None)
+        trainer._set_up(loaded.spec, loaded.env, loaded.learner, callbacks, logger, folder)
+        trainer._latest = loaded.latest or loaded.run_dir is None
         return trainer
 
     from_checkpoint = load
 
-    def _describe(self) -> dict[str, Any]:
-        """Return what makes this run, as plain JSON values."""
-        return {
-            "algorithm": self.algorithm,
-            "env": self.env_id,
-            "dataset": self.dataset_path,
-            "preset": self.preset,
-            "config": dataclasses.asdict(self.config),
-            "seed": self.seed,
-            "observation_space": describe(self.observation_space),
-            "action_space": describe(self.action_space),
-        }
+    def close(self) -> None:
+        """Close the environments that this trainer made; those that it was given stay open."""
+        self._learner.close()
+        if self._eval_envs:
+            self._eval_envs.close()
+            self._eval_envs = None
+
+    def __enter__(self) -> Trainer:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+    def describe(self) -> dict[str, Any]:
+        """Return what makes this run, and its spaces, as plain JSON values."""
+        spaces = {"observation_space": describe(self.observation_space), "action_space": describe(self.action_space)}
+        return {"spec": self._spec.to_dict(), **spaces}
+
+    def _no_env(self, what: str) -> str:
+        if self._spec.env and ":" in self._spec.env:
+            return (
+                f"{what} needs the environment '{self._spec.env}', whose module is imported only if you name it: pass "
+                f"env='{self._spec.env}' to Trainer.load, or --env {self._spec.env}."
+            )
+        return f"{what} needs an environment: pass env= to Trainer or to Trainer.load, or --env ID."
+
+
+def _new_folder(run_dir: str | Path | None) -> Path | None:
+    if run_dir is None:
+        return None
+    check_new(Path(run_dir))
+    return Path(run_dir)

@@ -7,10 +7,12 @@ from typing import Literal
 
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config, setting
-from rlox.core.q_learning import policy_values, q_value
+from rlox.core.losses import Metrics, exponential_weight, softmax_weight
+from rlox.core.networks import QFunction
+from rlox.core.q_learning import policy_values, q_value, squared_loss, td_target
 from rlox.core.state import Networks, Transition
-from rlox.core.weights import exponential_weight, softmax_weight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -21,9 +23,9 @@ class AWACConfig(Config):
     """Temperature: divides the advantage; lower is sharper."""
     weights: Literal["softmax", "exp"] = setting("softmax")
     """Softmax over the minibatch (mean 1), as in the authors' code, or the clamped exponential."""
-    max_advantage: float = setting(20.0, above=0)
+    max_advantage: float = setting(20.0, above=0, needs={"weights": "exp"})
     """`exp`: clamp of the exponentiated advantage, i.e. the largest weight."""
-    n_action_samples: int = setting(1, at_least=1)
+    n_action_samples: int = setting(1, at_least=1, needs={"actions": "continuous"})
     """Continuous actions: the policy's actions whose mean Q is the baseline."""
     n_critics: int = setting(2, at_least=1)
     """Q functions; the smallest value counts."""
@@ -44,8 +46,18 @@ def advantage(
     return q_value(networks.critic, batch.obs, batch.action) - (probability * values).sum(axis=0)
 
 
-def weight(config: AWACConfig, advantage: Float[Array, " B"]) -> Float[Array, " B"]:
+def weight(config: AWACConfig, advantage: Float[Array, " B"]) -> tuple[Float[Array, " B"], Metrics]:
     """Return ``B softmax(A / beta)`` over the minibatch, or ``min(exp(A / beta), max_advantage)``."""
     if config.weights == "softmax":
-        return softmax_weight(advantage, config.beta)
+        return softmax_weight(advantage, config.beta), {}
     return exponential_weight(advantage, config.beta, config.max_advantage)
+
+
+AWAC = Algorithm(
+    config=AWACConfig,
+    critic=QFunction,
+    value_target=td_target,
+    critic_loss=squared_loss,
+    advantage=advantage,
+    weight=weight,
+)

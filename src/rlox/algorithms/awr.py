@@ -6,11 +6,11 @@ import dataclasses
 
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config, setting
+from rlox.core.losses import Metrics, expectile_loss, explained_variance, exponential_weight, whiten
 from rlox.core.networks import Critic
-from rlox.core.returns import expectile_loss
 from rlox.core.state import Networks, Transition
-from rlox.core.weights import exponential_weight, whiten
 from rlox.errors import ConfigError
 
 
@@ -24,11 +24,11 @@ class AWRConfig(Config):
     """Clamp of the exponentiated advantage, i.e. the largest weight."""
     n_critic_updates: int = setting(1, at_least=1)
     """Critic steps per update or per round, each on a fresh minibatch; in an update the actor learns from the last."""
-    rollout_steps: int | None = setting(None, at_least=1)
+    rollout_steps: int | None = setting(None, group="Rounds", at_least=1)
     """Learn in rounds, as published: environment steps collected between them; None learns after every step."""
-    n_actor_updates: int = setting(1, at_least=1)
+    n_actor_updates: int = setting(1, group="Rounds", at_least=1)
     """Actor steps per round, each on a fresh minibatch; an update of the schedule without rounds has one."""
-    td_lambda: float = setting(0.0, at_least=0, at_most=1)
+    td_lambda: float = setting(0.0, group="Rounds", at_least=0, at_most=1)
     """Rounds: lambda of the TD(lambda) returns; 0 is one-step, 1 Monte-Carlo."""
     normalize_advantage: bool = setting(False)
     """Whiten the advantages, over the minibatch or a round's whole replay, before they are exponentiated."""
@@ -57,14 +57,13 @@ def value_target(config: AWRConfig, networks: Networks, batch: Transition, key: 
     return batch.reward + config.gamma * (1.0 - batch.terminated) * networks.target_critic(batch.next_obs)
 
 
-def predict(critic: Critic, batch: Transition) -> Float[Array, " B"]:
-    """Return ``V(s)``."""
-    return critic(batch.obs)
-
-
-def critic_loss(config: AWRConfig, target: Float[Array, " B"], predicted: Float[Array, " B"]) -> Float[Array, ""]:
+def critic_loss(
+    config: AWRConfig, critic: Critic, batch: Transition, target: Float[Array, " B"]
+) -> tuple[Float[Array, ""], Metrics]:
     """Return the mean of ``2 |expectile - 1[u < 0]| u^2``, ``u = (target - V) / value_scale``; at one half, ``u^2``."""
-    return expectile_loss((target - predicted) / config.value_scale, config.expectile)
+    value = critic(batch.obs)
+    loss = expectile_loss((target - value) / config.value_scale, config.expectile)
+    return loss, {"critic/explained_variance": explained_variance(target, value)}
 
 
 def advantage(
@@ -75,11 +74,21 @@ def advantage(
     key: PRNGKeyArray,
     where: Bool[Array, " B"] | None = None,
 ) -> Float[Array, " B"]:
-    """Return ``target - V(s)`` under the critic after its step, whitened (over the samples ``where``) where asked."""
+    """Return ``target - V(s)`` under the critic after its step, whitened (over the samples ``where``) if asked."""
     difference = target - networks.critic(batch.obs)
     return whiten(difference, where) if config.normalize_advantage else difference
 
 
-def weight(config: AWRConfig, advantage: Float[Array, " B"]) -> Float[Array, " B"]:
+def weight(config: AWRConfig, advantage: Float[Array, " B"]) -> tuple[Float[Array, " B"], Metrics]:
     """Return ``min(exp(A / beta), max_advantage)``."""
     return exponential_weight(advantage, config.beta, config.max_advantage)
+
+
+AWR = Algorithm(
+    config=AWRConfig,
+    critic=Critic,
+    value_target=value_target,
+    critic_loss=critic_loss,
+    advantage=advantage,
+    weight=weight,
+)

@@ -8,12 +8,12 @@ from typing import Any, Literal, NamedTuple
 import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config, setting
+from rlox.core.losses import Metrics, expectile_loss, explained_variance, exponential_weight
 from rlox.core.networks import Critic, QFunction
 from rlox.core.q_learning import q_value, squared_loss
-from rlox.core.returns import expectile_loss
 from rlox.core.state import Networks, Transition
-from rlox.core.weights import exponential_weight
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -57,15 +57,14 @@ def value_target(config: IQLConfig, networks: Networks, batch: Transition, key: 
     )
 
 
-def predict(critic: ValueAndQ, batch: Transition) -> tuple[Float[Array, " B"], Float[Array, "E B"]]:
-    """Return ``V(s)`` and each ``Q(s, a)``."""
-    return critic.v(batch.obs), critic.q(batch.obs, batch.action)
-
-
-def critic_loss(config: IQLConfig, target: tuple[Any, Any], predicted: tuple[Any, Any]) -> Float[Array, ""]:
-    """Return V's expectile loss and the Q functions' squared errors, added up."""
-    error = (target[0] - predicted[0]) / config.value_scale
-    return expectile_loss(error, config.expectile) + squared_loss(config, target[1], predicted[1])
+def critic_loss(
+    config: IQLConfig, critic: ValueAndQ, batch: Transition, target: tuple[Any, Any]
+) -> tuple[Float[Array, ""], Metrics]:
+    """Return V's expectile loss and the Q functions' squared errors, added up; explained variance is V's."""
+    value = critic.v(batch.obs)
+    value_loss = expectile_loss((target[0] - value) / config.value_scale, config.expectile)
+    q_loss, _ = squared_loss(config, critic.q, batch, target[1])
+    return value_loss + q_loss, {"critic/explained_variance": explained_variance(target[0], value)}
 
 
 def advantage(
@@ -80,6 +79,16 @@ def advantage(
     return target[0] - networks.critic.v(batch.obs)
 
 
-def weight(config: IQLConfig, advantage: Float[Array, " B"]) -> Float[Array, " B"]:
+def weight(config: IQLConfig, advantage: Float[Array, " B"]) -> tuple[Float[Array, " B"], Metrics]:
     """Return ``min(exp(A / beta), max_advantage)``."""
     return exponential_weight(advantage, config.beta, config.max_advantage)
+
+
+IQL = Algorithm(
+    config=IQLConfig,
+    critic=make_critic,
+    value_target=value_target,
+    critic_loss=critic_loss,
+    advantage=advantage,
+    weight=weight,
+)

@@ -7,7 +7,10 @@ import dataclasses
 import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
+from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config, setting
+from rlox.core.losses import Metrics, explained_variance
+from rlox.core.networks import Critic
 from rlox.core.state import Networks, Transition
 
 
@@ -16,25 +19,25 @@ class MARWILConfig(Config):
     """Settings of MARWIL: imitation weighted by how far a Monte-Carlo return lies above its expectation."""
 
     beta: float = setting(1.0, above=0)
-    """Temperature: divides the scaled advantage; endless is behaviour cloning."""
-    rollout_steps: int = setting(2048, at_least=1)
+    """Temperature: divides the scaled advantage; very large is behaviour cloning."""
+    rollout_steps: int = setting(2048, group="Rounds", at_least=1)
     """Environment steps between rounds of learning."""
-    n_critic_updates: int = setting(200, at_least=1)
+    n_critic_updates: int = setting(200, group="Rounds", at_least=1)
     """Critic steps per round."""
-    n_actor_updates: int = setting(200, at_least=1)
+    n_actor_updates: int = setting(200, group="Rounds", at_least=1)
     """Actor steps per round."""
 
     # The whole return; a bootstrap only where an episode is cut.
     td_lambda = 1.0
 
 
-def value_target(config: MARWILConfig, networks: Networks, batch: Transition, key: PRNGKeyArray) -> None:
-    """Return nothing: rounds label whole episodes by ``lambda_returns``, at lambda 1."""
-
-
-def critic_loss(config: MARWILConfig, target: Float[Array, " B"], predicted: Float[Array, " B"]) -> Float[Array, ""]:
-    """Return the mean of ``u^2``, ``u = (R - V) / value_scale``."""
-    return (((target - predicted) / config.value_scale) ** 2).mean()
+def critic_loss(
+    config: MARWILConfig, critic: Critic, batch: Transition, target: Float[Array, " B"]
+) -> tuple[Float[Array, ""], Metrics]:
+    """Return the mean of ``u^2``, ``u = (R - V) / value_scale``; rounds label whole episodes with their return R."""
+    value = critic(batch.obs)
+    loss = (((target - value) / config.value_scale) ** 2).mean()
+    return loss, {"critic/explained_variance": explained_variance(target, value)}
 
 
 def advantage(
@@ -50,6 +53,9 @@ def advantage(
     return difference / jnp.sqrt((difference**2).mean(where=where) + 1e-8)
 
 
-def weight(config: MARWILConfig, advantage: Float[Array, " B"]) -> Float[Array, " B"]:
+def weight(config: MARWILConfig, advantage: Float[Array, " B"]) -> tuple[Float[Array, " B"], Metrics]:
     """Return ``exp(A / beta)``."""
-    return jnp.exp(advantage / config.beta)
+    return jnp.exp(advantage / config.beta), {}
+
+
+MARWIL = Algorithm(config=MARWILConfig, critic=Critic, critic_loss=critic_loss, advantage=advantage, weight=weight)

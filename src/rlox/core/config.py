@@ -1,8 +1,9 @@
-"""Settings: frozen dataclasses whose fields carry their own bounds, checked when one is made."""
+"""Settings: frozen dataclasses whose fields carry their own bounds and conditions, checked when one is made."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
 import types
 import typing
@@ -17,14 +18,28 @@ C = TypeVar("C", bound="Config")
 def setting(
     default: Any,
     *,
+    group: str = "Algorithm",
     above: float | None = None,
     at_least: float | None = None,
     at_most: float | None = None,
     below: float | None = None,
+    needs: Mapping[str, Any] | None = None,
 ) -> Any:
-    """Return a dataclass field with a default and the range that its value (or each of its values) must lie in."""
+    """Return a dataclass field.
+
+    Args:
+        default: its default.
+        group: heading under which help and documentation list it.
+        above: what the value (or each of its values) must be greater than.
+        at_least: the least that it may be.
+        at_most: the most that it may be.
+        below: what it must be less than.
+        needs: without these values of other settings (or of ``actions`` and ``dataset``, see ``silenced``) it has no
+            effect.
+    """
     bounds = {"greater than": above, "at least": at_least, "at most": at_most, "less than": below}
-    return dataclasses.field(default=default, metadata={k: v for k, v in bounds.items() if v is not None})
+    bounds = {rule: bound for rule, bound in bounds.items() if bound is not None}
+    return dataclasses.field(default=default, metadata={"bounds": bounds, "group": group, "needs": dict(needs or {})})
 
 
 _HOLDS = {
@@ -33,93 +48,97 @@ _HOLDS = {
     "at most": lambda value, bound: value <= bound,
     "less than": lambda value, bound: value < bound,
 }
+_steps = functools.partial(setting, group="Gradient steps")
+_networks = functools.partial(setting, group="Networks")
+_observations = functools.partial(setting, group="Observations")
+_policy = functools.partial(setting, group="Policy")
+_data = functools.partial(setting, group="Data, then an environment")
+_env = functools.partial(setting, group="Environment")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Config:
-    """Settings that every member of the family has."""
+    """Settings that every algorithm has."""
 
-    # What only some members have a setting for; in the others it is this.
+    # What only some algorithms have a setting for; in the others it is this.
     n_critic_updates = 1
     tau = 1.0
-    max_advantage = math.inf
     rollout_steps = None
 
-    learning_rate: float = setting(3e-4, above=0)
+    learning_rate: float = _steps(3e-4, above=0)
     """Step size of actor and critic."""
-    actor_learning_rate: float | None = setting(None, above=0)
-    """Step size of the actor, where it differs."""
-    critic_learning_rate: float | None = setting(None, above=0)
-    """Step size of the critic, where it differs."""
-    actor_decay_steps: int | None = setting(None, at_least=1)
+    actor_learning_rate: float | None = _steps(None, above=0)
+    """Step size of the actor, if it differs."""
+    critic_learning_rate: float | None = _steps(None, above=0)
+    """Step size of the critic, if it differs."""
+    actor_decay_steps: int | None = _steps(None, at_least=1)
     """Gradient steps in which the actor's step size falls to 0 along a cosine; None keeps it."""
-    optimizer: Literal["adam", "sgd"] = setting("adam")
+    optimizer: Literal["adam", "sgd"] = _steps("adam")
     """Adam, or gradient descent with momentum."""
-    momentum: float = setting(0.9, at_least=0, below=1)
+    momentum: float = _steps(0.9, at_least=0, below=1, needs={"optimizer": "sgd"})
     """Momentum of `sgd`."""
-    gamma: float = setting(0.99, at_least=0, at_most=1)
-    """Discount factor."""
-    batch_size: int = setting(256, at_least=1)
-    """Transitions in a minibatch."""
-    buffer_size: int = setting(100_000, at_least=1)
-    """Replay capacity in transitions, shared evenly by the environments; the oldest are overwritten."""
-    hidden: int = setting(256, at_least=1)
-    """Width of the two hidden layers of actor and critic."""
-    hidden_sizes: tuple[int, ...] = setting((), at_least=1)
-    """Width of each hidden layer, for another depth or uneven widths; replaces `hidden` where given."""
-    actor_hidden_sizes: tuple[int, ...] = setting((), at_least=1)
-    """Width of each hidden layer of the actor, where it differs."""
-    critic_hidden_sizes: tuple[int, ...] = setting((), at_least=1)
-    """Width of each hidden layer of the critic, where it differs."""
-    network_init: Literal["he", "glorot"] = setting("he")
-    """Initial weights: He normal, or Glorot uniform with biases of 0."""
-    actor_output_scale: float = setting(0.01, above=0)
-    """The actor's last layer starts uniform in +-this, with biases of 0: a policy that prefers nothing yet."""
-    normalize_obs: bool = setting(False)
-    """Whiten observations by the running mean and standard deviation of those seen in training."""
-    normalize_obs_until: int | None = setting(None, at_least=1)
-    """Environment steps after which that normaliser is frozen; None never freezes it."""
-    value_scale: float = setting(1.0, above=0)
-    """Unit of the critic's network: it predicts V / value_scale, and its loss is taken of that."""
-    data_ratio: float = setting(0.5, at_least=0, at_most=1)
-    """Learning from an environment after data: share of the minibatches that comes from the data."""
-    data_ratio_decay: int | None = setting(None, at_least=1)
-    """Environment steps in which that share falls linearly to 0; None keeps it."""
-    critic_warmup_steps: int = setting(0, at_least=0)
-    """Learning from an environment after data: environment steps in which the critic learns and the actor waits."""
-    learning_starts: int = setting(1000, at_least=0)
-    """Environment steps with random actions before the first update."""
-    updates_per_step: int = setting(1, at_least=1)
-    """Updates (each `n_critic_updates` critic steps and an actor step) per environment step."""
-    n_envs: int = setting(1, at_least=1)
-    """Environments stepped together, when `env` is an id or a callable."""
-    vectorization_mode: Literal["sync", "async", "envpool"] = setting("sync")
-    """How several are stepped: one after another, in processes of their own, or by EnvPool (an extra; ids only)."""
-    entropy_coef: float = setting(0.0, at_least=0)
-    """Weight of an entropy bonus in the actor's loss."""
-    layer_norm: bool = setting(False)
-    """Layer normalisation before each activation of actor and critic."""
-    max_grad_norm: float | None = setting(None, above=0)
+    max_grad_norm: float | None = _steps(None, above=0)
     """Largest global gradient norm of actor and of critic; larger ones are scaled down."""
-    bound_coef: float = setting(0.0, at_least=0)
-    """Continuous actions: weight of a penalty on means outside the action range (half their squared excess)."""
-    logit_coef: float = setting(0.0, at_least=0)
+    batch_size: int = _steps(256, at_least=1)
+    """Transitions in a minibatch."""
+    gamma: float = _steps(0.99, at_least=0, at_most=1)
+    """Discount factor."""
+
+    hidden: int | tuple[int, ...] = _networks(256, at_least=1)
+    """Width of the two hidden layers of actor and critic, or of each hidden layer, such as `(128, 64)`."""
+    layer_norm: bool = _networks(False)
+    """Layer normalisation before each activation of actor and critic."""
+    network_init: Literal["he", "glorot"] = _networks("he")
+    """Initial weights: He normal, or Glorot uniform with biases of 0."""
+    actor_output_scale: float = _networks(0.01, above=0)
+    """The actor's last layer starts uniform in +-this, with biases of 0: a policy that prefers nothing yet."""
+    value_scale: float = _networks(1.0, above=0)
+    """Unit of the critic's network: it predicts V / value_scale, and its loss is taken of that."""
+
+    normalize_obs: bool = _observations(False)
+    """Whiten observations by the running mean and standard deviation of those seen in training."""
+    normalize_obs_until: int | None = _observations(None, at_least=1, needs={"normalize_obs": True})
+    """Environment steps after which that normaliser is frozen; None never freezes it."""
+
+    entropy_coef: float = _policy(0.0, at_least=0)
+    """Weight of an entropy bonus in the actor's loss."""
+    logit_coef: float = _policy(0.0, at_least=0, needs={"actions": "discrete"})
     """Discrete actions: weight of a penalty on large logits (half their squares)."""
-    learn_std: bool = setting(True)
+    bound_coef: float = _policy(0.0, at_least=0, needs={"actions": "continuous"})
+    """Continuous actions: weight of a penalty on means outside the action range (half their squared excess)."""
+    learn_std: bool = _policy(True, needs={"actions": "continuous"})
     """Continuous actions: learn the standard deviation; otherwise it stays `initial_std`."""
-    state_dependent_std: bool = setting(False)
+    state_dependent_std: bool = _policy(False, needs={"actions": "continuous", "learn_std": True})
     """Continuous actions: learn the standard deviation as a function of the observation."""
-    initial_std: float = setting(1.0, above=0)
+    initial_std: float = _policy(1.0, above=0, needs={"actions": "continuous"})
     """Continuous actions: the policy's first standard deviation, in units of half the action range."""
-    min_std: float = setting(0.05, above=0)
-    """Continuous actions: floor under the standard deviation, in the same units."""
+    min_std: float = _policy(0.05, above=0, needs={"actions": "continuous", "learn_std": True})
+    """Continuous actions: smallest standard deviation, in the same units."""
+
+    buffer_size: int = _env(100_000, at_least=1)
+    """Replay capacity in transitions, shared evenly by the environments; the oldest are overwritten."""
+    learning_starts: int = _env(1000, at_least=0)
+    """Environment steps with random actions before the first update."""
+    updates_per_step: int = _env(1, at_least=1)
+    """Updates (each `n_critic_updates` critic steps and an actor step) per environment step."""
+    n_envs: int = _env(1, at_least=1)
+    """Environments stepped together, when `env` is an id or a callable."""
+    vectorization_mode: Literal["sync", "async", "envpool"] = _env("sync")
+    """How several are stepped: one after another, in processes of their own, or by EnvPool (an extra; ids only)."""
+
+    data_ratio: float = _data(0.5, at_least=0, at_most=1, needs={"dataset": True, "rollout_steps": None})
+    """Share of the minibatches that comes from the data while learning from an environment."""
+    data_ratio_decay: int | None = _data(None, at_least=1, needs={"dataset": True, "rollout_steps": None})
+    """Environment steps in which that share falls linearly to 0; None keeps it."""
+    critic_warmup_steps: int = _data(0, at_least=0, needs={"dataset": True})
+    """Environment steps after offline training in which the critic learns and the actor waits."""
 
     def __post_init__(self) -> None:
         hints = typing.get_type_hints(type(self))
         for field in dataclasses.fields(self):
             value = _coerce(field.name, getattr(self, field.name), hints[field.name])
             object.__setattr__(self, field.name, value)
-            for rule, bound in field.metadata.items():
+            for rule, bound in field.metadata.get("bounds", {}).items():
                 for number in value if isinstance(value, tuple) else (value,):
                     if number is not None and not _HOLDS[rule](number, bound):
                         raise ConfigError(f"{field.name}={value!r} is out of range: it must be {_range(field)}.")
@@ -131,7 +150,7 @@ class Config:
         if self.rollout_steps is not None:
             self._check_rounds(self.rollout_steps)
         if self.learn_std and self.initial_std <= self.min_std:
-            raise ConfigError(f"initial_std={self.initial_std} must be greater than min_std={self.min_std}, its floor.")
+            raise ConfigError(f"initial_std={self.initial_std} must be greater than min_std={self.min_std}.")
 
     def _check_rounds(self, rollout_steps: int) -> None:
         if rollout_steps > self.buffer_size:
@@ -142,14 +161,44 @@ class Config:
         if self.tau < 1 or self.updates_per_step > 1:
             name = "tau" if self.tau < 1 else "updates_per_step"
             raise ConfigError(
-                f"{name}={getattr(self, name):g} has no place in rounds (rollout_steps={rollout_steps}), whose "
+                f"{name}={getattr(self, name):g} cannot be used in rounds (rollout_steps={rollout_steps}), whose "
                 f"targets are frozen and whose steps n_critic_updates and n_actor_updates count: leave {name} at 1."
             )
 
     @property
     def widths(self) -> tuple[int, ...]:
         """Width of each hidden layer."""
-        return self.hidden_sizes or (self.hidden, self.hidden)
+        return self.hidden if isinstance(self.hidden, tuple) else (self.hidden, self.hidden)
+
+
+def silenced(config: Config, *, actions: Literal["discrete", "continuous"], dataset: bool) -> list[str]:
+    """Return a sentence for each setting that was changed from its default and has no effect.
+
+    Args:
+        config: the settings.
+        actions: kind of the environment's actions.
+        dataset: whether there are logged data.
+    """
+    context = {"actions": actions, "dataset": dataset}
+    found = []
+    for field in dataclasses.fields(config):
+        if getattr(config, field.name) == field.default:
+            continue
+        for name, wanted in field.metadata.get("needs", {}).items():
+            value = context[name] if name in context else getattr(config, name)
+            if value != wanted:
+                given = f"{field.name}={getattr(config, field.name)!r}"
+                found.append(f"{given} has no effect {_because(name, value, wanted)}.")
+                break
+    return found
+
+
+def _because(name: str, value: Any, wanted: Any) -> str:
+    if name == "actions":
+        return f"on {value} actions"
+    if name == "dataset":
+        return "without a dataset"
+    return f"with {name}={value!r}: it needs {name}={wanted!r}"
 
 
 def make_config(kind: type[C], algorithm: str, values: object) -> C:
@@ -183,11 +232,10 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
             raise ConfigError(f"{name}={value!r} is not known: it must be {options}.")
         return value
     if isinstance(hint, types.UnionType):
-        return None if value is None else _coerce(name, value, typing.get_args(hint)[0])
-    if typing.get_origin(hint) is tuple:
-        if not isinstance(value, tuple | list):
-            raise _wrong_type(name, value, "a tuple of whole numbers")
-        return tuple(_coerce(name, item, typing.get_args(hint)[0]) for item in value)
+        first, second = typing.get_args(hint)
+        if second is type(None):
+            return None if value is None else _coerce(name, value, first)
+        return _widths(name, value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if hint is bool:
@@ -205,9 +253,18 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
     return float(value)
 
 
+def _widths(name: str, value: Any) -> int | tuple[int, ...]:
+    """Return one width for two layers, or the width of each."""
+    if not isinstance(value, tuple | list):
+        return _coerce(name, value, int)
+    if not value:
+        raise ConfigError(f"{name}={value!r} has no layers: give a width for each, such as {name}=(64, 64).")
+    return tuple(_coerce(name, width, int) for width in value)
+
+
 def _wrong_type(name: str, value: Any, wanted: str) -> ConfigError:
     return ConfigError(f"{name}={value!r} has the wrong type ({type(value).__name__}): it must be {wanted}.")
 
 
 def _range(field: dataclasses.Field[Any]) -> str:
-    return " and ".join(f"{rule} {bound:g}" for rule, bound in field.metadata.items())
+    return " and ".join(f"{rule} {bound:g}" for rule, bound in field.metadata.get("bounds", {}).items())

@@ -1,4 +1,4 @@
-"""Policies' distributions over actions. Discrete expectations are exact sums, decided here and not in members."""
+"""Distributions over actions. Discrete expectations are exact sums, decided here and not in the algorithms."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ def joint_actions(nvec: tuple[int, ...]) -> NDArray[np.int32]:
     """Return all combinations of the components' choices, ``(M, K)``, the last component changing fastest.
 
     Raises:
-        ConfigError: more than 4,096, over which sums would not be exact at a bearable price.
+        ConfigError: more than 4,096, over which exact sums would take too long.
     """
     if math.prod(nvec) > MAX_JOINT_ACTIONS:
         raise ConfigError(
@@ -51,14 +51,15 @@ class Categorical(eqx.Module):
             logits = jnp.where(exists, self.logits[:, np.where(exists, starts, 0)], _NEVER)
         return jax.nn.log_softmax(logits)
 
-    def log_prob(self, action: Int[Array, "B K"]) -> Float[Array, " B"]:
-        """Return log pi(a|s)."""
+    def log_prob(self, action: Int[Array, "*M B K"]) -> Float[Array, "*M B"]:
+        """Return log pi(a|s); ``M`` actions in each state have a leading axis."""
         log_probs = self._log_probs()
         chosen = action[..., None] == jnp.arange(log_probs.shape[-1])
-        return jnp.where(chosen, log_probs, 0.0).sum(axis=(1, 2))
+        return jnp.where(chosen, log_probs, 0.0).sum(axis=(-2, -1))
 
-    taken_log_prob = log_prob
-    """Choices are taken as they are."""
+    def taken_log_prob(self, action: Int[Array, "*M B K"]) -> Float[Array, "*M B"]:
+        """Return log pi(a|s): choices are taken as they are."""
+        return self.log_prob(action)
 
     def entropy(self) -> Float[Array, " B"]:
         """Return the entropy in nats."""
@@ -94,12 +95,12 @@ class Gaussian(eqx.Module):
     mean: Float[Array, "B action_dim"]
     std: Float[Array, "*B action_dim"]
 
-    def log_prob(self, action: Float[Array, "B action_dim"]) -> Float[Array, " B"]:
-        """Return the log-density of ``action``."""
+    def log_prob(self, action: Float[Array, "*M B action_dim"]) -> Float[Array, "*M B"]:
+        """Return the log-density of ``action``; ``M`` actions in each state have a leading axis."""
         z = (action - self.mean) / self.std
         return -(0.5 * z**2 + jnp.log(self.std) + 0.5 * math.log(2 * math.pi)).sum(axis=-1)
 
-    def taken_log_prob(self, action: Float[Array, "B action_dim"]) -> Float[Array, " B"]:
+    def taken_log_prob(self, action: Float[Array, "*M B action_dim"]) -> Float[Array, "*M B"]:
         """Return the log-probability of an action as it is taken, clipped to [-1, 1].
 
         Inside it is that of the density, at a bound that of the tail which is clipped there.
@@ -135,4 +136,4 @@ class Gaussian(eqx.Module):
         return {"policy/std": self.std.mean()}
 
 
-Policy = Categorical | Gaussian
+Distribution = Categorical | Gaussian

@@ -123,7 +123,7 @@ class QFunction(eqx.Module):
 
     def __init__(self, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator):
         n_in, n_out = (obs_dim, len(joint_actions(nvec))) if nvec else (obs_dim + action_dim, 1)
-        sizes = (n_in, *(config.critic_hidden_sizes or config.widths), n_out)
+        sizes = (n_in, *config.widths, n_out)
         self.networks = tuple(
             MLP(sizes, init=config.network_init, output_scale=None, layer_norm=config.layer_norm, rng=rng)
             for _ in range(config.n_critics)
@@ -131,7 +131,7 @@ class QFunction(eqx.Module):
         self.nvec, self.scale = nvec, config.value_scale
 
     def __call__(self, obs: Float[Array, "B obs_dim"], action: Array) -> Float[Array, "E *lead B"]:
-        """Return each member's value of actions ``(*lead, B, action_dim)``, several of them in each observation."""
+        """Return each network's value of actions ``(*lead, B, action_dim)``, several of them in each observation."""
         if self.nvec:
             place = jnp.ravel_multi_index(tuple(jnp.moveaxis(action, -1, 0)), self.nvec, mode="clip")
             outputs = [network(obs) for network in self.networks]
@@ -150,7 +150,7 @@ class Critic(eqx.Module):
     scale: float = eqx.field(static=True)
 
     def __init__(self, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator):
-        sizes = (obs_dim, *(config.critic_hidden_sizes or config.widths), 1)
+        sizes = (obs_dim, *config.widths, 1)
         self.network = MLP(sizes, init=config.network_init, output_scale=None, layer_norm=config.layer_norm, rng=rng)
         self.scale = config.value_scale
 
@@ -175,7 +175,7 @@ class Actor(eqx.Module):
     def __init__(self, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator):
         self.state_std = not nvec and config.learn_std and config.state_dependent_std
         n_out = sum(nvec) if nvec else action_dim * (1 + self.state_std)
-        sizes = (obs_dim, *(config.actor_hidden_sizes or config.widths), n_out)
+        sizes = (obs_dim, *config.widths, n_out)
         self.network = MLP(
             sizes, init=config.network_init, output_scale=config.actor_output_scale, layer_norm=config.layer_norm,
             rng=rng,

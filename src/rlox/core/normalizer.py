@@ -29,9 +29,10 @@ class Normalizer(eqx.Module):
 
     @classmethod
     def fit(cls, obs: NDArray[Any]) -> Normalizer:
-        """Return one that has seen ``(N, obs_dim)`` observations."""
-        mean = obs.mean(axis=0, dtype=np.float64)
-        m2 = sum(((chunk - mean) ** 2).sum(axis=0) for chunk in np.array_split(obs, -(-len(obs) // 65536)))
+        """Return one that has seen ``(N, obs_dim)`` observations, as the replay stores them."""
+        unit = 255 if obs.dtype == np.uint8 else 1
+        mean = obs.mean(axis=0, dtype=np.float64) / unit
+        m2 = sum(((chunk / unit - mean) ** 2).sum(axis=0) for chunk in np.array_split(obs, -(-len(obs) // 65536)))
         return cls(*(jnp.asarray(x, jnp.float32) for x in (len(obs), mean, m2)))
 
     def update(self, obs: Float[Array, "N obs_dim"], valid: Bool[Array, " N"]) -> Normalizer:
@@ -55,6 +56,11 @@ class Normalizer(eqx.Module):
         return jnp.maximum(jnp.sqrt(self.m2 / jnp.maximum(self.count, 1)), _MIN_STD)
 
 
-def normalize(normalizer: Normalizer | None, obs: Float[Array, "*lead obs_dim"]) -> Float[Array, "*lead obs_dim"]:
-    """Return ``obs`` whitened, or as they are where there is no normaliser."""
-    return obs if normalizer is None else normalizer(obs)
+def as_float(obs: Array) -> Float[Array, "*lead obs_dim"]:
+    """Return stored observations as the networks take them: bytes in [0, 1], anything else as it is, in float32."""
+    return obs.astype(jnp.float32) / 255 if obs.dtype == jnp.uint8 else obs.astype(jnp.float32)
+
+
+def normalize(normalizer: Normalizer | None, obs: Array) -> Float[Array, "*lead obs_dim"]:
+    """Return stored observations as floats, whitened if there is a normaliser."""
+    return as_float(obs) if normalizer is None else normalizer(as_float(obs))

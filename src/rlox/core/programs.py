@@ -12,19 +12,17 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jax.typing import ArrayLike
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlox.core import replay as replays
-from rlox.core.distributions import Policy
-from rlox.core.networks import Actor
-from rlox.core.normalizer import Normalizer, normalize
+from rlox.core.acting import distribution
+from rlox.core.algorithm import Algorithm
+from rlox.core.losses import Metrics
+from rlox.core.normalizer import Normalizer, as_float, normalize
 from rlox.core.replay import Replay
 from rlox.core.round import make_round
 from rlox.core.state import TrainState, Transition
-from rlox.core.update import Algorithm, Metrics, make_update
-
-N_SAMPLES = 8
-"""Continuous actions that stand for a policy's expectation."""
+from rlox.core.update import make_update
 
 
 class Report(eqx.Module):
@@ -33,131 +31,100 @@ class Report(eqx.Module):
     values: Float[Array, " n"]
     names: tuple[str, ...] = eqx.field(static=True)
 
+    @classmethod
+    def of(cls, metrics: Metrics) -> Report:
+        return cls(jnp.stack(list(metrics.values())), tuple(metrics))
+
     def fetch(self) -> dict[str, float]:
         """Return the metrics, fetched from the device."""
         return dict(zip(self.names, np.asarray(self.values).tolist(), strict=True))
 
 
 class Mix(NamedTuple):
-    """What learning from an environment has to know of the data before it; all None where there were none."""
+    """What an update has to know of the run so far; None is what does not apply to it."""
 
     data: Replay | None = None
+    """Logged steps that are in the mix."""
     share: ArrayLike | None = None
     """Of the minibatches, in expectation, that comes from the data."""
     actor_waits: ArrayLike | None = None
     """Whether the critic learns alone."""
+    frozen: ArrayLike | None = None
+    """Whether the normaliser stays as it is."""
 
 
 class Programs(NamedTuple):
-    """The compiled programs of a configuration."""
+    """The compiled programs of a configuration. A state or a replay that is given is used up, unless it says so."""
 
-    act: Callable[[Actor, Normalizer | None, ArrayLike, Array], tuple[Array, Array]]
-    """Sampled actions ``(n, dim)`` at observations ``(n, obs_dim)``, and the next random key."""
-    mode: Callable[[Actor, Normalizer | None, ArrayLike], Array]
-    """The policy's modes."""
-    support: Callable[[Actor, Normalizer | None, ArrayLike, Array], tuple[Array, Array]]
-    """Actions ``(M, n, dim)`` and their probabilities ``(M, n)``: all there are, or samples of continuous ones."""
-    log_prob: Callable[[Actor, Normalizer | None, ArrayLike, ArrayLike], Array]
-    """``(n,)``: of the actions as they are taken, clipped to the bounds, in the policy's coding."""
-    store: Callable[[Normalizer | None, Replay, Transition, ArrayLike], tuple[Normalizer | None, Replay]]
-    """Normaliser and replay with ``(k, n, ...)`` more transitions; the replay given is used up."""
+    store: Callable[[Normalizer | None, Replay, Mix, Transition, ArrayLike], tuple[Normalizer | None, Replay]]
+    """Normaliser (which stays usable) and replay with ``(k, n, ...)`` more transitions."""
     learn: Callable[
-        [TrainState, Replay, Mix, Transition, ArrayLike, ArrayLike],
-        tuple[TrainState, Replay, Array, Report],
+        [TrainState, Replay, Mix, Transition, ArrayLike, ArrayLike], tuple[TrainState, Replay, Array, Report]
     ]
-    """All that follows a step of the environments: store, sample, update, act. State and replay given are used up."""
+    """All that follows a step of the environments: store, sample, update, act."""
     learn_round: Callable[[TrainState, Replay, Mix, Transition, ArrayLike], tuple[TrainState, Replay, Report]]
-    """Store ``(k, n, ...)`` transitions, and learn from the whole replay. State and replay given are used up."""
+    """Store ``(k, n, ...)`` transitions, and learn from the whole replay."""
     learn_offline: Callable[[TrainState, Replay, ArrayLike], tuple[TrainState, Report]]
-    """So many updates from a replay as it is. The state given is used up."""
+    """So many updates from a replay as it is, which stays usable."""
     learn_round_offline: Callable[[TrainState, Replay], tuple[TrainState, Report]]
-    """A round from a replay as it is. The state given is used up."""
+    """A round from a replay as it is, which stays usable."""
 
 
-@functools.cache
+@functools.lru_cache(maxsize=32)
 def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs:
     """Return the programs of a configuration; trainers with the same one share them."""
-    update = make_update(algorithm, config)
+    update_from = _make_update_from(algorithm, config)
     round_: Any = make_round(algorithm, config) if config.rollout_steps else None
-    shape = (config.n_critic_updates, config.batch_size)
     n_updates = config.updates_per_step * n_envs
-    freeze_at = config.normalize_obs_until
-
-    def store(
-        normalizer: Normalizer | None, replay: Replay, transitions: Transition, valid: ArrayLike
-    ) -> tuple[Normalizer | None, Replay]:
-        valid = jnp.asarray(valid)
-        if normalizer is not None:
-            obs = jnp.asarray(transitions.obs, jnp.float32).reshape(valid.size, -1)
-            shown = valid if freeze_at is None else valid & (normalizer.count < freeze_at)
-            normalizer = normalizer.update(obs, shown.ravel())
-        return normalizer, replays.extend(replay, transitions, valid)
-
-    def normalized(normalizer: Normalizer | None, batch: Transition) -> Transition:
-        obs, next_obs = (normalize(normalizer, x.astype(jnp.float32)) for x in (batch.obs, batch.next_obs))
-        return batch._replace(obs=obs, next_obs=next_obs)
-
-    def sample_and_update(state: TrainState, replay: Replay, key: Array, mix: Mix) -> tuple[TrainState, Metrics]:
-        if mix.data is None or mix.share is None:
-            batches = replays.sample(replay, key, shape)
-        else:
-            batches = replays.sample_mixed(replay, mix.data, mix.share, key, shape)
-        return update(state, normalized(state.normalizer, batches), mix.actor_waits)
 
     def learn(
         state: TrainState, replay: Replay, mix: Mix, transition: Transition, valid: ArrayLike, obs: ArrayLike
     ) -> tuple[TrainState, Replay, Array, Report]:
         rows = jax.tree.map(lambda new: jnp.asarray(new)[None], transition)
-        normalizer, replay = store(state.normalizer, replay, rows, jnp.asarray(valid)[None])
-        key, act_key, *keys = jax.random.split(state.key, 2 + n_updates)
+        normalizer, replay = store(state.normalizer, replay, mix, rows, jnp.asarray(valid)[None])
+        key, act_key, *keys = jax.random.split(state.key, 2 + 2 * n_updates)
         state = state._replace(key=key, normalizer=normalizer)
+        sample_keys, update_keys = keys[:n_updates], keys[n_updates:]
         if n_updates == 1:
-            state, metrics = sample_and_update(state, replay, keys[0], mix)
+            state, metrics = update_from(state, replay, mix, sample_keys[0], update_keys[0])
         else:
             state, history = lax.scan(
-                lambda state, key: sample_and_update(state, replay, key, mix), state, jnp.stack(keys)
+                lambda state, keys: update_from(state, replay, mix, *keys),
+                state,
+                (jnp.stack(sample_keys), jnp.stack(update_keys)),
             )
             metrics = jax.tree.map(lambda x: x[-1], history)
-        return state, replay, policy(state.actor, normalizer, obs).sample(act_key), _report(metrics)
+        action = distribution(state.actor, normalizer, obs).sample(act_key)
+        return state, replay, action, Report.of(metrics)
 
     def learn_round(
         state: TrainState, replay: Replay, mix: Mix, transitions: Transition, valid: ArrayLike
     ) -> tuple[TrainState, Replay, Report]:
-        normalizer, replay = store(state.normalizer, replay, transitions, valid)
+        normalizer, replay = store(state.normalizer, replay, mix, transitions, valid)
         state, report = learn_round_offline(state._replace(normalizer=normalizer), replay, mix.actor_waits)
         return state, replay, report
 
     def learn_round_offline(
         state: TrainState, replay: Replay, actor_waits: ArrayLike | None = None
     ) -> tuple[TrainState, Report]:
+        key, *keys = jax.random.split(state.key, 5)
         draw = functools.partial(replays.draw, replay)
-        state, metrics = round_(state, replays.flatten(replay), *replays.in_order(replay), draw, actor_waits)
-        return state, _report(metrics)
+        state, metrics = round_(
+            state._replace(key=key), replays.flatten(replay), *replays.in_order(replay), draw, keys, actor_waits
+        )
+        return state, Report.of(metrics)
 
     def learn_offline(state: TrainState, data: Replay, n: ArrayLike) -> tuple[TrainState, Report]:
         def update_once(_: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
-            key, sample_key = jax.random.split(carry[0].key)
-            return sample_and_update(carry[0]._replace(key=key), data, sample_key, Mix())
+            key, sample_key, update_key = jax.random.split(carry[0].key, 3)
+            return update_from(carry[0]._replace(key=key), data, Mix(), sample_key, update_key)
 
-        shapes = jax.eval_shape(sample_and_update, state, data, state.key, Mix())[1]
+        shapes = jax.eval_shape(update_from, state, data, Mix(), state.key, state.key)[1]
         nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         state, metrics = lax.fori_loop(0, n, update_once, (state, nothing))
-        return state, _report(metrics)
-
-    def policy(actor: Actor, normalizer: Normalizer | None, obs: ArrayLike) -> Policy:
-        return actor(normalize(normalizer, jnp.asarray(obs, jnp.float32)))
-
-    def act(actor: Actor, normalizer: Normalizer | None, obs: ArrayLike, key: Array) -> tuple[Array, Array]:
-        key, act_key = jax.random.split(key)
-        return policy(actor, normalizer, obs).sample(act_key), key
+        return state, Report.of(metrics)
 
     return Programs(
-        act=jax.jit(act),
-        mode=jax.jit(lambda actor, normalizer, obs: policy(actor, normalizer, obs).mode()),
-        support=jax.jit(lambda actor, normalizer, obs, key: policy(actor, normalizer, obs).support(key, N_SAMPLES)),
-        log_prob=jax.jit(
-            lambda actor, normalizer, obs, action: policy(actor, normalizer, obs).taken_log_prob(jnp.asarray(action))
-        ),
         store=jax.jit(store, donate_argnums=1),
         learn=jax.jit(learn, donate_argnums=(0, 1)),
         learn_round=jax.jit(learn_round, donate_argnums=(0, 1)),
@@ -166,5 +133,31 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
     )
 
 
-def _report(metrics: Metrics) -> Report:
-    return Report(jnp.stack(list(metrics.values())), tuple(metrics))
+def store(
+    normalizer: Normalizer | None, replay: Replay, mix: Mix, transitions: Transition, valid: ArrayLike
+) -> tuple[Normalizer | None, Replay]:
+    """Return the normaliser and the replay with ``(k, n, ...)`` more transitions, those that are ``valid``."""
+    valid = jnp.asarray(valid)
+    if normalizer is not None:
+        obs = as_float(jnp.asarray(transitions.obs))
+        shown = valid if mix.frozen is None else valid & ~jnp.asarray(mix.frozen)
+        normalizer = normalizer.update(obs.reshape(valid.size, -1), shown.ravel())
+    return normalizer, replays.extend(replay, transitions, valid)
+
+
+def _make_update_from(algorithm: Algorithm, config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
+    """Return ``update_from(state, replay, mix, sample_key, update_key)``: an update on minibatches of a replay."""
+    update = make_update(algorithm, config)
+    shape = (config.n_critic_updates, config.batch_size)
+
+    def update_from(
+        state: TrainState, replay: Replay, mix: Mix, sample_key: PRNGKeyArray, update_key: PRNGKeyArray
+    ) -> tuple[TrainState, Metrics]:
+        if mix.data is None or mix.share is None:
+            batches = replays.sample(replay, sample_key, shape)
+        else:
+            batches = replays.sample_mixed(replay, mix.data, mix.share, sample_key, shape)
+        obs, next_obs = (normalize(state.normalizer, x) for x in (batches.obs, batches.next_obs))
+        return update(state, batches._replace(obs=obs, next_obs=next_obs), update_key, mix.actor_waits)
+
+    return update_from

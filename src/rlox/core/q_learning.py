@@ -1,4 +1,4 @@
-"""What members with a Q function share: its target under the policy, its loss, and expectations over the policy."""
+"""What algorithms with a Q function share: its target under the policy, its loss, and expectations over the policy."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
+from rlox.core.losses import Metrics, explained_variance
 from rlox.core.networks import Actor, QFunction
 from rlox.core.state import Networks, Transition
 
@@ -18,14 +19,13 @@ def td_target(config: Any, networks: Networks, batch: Transition, key: PRNGKeyAr
     return batch.reward + config.gamma * (1.0 - batch.terminated) * (probability * values).sum(axis=0)
 
 
-def predict(critic: QFunction, batch: Transition) -> Float[Array, "E B"]:
-    """Return each critic's ``Q(s, a)``."""
-    return critic(batch.obs, batch.action)
-
-
-def squared_loss(config: Any, target: Float[Array, " B"], predicted: Float[Array, "E B"]) -> Float[Array, ""]:
-    """Return the mean of ``u^2`` over the batch, summed over the critics, ``u = (target - Q) / value_scale``."""
-    return (((target - predicted) / config.value_scale) ** 2).mean(axis=-1).sum()
+def squared_loss(
+    config: Any, critic: QFunction, batch: Transition, target: Float[Array, " B"]
+) -> tuple[Float[Array, ""], Metrics]:
+    """Return the mean of ``u^2`` over the batch, summed over the critics, ``u = (target - Q(s, a)) / value_scale``."""
+    q = critic(batch.obs, batch.action)
+    loss = (((target - q) / config.value_scale) ** 2).mean(axis=-1).sum()
+    return loss, {"critic/explained_variance": explained_variance(target, q.mean(axis=0))}
 
 
 def q_value(critic: QFunction, obs: Float[Array, "B obs_dim"], action: Array) -> Float[Array, "*lead B"]:

@@ -1,4 +1,4 @@
-"""A ring of columns on the device, one stream an environment. Functions on a value: write, sample, cut."""
+"""A ring of columns on the device, one stream an environment. Functions on a value: extend, sample, cut."""
 
 from __future__ import annotations
 
@@ -60,9 +60,23 @@ def fill(transitions: Transition, capacity: int, n: int) -> Replay:
     return cut(Replay(columns, jnp.asarray(size % rows), jnp.asarray(size)))
 
 
-def write(replay: Replay, transition: Transition, valid: Bool[Array, " n"]) -> Replay:
-    """Return the replay with one more transition in each stream where ``valid``; the oldest is overwritten."""
-    return extend(replay, jax.tree.map(lambda new: new[None], transition), valid[None])
+def trim(replay: Replay) -> Replay:
+    """Return a copy, on the host, of the rows in use; with them a row may be added only after ``refill``."""
+    filled = int(replay.size.max())
+    columns = jax.tree.map(lambda column: np.array(column[:filled]), replay.columns)
+    return jax.tree.map(np.array, replay._replace(columns=columns))
+
+
+def refill(rows: int, trimmed: Replay) -> Replay:
+    """Return the replay of ``rows`` rows whose rows in use are those that ``trim`` returned."""
+
+    def column(kept: NDArray[Any]) -> Array:
+        full = np.zeros((rows, *kept.shape[1:]), kept.dtype)
+        full[: len(kept)] = kept
+        return jnp.asarray(full)
+
+    columns = Transition(*map(column, trimmed.columns))
+    return Replay(columns, jnp.asarray(trimmed.position), jnp.asarray(trimmed.size))
 
 
 def extend(replay: Replay, transitions: Transition, valid: Bool[Array, "k n"]) -> Replay:
@@ -95,11 +109,10 @@ def flatten(replay: Replay) -> Transition:
 
 
 def sample(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Transition:
-    """Return transitions drawn uniformly with replacement, of leading axes ``shape``; observations as float32."""
+    """Return transitions drawn uniformly with replacement, of leading axes ``shape``."""
     # One flat index: into a gather by two, XLA would fuse the write before it, and copy the column.
     index = draw(replay, key, shape)
-    batch = jax.tree.map(lambda column: column.at[index].get(mode="promise_in_bounds"), flatten(replay))
-    return batch._replace(obs=batch.obs.astype(jnp.float32), next_obs=batch.next_obs.astype(jnp.float32))
+    return jax.tree.map(lambda column: column.at[index].get(mode="promise_in_bounds"), flatten(replay))
 
 
 def sample_mixed(
@@ -129,10 +142,10 @@ def draw(replay: Replay, key: PRNGKeyArray, shape: tuple[int, ...]) -> Int[Array
     return (index - (ends - size)[stream]) * n + stream
 
 
-def cut(replay: Replay) -> Replay:
-    """Return the replay with each stream's last transition marked truncated, unless its episode ended there."""
+def cut(replay: Replay, streams: ArrayLike = True) -> Replay:
+    """Return the replay with the last transition of ``streams`` marked truncated, unless its episode ended there."""
     rows, n = replay.columns.reward.shape
-    last, streams = (replay.position - 1) % rows, jnp.arange(n)
-    ended = replay.columns.terminated[last, streams] | (replay.size == 0)
-    truncated = replay.columns.truncated.at[last, streams].max(~ended)
+    last, every = (replay.position - 1) % rows, jnp.arange(n)
+    ended = replay.columns.terminated[last, every] | (replay.size == 0)
+    truncated = replay.columns.truncated.at[last, every].max(~ended & streams)
     return replay._replace(columns=replay.columns._replace(truncated=truncated))

@@ -7,11 +7,6 @@ from jax import lax
 from jaxtyping import Array, Bool, Float
 
 
-def expectile_loss(error: Float[Array, "*lead B"], expectile: float) -> Float[Array, ""]:
-    """Return the mean of ``2 |expectile - 1[u < 0]| u^2``: at one half, of ``u^2`` (Newey and Powell 1987)."""
-    return (2.0 * jnp.abs(expectile - (error < 0)) * error**2).mean()
-
-
 def lambda_returns(
     reward: Float[Array, "T n"],
     next_value: Float[Array, "T n"],

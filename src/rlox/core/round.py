@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 import jax
@@ -10,19 +10,13 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
+from rlox.core.algorithm import Algorithm
+from rlox.core.losses import Metrics, explained_variance
 from rlox.core.networks import Critic, in_chunks
 from rlox.core.normalizer import Normalizer, normalize
 from rlox.core.returns import lambda_returns
 from rlox.core.state import TrainState, Transition
-from rlox.core.update import (
-    Algorithm,
-    Metrics,
-    describe_weights,
-    explained_variance,
-    keep_actor,
-    make_steps,
-    mark_divergence,
-)
+from rlox.core.update import keep_where, make_actor_step, make_critic_step, mark_divergence
 
 Draw = Callable[[PRNGKeyArray, tuple[int, ...]], Int[Array, "..."]]
 """From a random key and a shape to places of stored steps."""
@@ -32,60 +26,73 @@ _CHUNK = 512
 
 
 def make_round(algorithm: Algorithm, config: Any) -> Round:
-    """Return ``learn(state, steps, order, stored, draw, actor_waits=None) -> (state, metrics)``: one round.
+    """Return ``learn(state, steps, order, stored, draw, keys, actor_waits=None) -> (state, metrics)``: one round.
 
-    Every step gets its TD(lambda) return under V; ``n_critic_updates`` minibatches move the critic to these targets,
-    which stay frozen; the returns are computed again under the critic as it is now; the advantages (whitened over the
-    replay where asked) give the weights of ``n_actor_updates`` minibatches (Peng et al. 2019, algorithm 1), unless the
-    actor waits.
+    .. code-block:: text
+
+        y = TD(lambda) return of every stored step under V
+        for batch in n_critic_updates minibatches:
+            critic -= step * grad critic_loss(batch, y)        # y stays frozen
+        y = TD(lambda) return of every stored step under V     # as it is now
+        s, a, w = actor_target(steps, advantage(steps, y))     # whitened over the replay if asked
+        for batch in n_actor_updates minibatches:
+            actor -= step * grad -mean w log pi(a|s)           # unless the actor waits
+
+    (Peng et al. 2019, algorithm 1.)
 
     ``steps`` is the replay, ``(N, ...)``: one place a step. ``order`` has the places of each of ``n`` streams in order
-    of time, newest last; ``stored`` tells which places are taken. Where a step is followed by another of its episode,
-    its ``next_obs`` has to be that one's ``obs``.
+    of time, newest last; ``stored`` tells which places are taken. If a step is followed by another of its episode,
+    its ``next_obs`` has to be that one's ``obs``. ``draw`` draws places of stored steps
+    with two of the four ``keys``.
     """
-    updates = make_steps(algorithm, config)
-    critic_shape = (config.n_critic_updates, config.batch_size)
-    actor_shape = (config.n_actor_updates, config.batch_size)
+    critic_step, actor_step = make_critic_step(algorithm, config), make_actor_step(config)
 
     def learn(
-        state: TrainState, steps: Transition, order: Int[Array, "T n"], stored: Bool[Array, " N"], draw: Draw,
+        state: TrainState,
+        steps: Transition,
+        order: Int[Array, "T n"],
+        stored: Bool[Array, " N"],
+        draw: Draw,
+        keys: Sequence[PRNGKeyArray],
         actor_waits: Array | None = None,
-    ) -> tuple[TrainState, Metrics]:  # fmt: skip
-        key, critic_key, actor_key = jax.random.split(state.key, 3)
-        state = state._replace(key=key)
-        steps = steps._replace(obs=normalize(state.normalizer, steps.obs.astype(jnp.float32)))
-
-        def batch_at(index: Array) -> Transition:
-            return jax.tree.map(lambda column: column.at[index].get(mode="promise_in_bounds"), steps)
-
-        def critic_step(state: TrainState, index: Array) -> tuple[TrainState, Array]:
-            return updates.critic(state, batch_at(index), target.at[index].get(mode="promise_in_bounds"))
-
-        def actor_step(state: TrainState, index: Array) -> tuple[TrainState, Array]:
-            state, (loss, _) = updates.actor(state, batch_at(index), weight.at[index].get(mode="promise_in_bounds"))
-            return state, loss
+    ) -> tuple[TrainState, Metrics]:
+        critic_key, actor_key, advantage_key, target_key = keys
+        steps = steps._replace(obs=normalize(state.normalizer, steps.obs))
 
         target, _ = label(config, state.critic, state.normalizer, steps, order)
-        state, critic_loss = lax.scan(critic_step, state, draw(critic_key, critic_shape))
-        target, value = label(config, state.critic, state.normalizer, steps, order)
+        state, critic_metrics = lax.scan(
+            lambda state, index: critic_step(state, *at((steps, target), index)),
+            state,
+            draw(critic_key, (config.n_critic_updates, config.batch_size)),
+        )
+        new_target, value = label(config, state.critic, state.normalizer, steps, order)
         # The values of all the steps are known already.
         networks = state.networks()._replace(critic=lambda _: value)
-        advantage = algorithm.advantage(config, networks, steps, target, actor_key, stored)
-        weight = lax.stop_gradient(algorithm.weight(config, advantage))
-        index = draw(actor_key, actor_shape)
-        moved, actor_loss = lax.scan(actor_step, state, index)
-        state = keep_actor(actor_waits, moved, state)
-        policy = state.actor(batch_at(index[-1]).obs)
-        return mark_divergence(state, actor_loss.sum() + critic_loss.sum()), {
-            "actor/loss": actor_loss.mean(),
-            "critic/loss": critic_loss.mean(),
-            "critic/explained_variance": explained_variance(target, value, stored),
-            **describe_weights(config, advantage, weight, stored),
-            "policy/entropy": policy.entropy().mean(),
-            **policy.metrics(),
+        advantage = algorithm.advantage(config, networks, steps, new_target, advantage_key, stored)
+        fit = algorithm.actor_target(algorithm, config, networks, steps, advantage, target_key, stored)
+        fit, described = fit._replace(metrics={}, weight=lax.stop_gradient(fit.weight)), fit.metrics
+        moved, actor_metrics = lax.scan(
+            lambda state, index: actor_step(state, at(fit, index)),
+            state,
+            draw(actor_key, (config.n_actor_updates, config.batch_size)),
+        )
+        state = keep_where(actor_waits, state, moved)
+        metrics = {
+            **{name: values[-1] for name, values in actor_metrics.items()},
+            "actor/loss": actor_metrics["actor/loss"].mean(),
+            "critic/loss": critic_metrics["critic/loss"].mean(),
+            "critic/explained_variance": explained_variance(new_target, value, stored),
+            **described,
         }
+        loss = actor_metrics["actor/loss"].sum() + critic_metrics["critic/loss"].sum()
+        return mark_divergence(state, loss), metrics
 
     return learn
+
+
+def at(tree: Any, index: Int[Array, " B"]) -> Any:
+    """Return the rows ``index`` of every array; indices are in range."""
+    return jax.tree.map(lambda column: column.at[index].get(mode="promise_in_bounds"), tree)
 
 
 def label(
@@ -105,7 +112,7 @@ def label(
 
     def bootstrap(i: Array, next_value: Array) -> Array:
         chunk = lax.dynamic_slice_in_dim(places, i * _CHUNK, _CHUNK)
-        led_to = steps.next_obs[order.ravel()[chunk]].astype(jnp.float32)
+        led_to = steps.next_obs[order.ravel()[chunk]]
         return next_value.at[chunk].set(critic(normalize(normalizer, led_to)), mode="drop")
 
     next_value = lax.fori_loop(0, -(-cut.sum() // _CHUNK), bootstrap, next_value).reshape(order.shape)

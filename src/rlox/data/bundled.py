@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlox.data.dataset import Dataset
-from rlox.envs.spaces import restore
+from rlox.envs.space_json import restore
 
 _FOLDER = Path(__file__).parent / "bundled"
 TIERS = ("random", "medium", "medium-replay", "expert")

@@ -21,7 +21,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlox.data.columns import Column, Source, Stored, as_column, check_memory, flatten, pieces, track
-from rlox.envs.spaces import describe, restore
+from rlox.envs.space_json import describe, restore
 from rlox.errors import DatasetError, did_you_mean, one_line
 
 _CHUNK_CACHE = 2**26

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import copy
 import functools
 import os
 import warnings
@@ -15,24 +16,28 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from rlox.envs.spaces import ObsEncoder, obs_encoder
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError, did_you_mean, one_line
 
 EnvLike = str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], Any]
 
 
 class Step(NamedTuple):
-    """What one step of ``n`` environments gave."""
+    """What one step of ``n`` environments gave. Observations are batches as Gymnasium has them, ``(n, ...)``."""
 
     reward: NDArray[np.float32]
-    next_obs: NDArray[Any]
-    """``(n, obs_dim)``: where the actions led, also at the end of an episode."""
+    next_obs: Any
+    """Where the actions led, also at the end of an episode."""
     terminated: NDArray[np.bool_]
     truncated: NDArray[np.bool_]
     valid: NDArray[np.bool_]
-    """False where an environment only reset itself, so that there is no transition."""
-    obs: NDArray[Any]
-    """``(n, obs_dim)``: where the next actions are taken, after any reset."""
+    """False if an environment only reset itself, so that there is no transition."""
+    obs: Any
+    """Where the next actions are taken, after any reset; the same object as ``next_obs`` if nothing was reset."""
+
+    @property
+    def ended(self) -> NDArray[np.bool_]:
+        """In which environments an episode ended with this step."""
+        return (self.terminated | self.truncated) & self.valid
 
 
 class Envs:
@@ -40,33 +45,35 @@ class Envs:
 
     Args:
         env: one environment, or several.
-        takes_seeds: False where seeds were given when they were made.
+        takes_seeds: False if seeds were given when they were made.
+        owned: whether ``close`` closes them.
 
     Raises:
-        InvalidStepError: an environment returned a wrong shape, or something that is not finite.
+        InvalidStepError: an environment returned something else than Gymnasium says, or a reward that is not finite.
         WorkerDiedError: a process that steps environments is gone.
     """
 
-    def __init__(self, env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any], *, takes_seeds: bool = True):
+    def __init__(
+        self, env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any], *, takes_seeds: bool = True, owned: bool = True
+    ):
         self.env = env
-        self.takes_seeds = takes_seeds
+        self.takes_seeds, self.owned = takes_seeds, owned
         self.is_vector = isinstance(env, VectorEnv)
         self.n: int = env.num_envs if isinstance(env, VectorEnv) else 1
         self.observation_space: gym.Space[Any] = (
             env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
         )
         self.action_space: gym.Space[Any] = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
-        self.encoder: ObsEncoder = obs_encoder(self.observation_space)
         self.autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.steps = 0
         self._resetting = np.zeros(self.n, bool)
 
-    def reset(self, seed: int | None) -> NDArray[Any]:
-        """Start new episodes everywhere; returns ``(n, obs_dim)``."""
+    def reset(self, seed: int | None) -> Any:
+        """Start new episodes everywhere; returns their first observations."""
         with self._alive():
             obs, _ = self.env.reset(seed=seed if self.takes_seeds else None)
         self._resetting[:] = False
-        return self._encode(obs if self.is_vector else batch_of_one(obs), self.n)
+        return obs if self.is_vector else batch_of_one(obs)
 
     def step(self, action: NDArray[Any]) -> Step:
         """Step every environment with ``(n, *shape)`` actions of the single action space."""
@@ -74,16 +81,16 @@ class Envs:
         return self._step_vector(action) if self.is_vector else self._step_single(action)
 
     def _step_single(self, action: NDArray[Any]) -> Step:
-        raw, reward, terminated, truncated, _ = self.env.step(action[0])
-        next_obs = self._encode(batch_of_one(raw), 1)
-        obs = self._encode(batch_of_one(self.env.reset()[0]), 1) if terminated or truncated else next_obs
+        raw, reward, terminated, truncated, _ = self._five(self.env.step(action[0]))
+        next_obs = batch_of_one(raw)
+        obs = batch_of_one(self.env.reset()[0]) if terminated or truncated else next_obs
         flags = np.array([terminated], bool), np.array([truncated], bool)
         return Step(self._reward(reward), next_obs, *flags, np.ones(1, bool), obs)
 
     def _step_vector(self, action: NDArray[Any]) -> Step:
         with self._alive():
-            raw, reward, terminated, truncated, info = self.env.step(action)
-        obs = next_obs = self._encode(raw, self.n)
+            obs, reward, terminated, truncated, info = self._five(self.env.step(action))
+        next_obs = obs
         terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
         ended = terminated | truncated
         valid = ~self._resetting
@@ -91,12 +98,22 @@ class Envs:
             # The step after an end only resets: its action is ignored and its reward belongs to nothing.
             self._resetting = ended
         elif ended.any() and self.autoreset == AutoresetMode.SAME_STEP:
-            next_obs = obs.copy()
+            next_obs = copy.deepcopy(obs)
             for i in np.flatnonzero(ended):
-                next_obs[i] = self._encode(batch_of_one(info["final_obs"][i]), 1)[0]
+                _set_row(next_obs, i, info["final_obs"][i])
         elif ended.any():
-            obs = self._encode(self.env.reset(options={"reset_mask": ended})[0], self.n)
+            next_obs = copy.deepcopy(obs)
+            obs = self.env.reset(options={"reset_mask": ended})[0]
         return Step(self._reward(reward), next_obs, terminated, truncated, valid, obs)
+
+    def _five(self, result: Any) -> Any:
+        if not isinstance(result, tuple) or len(result) != 5:
+            got = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+            raise InvalidStepError(
+                f"step() of the environment returned {got}: it must return obs, reward, terminated, truncated and "
+                "info. Environments of the old gym have to be converted, for example by the package shimmy."
+            )
+        return result
 
     def _reward(self, reward: Any) -> NDArray[np.float32]:
         try:
@@ -111,51 +128,55 @@ class Envs:
             )
         return array
 
-    def _encode(self, batch: Any, n: int) -> NDArray[Any]:
+    @contextlib.contextmanager
+    def checked(self) -> Iterator[None]:
+        """Say which step returned an observation that cannot be used."""
         try:
-            return self.encoder(batch, n)
+            yield
         except InvalidStepError as error:
             when = f"Step {self.steps:,}" if self.steps else "The reset"
             raise InvalidStepError(f"{when} of the environment returned a bad observation: {error}") from None
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
-        """Say so where a worker process is gone."""
+        """Say so if a worker process is gone."""
         try:
             yield
         except (EOFError, ConnectionError) as error:
             raise WorkerDiedError(
                 f"A process that steps environments died at step {self.steps:,} ({type(error).__name__}): it was "
-                "killed, ran out of memory, or crashed below Python. Training goes on from the last checkpoint, if any."
+                "killed, ran out of memory, or crashed below Python. Load the last checkpoint to continue."
             ) from None
 
     def close(self) -> None:
-        """Close the environments, and end their processes."""
+        """Close the environments and end their processes, unless they belong to someone else."""
+        if not self.owned:
+            return
         if isinstance(self.env, AsyncVectorEnv):
             self.env.close(terminate=True)
         else:
             self.env.close()
 
 
-class NoEnv(gym.Env[Any, Any]):
-    """Stands for an environment that is not there: it has spaces, and refuses to be stepped."""
-
-    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]):
-        self.observation_space, self.action_space = observation_space, action_space
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
-        raise ConfigError(
-            "There is no environment here to act in: give one by Trainer(..., env=) or Trainer.load(path, env=)."
-        )
-
-
 def batch_of_one(obs: Any) -> Any:
-    """Return a batch that holds one observation."""
+    """Return a batch that holds a copy of one observation: simulators write the next one into the same array."""
     if isinstance(obs, dict):
         return {key: batch_of_one(part) for key, part in obs.items()}
     if isinstance(obs, tuple):
         return tuple(batch_of_one(part) for part in obs)
-    return np.asarray(obs)[None]
+    return np.array(obs)[None]
+
+
+def _set_row(batch: Any, i: int | np.integer[Any], obs: Any) -> None:
+    """Write one observation into row ``i`` of a batch."""
+    if isinstance(batch, dict):
+        for key, part in batch.items():
+            _set_row(part, i, obs[key])
+    elif isinstance(batch, tuple):
+        for part, entry in zip(batch, obs, strict=True):
+            _set_row(part, i, entry)
+    else:
+        batch[i] = obs
 
 
 def make_envs(env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0) -> Envs:
@@ -178,7 +199,7 @@ def make_envs(env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0) 
                 f"n_envs={n_envs}, but the environment given is ready-made and steps {n}: leave n_envs out, "
                 "or pass an id or a callable, of which rlox makes several."
             )
-        return Envs(env)
+        return Envs(env, owned=False)
     if mode == "envpool":
         return _make_envpool(env, n_envs, seed)
     make = _maker(env)
@@ -219,17 +240,25 @@ def _without_precision_warnings() -> Iterator[None]:
 
 def _maker(env: EnvLike) -> Callable[[], Any]:
     if isinstance(env, str):
-        try:
-            spec = gym.spec(env)
-        except (gym.error.Error, ModuleNotFoundError) as error:
-            raise ConfigError(f"Environment '{env}' is not to be had: {one_line(error)}") from None
-        return functools.partial(_make_from_spec, spec)
+        return functools.partial(_make_from_spec, find_env(env))
     if callable(env):
         return functools.partial(_make_from_callable, env)
     raise ConfigError(
         f"env={env!r} is a {type(env).__name__}: it must be an id, a gymnasium.Env, a VectorEnv, or a callable that "
         "makes one."
     )
+
+
+def find_env(env_id: str) -> EnvSpec:
+    """Return what Gymnasium knows of an id.
+
+    Raises:
+        ConfigError: it knows none; its suggestion is kept.
+    """
+    try:
+        return gym.spec(env_id)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        raise ConfigError(f"Environment '{env_id}' could not be created: {one_line(error)}") from None
 
 
 def _make_from_spec(spec: EnvSpec) -> gym.Env[Any, Any]:
@@ -239,7 +268,7 @@ def _make_from_spec(spec: EnvSpec) -> gym.Env[Any, Any]:
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise ConfigError(f"Environment '{spec.id}' needs a package that is missing: {one_line(error)}") from None
     except gym.error.Error as error:
-        raise ConfigError(f"Environment '{spec.id}' is not to be had: {one_line(error)}") from None
+        raise ConfigError(f"Environment '{spec.id}' could not be created: {one_line(error)}") from None
 
 
 def _make_from_callable(make: Callable[[], Any]) -> Any:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import dataclasses
+import functools
 import math
+import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import numpy as np
@@ -19,13 +22,18 @@ _ACTION_SUPPORTED = "Discrete, MultiDiscrete, MultiBinary, and Box with finite b
 
 @dataclasses.dataclass(frozen=True)
 class ObsEncoder:
-    """Flattens observations of a space: Box as it is, whole numbers one-hot, Dict and Tuple in the space's order."""
+    """Flattens observations of a space, Dict and Tuple in the space's order.
+
+    A Box of floats stays as it is; one of whole numbers with finite bounds is scaled to [0, 1]; choices are one-hot.
+    Where the whole space is bytes that take all values (images), the replay keeps bytes, and the scaling to [0, 1]
+    is done by ``core.normalizer.as_float``.
+    """
 
     space: spaces.Space[Any]
     dim: int
     """Width of an encoded observation."""
     dtype: np.dtype[Any]
-    """float32, or a one-byte type where the whole space has it."""
+    """What the replay stores: float32, uint8 for bytes that take all values, or bool for bits."""
 
     def __call__(self, obs: Any, n: int) -> NDArray[Any]:
         """Return ``(n, dim)`` from a batch of ``n`` observations.
@@ -35,9 +43,27 @@ class ObsEncoder:
         """
         parts: list[NDArray[Any]] = []
         _encode(self.space, obs, n, "observation", parts)
-        flat = parts[0] if len(parts) == 1 else np.concatenate(parts, axis=1)
+        if self.dtype == np.uint8:
+            return (parts[0] - int(self.space.low.min())).astype(np.uint8)  # pyright: ignore[reportAttributeAccessIssue]
+        scaled = [_scale(leaf, part) for (_, leaf), part in zip(leaves(self.space), parts, strict=True)]
+        flat = scaled[0] if len(scaled) == 1 else np.concatenate(scaled, axis=1)
         # Always a copy: simulators write their next observation into the same array.
         return np.array(flat, self.dtype, order="C")
+
+    def decode(self, flat: NDArray[Any]) -> NDArray[Any]:
+        """Return the observations ``(n, *shape)`` of a Box from ``(n, dim)``.
+
+        Raises:
+            SpaceError: the space is not a Box, whose observations are not known any more.
+        """
+        if not isinstance(self.space, spaces.Box):
+            raise SpaceError(f"Observations of {self.space} are stored encoded only, and cannot be decoded.")
+        low, span = whole_range(self.space)
+        if self.dtype == np.uint8:
+            flat = flat.astype(np.int64) + int(self.space.low.min())
+        elif span is not None:
+            flat = np.rint(flat * span + low)
+        return flat.reshape(len(flat), *self.space.shape).astype(self.space.dtype)
 
     def batch_size(self, obs: Any) -> int | None:
         """Return the number of observations in ``obs``, or None for a single one."""
@@ -56,16 +82,56 @@ def obs_encoder(space: spaces.Space[Any]) -> ObsEncoder:
         SpaceError: the space, or one inside it, is not supported.
     """
     dtype = np.dtype(np.float32)
-    if isinstance(space, spaces.Box | spaces.MultiBinary) and np.dtype(space.dtype or np.float32).itemsize == 1:
-        dtype = np.dtype(np.int8 if space.dtype == np.int8 else np.uint8)
+    if isinstance(space, spaces.MultiBinary):
+        dtype = np.dtype(bool)
+    elif isinstance(space, spaces.Box) and _takes_all_bytes(space):
+        dtype = np.dtype(np.uint8)
     return ObsEncoder(space, _width(space), dtype)
 
 
 def interchangeable(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
-    """Return whether observations of the two are encoded alike: a Box's bounds do not matter."""
-    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box):
-        return one.shape == other.shape and obs_encoder(one).dtype == obs_encoder(other).dtype
+    """Return whether observations of the two are encoded alike: the bounds of a Box of floats do not matter."""
+    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box) and one.dtype.kind == other.dtype.kind == "f":
+        return one.shape == other.shape
     return one == other
+
+
+def _takes_all_bytes(space: spaces.Box) -> bool:
+    if space.dtype not in (np.uint8, np.int8):
+        return False
+    limits = np.iinfo(space.dtype)
+    return bool((space.low == limits.min).all() and (space.high == limits.max).all())
+
+
+def whole_range(space: spaces.Space[Any]) -> tuple[Any, Any]:
+    """Return what is subtracted from a Box of whole numbers and what that is divided by; both None for other spaces.
+
+    Bounds that are those of a type wider than a byte say nothing.
+    """
+    if not isinstance(space, spaces.Box) or space.dtype.kind not in "iub":
+        return None, None
+    low, high = (bound.ravel().astype(np.float64) for bound in (space.low, space.high))
+    if space.dtype.kind in "iu" and space.dtype.itemsize > 1:
+        limits = np.iinfo(space.dtype)
+        if ((low <= limits.min).any() and space.dtype.kind == "i") or (high >= limits.max).any():
+            return None, None
+    return low, np.where(high > low, high - low, 1.0)
+
+
+def _scale(space: spaces.Space[Any], flat: NDArray[Any]) -> NDArray[Any]:
+    """Return whole numbers with finite bounds in [0, 1], anything else as it is."""
+    low, span = whole_range(space)
+    return flat if span is None else (flat - low) / span
+
+
+def leaves(space: spaces.Space[Any], keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """Yield the spaces that hold no others, in the order in which they are encoded, with the keys that lead there."""
+    if isinstance(space, spaces.Dict | spaces.Tuple):
+        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
+        for key, part in parts:
+            yield from leaves(part, (*keys, key))
+    else:
+        yield keys, space
 
 
 def _width(space: spaces.Space[Any]) -> int:
@@ -106,6 +172,8 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
         parts.append(np.concatenate([np.eye(k, dtype=np.float32)[choices[:, i]] for i, k in enumerate(nvec)], axis=1))
         return
     flat = array.reshape(n, -1)
+    if flat.dtype.kind == "f" and space.dtype is not None and space.dtype.kind in "iub":
+        _warn_of_floats(str(space), str(space.dtype), name)
     if flat.dtype.kind == "f":
         with np.errstate(over="ignore"):
             flat = flat.astype(np.float32)
@@ -114,6 +182,16 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
         where = np.unravel_index(entry, shape) if shape else ()
         raise InvalidStepError(f"{name}{list(map(int, where))} is {flat[row, entry]}: it must be finite.")
     parts.append(flat)
+
+
+@functools.lru_cache(maxsize=64)
+def _warn_of_floats(space: str, dtype: str, name: str) -> None:
+    """Warn once of floats where a space says whole numbers; the cache remembers for which it was said."""
+    warnings.warn(
+        f"{name} is an array of floats, but the space {space} says {dtype}: values scaled to [0, 1] would be "
+        "taken for 0 or 1 of its range. Give observations of that type, or declare a Box of floats.",
+        stacklevel=2,
+    )
 
 
 def _entry(obs: Any, key: Any, name: str) -> Any:
@@ -165,9 +243,9 @@ class ActionCodec:
         return encoded.reshape(len(action), self.dim).astype(self.dtype)
 
     def log_scale(self, action: NDArray[Any]) -> NDArray[np.float64]:
-        """Return, of ``(n, dim)`` actions in the policy's coding, the logarithm of the unit that a density is per.
+        """Return the log-Jacobian to environment units of ``(n, dim)`` actions in the policy's coding.
 
-        A component at a bound has a probability and no density there, so that units do not matter to it.
+        A component at a bound has a probability and not a density, so that units do not matter to it.
         """
         if not isinstance(self.space, spaces.Box):
             return np.zeros(len(action))
@@ -199,66 +277,3 @@ def action_codec(space: spaces.Space[Any]) -> ActionCodec:
                 )
             return ActionCodec(space, (), math.prod(space.shape))
     raise SpaceError(f"Action space {space} is not supported: rlox takes {_ACTION_SUPPORTED}.")
-
-
-def describe(space: spaces.Space[Any]) -> dict[str, Any]:
-    """Return a space as plain JSON values; ``restore`` is the way back."""
-    match space:
-        case spaces.Box():
-            bounds = {"low": space.low.ravel().tolist(), "high": space.high.ravel().tolist()}
-            for name, values in bounds.items():
-                if len(set(values)) == 1:
-                    bounds[name] = values[:1]
-            named = {k: [_NAMES.get(x, x) for x in v] for k, v in bounds.items()}
-            return {"type": "Box", "shape": list(space.shape), "dtype": str(space.dtype), **named}
-        case spaces.Discrete():
-            return {"type": "Discrete", "n": int(space.n), "start": int(space.start), "dtype": str(space.dtype)}
-        case spaces.MultiDiscrete():
-            numbers = {"nvec": space.nvec.tolist(), "start": space.start.tolist()}
-            return {"type": "MultiDiscrete", **numbers, "dtype": str(space.dtype)}
-        case spaces.MultiBinary():
-            return {"type": "MultiBinary", "n": space.n if isinstance(space.n, int) else list(space.n)}
-        case spaces.Dict():
-            return {"type": "Dict", "spaces": [[k, describe(v)] for k, v in space.spaces.items()]}
-        case spaces.Tuple():
-            return {"type": "Tuple", "spaces": [describe(v) for v in space.spaces]}
-    raise SpaceError(f"Space {space} is not supported: rlox takes {_OBS_SUPPORTED}.")
-
-
-# Infinite bounds by name: JSON has no infinity.
-_NAMES = {math.inf: "inf", -math.inf: "-inf"}
-
-
-def restore(description: dict[str, Any]) -> spaces.Space[Any]:
-    """Return the space that ``describe`` described."""
-    match description["type"]:
-        case "Box":
-            shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
-            kind = np.dtype(np.float64) if dtype.kind == "f" else dtype
-            low, high = (
-                np.broadcast_to(values[0], shape) if len(values) == 1 else values.reshape(shape)
-                for values in (_numbers(description[k], kind).astype(dtype) for k in ("low", "high"))
-            )
-            return spaces.Box(low, high, shape, dtype.type)
-        case "Discrete":
-            made = spaces.Discrete(description["n"], start=description["start"])
-            if description["dtype"] == str(made.dtype):
-                return made
-            # Gymnasium before 1.2 knows int64 only, and takes no dtype.
-            return spaces.Discrete(
-                description["n"], start=description["start"], dtype=np.dtype(description["dtype"]).type
-            )
-        case "MultiDiscrete":
-            nvec, start = np.array(description["nvec"]), np.array(description["start"])
-            return spaces.MultiDiscrete(nvec, dtype=np.dtype(description["dtype"]).type, start=start)
-        case "MultiBinary":
-            return spaces.MultiBinary(description["n"])
-        case "Dict":
-            return spaces.Dict([(k, restore(v)) for k, v in description["spaces"]])
-        case "Tuple":
-            return spaces.Tuple([restore(v) for v in description["spaces"]])
-    raise SpaceError(f"Space type '{description['type']}' is not known to this version of rlox.")
-
-
-def _numbers(described: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:
-    return np.array([float(x) if isinstance(x, str) else x for x in described], dtype)

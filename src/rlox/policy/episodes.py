@@ -1,50 +1,105 @@
-"""Returns of a policy over whole episodes."""
+"""Episodes of anything that acts: for evaluation, recording, playing and videos."""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import Any, NamedTuple
 
+import gymnasium as gym
 import numpy as np
+from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.envs.collector import Episode
-from rlox.envs.envs import Envs
-from rlox.envs.spaces import ActionCodec
+from rlox.envs.collector import Episode, EpisodeCounter
+from rlox.envs.envs import Envs, Step
+from rlox.envs.spaces import action_codec
+from rlox.policy.policy import Policy, Predictor
 
-Policy = Callable[[NDArray[Any]], NDArray[Any]]
-"""From encoded observations ``(n, obs_dim)`` to actions ``(n, dim)`` in the policy's coding."""
+Act = Callable[[Any], NDArray[Any]]
+"""From a batch of observations to a batch of actions that the environments accept."""
 
 
-def run_episodes(envs: Envs, codec: ActionCodec, policy: Policy, n_episodes: int, seed: int) -> Iterator[Episode]:
-    """Yield ``n_episodes`` episodes from a fresh reset with ``seed``.
+class Taken(NamedTuple):
+    """A step of ``n`` environments: what was seen, what was done, and what came of it."""
+
+    obs: Any
+    action: NDArray[Any]
+    step: Step
+
+
+def steps(envs: Envs, act: Act, seed: int | None) -> Iterator[Taken]:
+    """Yield steps for ever, one episode after another, from a reset with ``seed``."""
+    obs = envs.reset(seed)
+    while True:
+        with envs.checked():
+            action = act(obs)
+        step = envs.step(action)
+        yield Taken(obs, action, step)
+        obs = step.obs
+
+
+def episodes(envs: Envs, act: Act, n_episodes: int, seed: int | None) -> Iterator[Episode]:
+    """Yield ``n_episodes`` episodes as they end.
 
     Several environments share the episodes evenly, so that short ones are not counted more often than long ones.
     """
     quota = np.full(envs.n, n_episodes // envs.n)
     quota[: n_episodes % envs.n] += 1
-    returns, lengths = np.zeros(envs.n), np.zeros(envs.n, int)
-    obs = envs.reset(seed)
-    while quota.any():
-        step = envs.step(codec.decode(policy(obs)))
-        obs = step.obs
-        returns += step.reward * step.valid
-        lengths += step.valid
-        for i in np.flatnonzero((step.terminated | step.truncated) & step.valid):
+    counter = EpisodeCounter(envs.n)
+    for taken in steps(envs, act, seed):
+        for i, episode in counter.count(taken.step):
             if quota[i]:
                 quota[i] -= 1
-                yield Episode(float(returns[i]), int(lengths[i]))
-            returns[i] = lengths[i] = 0
+                yield episode
+        if not quota.any():
+            return
 
 
-def summarize(episodes: list[Episode]) -> dict[str, float]:
-    """Return mean, standard deviation (of the episodes, not of their mean), minimum and maximum of the returns."""
-    returns = np.array([episode.episode_return for episode in episodes])
+def evaluate(
+    policy: Predictor, envs: Envs, n_episodes: int, *, deterministic: bool = True, seed: int = 0
+) -> dict[str, float]:
+    """Return statistics of whole episodes.
+
+    Args:
+        policy: what acts.
+        envs: where.
+        n_episodes: how many.
+        deterministic: the policy's mode; otherwise its samples.
+        seed: of the first reset, and of our policies' samples.
+
+    Returns:
+        ``mean_reward``, ``std_reward`` (of the episodes, not of their mean), ``min_reward``, ``max_reward``,
+        ``mean_length``, ``n_episodes``.
+    """
+    acting = policy.seeded(seed) if isinstance(policy, Policy) else policy
+    found = list(episodes(envs, lambda obs: acting.predict(obs, deterministic=deterministic), n_episodes, seed))
+    returns = np.array([episode.episode_return for episode in found])
     return {
         "mean_reward": float(returns.mean()),
         "std_reward": float(returns.std()),
         "min_reward": float(returns.min()),
         "max_reward": float(returns.max()),
-        "mean_length": float(np.mean([episode.length for episode in episodes])),
-        "n_episodes": len(episodes),
+        "mean_length": float(np.mean([episode.length for episode in found])),
+        "n_episodes": len(found),
     }
+
+
+class RandomPolicy:
+    """Takes uniformly random actions."""
+
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any], seed: int):
+        self.observation_space, self.action_space = observation_space, action_space
+        action_space.seed(seed)
+
+    def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
+        """Return a batch with one random action; ``deterministic`` has no meaning here."""
+        return np.asarray(self.action_space.sample())[None]
+
+    def log_prob(self, obs: Any, action: NDArray[Any]) -> NDArray[np.float64]:
+        """Return the logarithm of each action's probability, or of its density, ``(B,)``."""
+        space = self.action_space
+        if isinstance(space, spaces.Box):
+            volume = np.log(space.high.astype(np.float64) - space.low).sum()
+        else:
+            volume = np.log(action_codec(space).nvec).sum()
+        return np.full(len(action), -volume)

@@ -3,35 +3,27 @@
 from __future__ import annotations
 
 import dataclasses
-import functools
 import math
 from collections.abc import Callable
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import Any, NamedTuple
 
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from numpy.typing import NDArray
 
-from rlox.core import fqe
+from rlox.core import acting, fqe
+from rlox.core.losses import effective_sample_size
 from rlox.core.normalizer import Normalizer, normalize
-from rlox.core.round import label
-from rlox.core.state import TrainState, Transition
-from rlox.core.update import Algorithm
-from rlox.core.weights import effective_sample_size
+from rlox.core.state import Transition
+from rlox.data.dataset import Dataset
 from rlox.errors import DivergedError
-
-if TYPE_CHECKING:
-    from rlox.data.dataset import Dataset
-    from rlox.learner import Learner
+from rlox.policy.policy import Policy
 
 N_CHUNKS = 20
 """Parts that the fit is made in, between which progress is shown."""
 PIECE = 8192
 """Steps that the policy is asked about at once."""
-N_WEIGHED = 4096
-"""Steps whose weights are described."""
 
 
 class Actions(NamedTuple):
@@ -88,13 +80,18 @@ def fitted_q_evaluation(
     scale = max(float(np.std(returns)), float(np.abs(steps.reward).max()), 1e-3)
     config = dataclasses.replace(config, value_scale=scale)
     normalizer = Normalizer.fit(steps.obs)
-    whiten = jax.jit(lambda obs: normalize(normalizer, obs.astype(jnp.float32)))
+    whiten = jax.jit(lambda obs: normalize(normalizer, jnp.asarray(obs)))
     obs, led_to = whiten(steps.obs), policy(steps.next_obs)
     logged = fqe.Logged(
-        obs, jnp.asarray(steps.action), jnp.asarray(steps.reward), whiten(steps.next_obs),
-        jnp.asarray(steps.terminated), jnp.asarray(led_to.action), jnp.asarray(led_to.probability),
-        jnp.asarray(episode),
-    )  # fmt: skip
+        obs=obs,
+        action=jnp.asarray(steps.action),
+        reward=jnp.asarray(steps.reward),
+        next_obs=whiten(steps.next_obs),
+        terminated=jnp.asarray(steps.terminated),
+        next_action=jnp.asarray(led_to.action),
+        probability=jnp.asarray(led_to.probability),
+        episode=jnp.asarray(episode),
+    )
     counts = fqe.bootstrap_counts(len(returns), config.n_critics, np.random.default_rng(seed))
     state = fqe.init_fit(config, obs.shape[1], nvec, steps.action.shape[1], float(returns.mean()), seed)
     fit, td_error = fqe.make_fqe(config), jnp.zeros(())
@@ -113,15 +110,15 @@ def fitted_q_evaluation(
     return Estimate(float(value), float(value - spread), float(value + spread)), float(td_error)
 
 
-def policy_actions(learner: Learner, deterministic: bool, seed: int) -> Callable[[NDArray[Any]], Actions]:
+def policy_actions(policy: Policy, deterministic: bool, seed: int) -> Callable[[NDArray[Any]], Actions]:
     """Return what gives a policy's actions in encoded observations: its modes, or all that it may take."""
-    state, programs = learner.state, learner.programs
+    actor, normalizer = policy.actor, policy.normalizer
 
     def act(obs: NDArray[Any]) -> Actions:
         if deterministic:
-            action = np.asarray(programs.mode(state.actor, state.normalizer, obs))[None]
+            action = np.asarray(acting.mode(actor, normalizer, obs))[None]
             return Actions(action, np.ones(action.shape[:2], np.float32))
-        action, probability = programs.support(state.actor, state.normalizer, obs, jax.random.key(seed))
+        action, probability = acting.support(actor, normalizer, obs, jax.random.key(seed))
         return Actions(np.asarray(action), np.asarray(probability))
 
     def in_pieces(obs: NDArray[Any]) -> Actions:
@@ -131,54 +128,26 @@ def policy_actions(learner: Learner, deterministic: bool, seed: int) -> Callable
     return in_pieces
 
 
-def behavior_statistics(learner: Learner, steps: Transition, seed: int) -> dict[str, float]:
-    """Return how far the policy is from the data, and how much of the data its weights use.
+def behavior_statistics(policy: Policy, steps: Transition) -> dict[str, float]:
+    """Return how far the policy is from the data.
 
     ``behavior/action_distance`` is the mean over steps of the root mean square difference, over the components,
     between the policy's mode and the data's action in units of half the range; with choices, the share of components
     that differ. ``behavior/log_prob`` is the mean log-probability of the data's actions, in the same units.
-    ``weight/effective_sample_size`` is that of the member's weights on a sample of the steps, as in training.
     """
-    state = learner.state
     distance, log_prob = [], []
     for begin in range(0, len(steps.reward), PIECE):
         obs, action = steps.obs[begin : begin + PIECE], steps.action[begin : begin + PIECE]
-        mode = np.asarray(learner.programs.mode(state.actor, state.normalizer, obs))
-        if learner.codec.nvec:
+        mode = np.asarray(acting.mode(policy.actor, policy.normalizer, obs))
+        if policy.codec.nvec:
             distance.append((mode != action).mean(axis=1))
         else:
             distance.append(np.sqrt(((np.clip(mode, -1, 1) - action) ** 2).mean(axis=1)))
-        log_prob.append(learner.programs.log_prob(state.actor, state.normalizer, obs, action))
+        log_prob.append(acting.log_prob(policy.actor, policy.normalizer, obs, action))
     return {
         "behavior/action_distance": float(np.concatenate(distance).mean()),
         "behavior/log_prob": float(np.concatenate(log_prob).mean()),
-        "weight/effective_sample_size": float(effective_sample_size(_weights(learner, steps, seed))),
     }
-
-
-def _weights(learner: Learner, steps: Transition, seed: int) -> Array:
-    """Return the member's weights of the steps: of a sample of them, or where it learns in rounds of all."""
-    if not learner.config.rollout_steps:
-        index = np.random.default_rng(seed).integers(len(steps.reward), size=N_WEIGHED)
-        steps = Transition(*(column[index] for column in steps))
-    return _make_weigh(learner.algorithm, learner.config)(learner.state, steps, jax.random.key(seed))
-
-
-@functools.cache
-def _make_weigh(algorithm: Algorithm, config: Any) -> Callable[[TrainState, Transition, Array], Array]:
-    def weigh(state: TrainState, steps: Transition, key: Array) -> Array:
-        networks, keys = state.networks(), jax.random.split(key)
-        obs, led_to = (normalize(state.normalizer, x.astype(jnp.float32)) for x in (steps.obs, steps.next_obs))
-        batch = steps._replace(obs=obs, next_obs=led_to)
-        if config.rollout_steps:
-            order = jnp.arange(len(steps.reward))[:, None]
-            # Rounds whiten the next observations themselves, those that they need.
-            target, _ = label(config, networks.critic, state.normalizer, steps._replace(obs=obs), order)
-        else:
-            target = algorithm.value_target(config, networks, batch, keys[0])
-        return algorithm.weight(config, algorithm.advantage(config, networks, batch, target, keys[1]))
-
-    return jax.jit(weigh)
 
 
 def weighted_importance_sampling(
@@ -187,7 +156,7 @@ def weighted_importance_sampling(
     """Return ``sum_i w_i G_i / sum_i w_i`` over episodes, and the weights' effective sample size as a share of them.
 
     ``w_i`` is the product of ``pi(a|s) / mu(a|s)`` over the steps of an episode (Precup, Sutton, Singh 2000), ``G_i``
-    its discounted return. The interval is the percentile bootstrap's over episodes. All are nan where no
+    its discounted return. The interval is the percentile bootstrap's over episodes. All are nan if no
     episode has a weight.
     """
     returns = discounted_returns(reward, episode, gamma)
@@ -204,44 +173,75 @@ def weighted_importance_sampling(
 
 
 def evaluate_offline(
-    learner: Learner,
+    policy: Policy,
     dataset: Dataset,
     *,
-    deterministic: bool,
-    gradient_steps: int,
-    seed: int,
+    gamma: float,
+    deterministic: bool = True,
+    gradient_steps: int = 6_000,
+    seed: int = 0,
     report: Callable[[int], None] = lambda _: None,
 ) -> dict[str, float]:
-    """Return all estimates and statistics that a dataset allows, as ``Trainer.evaluate_offline`` documents them."""
-    steps, gamma = dataset.transitions(), learner.config.gamma
-    policy = policy_actions(learner, deterministic, seed)
+    """Return estimates of how good a policy is, from data that it was best not trained on.
+
+    Args:
+        policy: whose value is estimated.
+        dataset: of the policy's spaces.
+        gamma: discount factor of the values.
+        deterministic: the policy's mode; otherwise its samples.
+        gradient_steps: of the fitted Q functions.
+        seed: of the fit and the bootstrap samples.
+        report: called with the gradient steps so far.
+
+    Returns:
+        Values are discounted returns from the data's first states.
+
+        ``fqe/value``, ``fqe/low``, ``fqe/high``: fitted Q evaluation with its 95% interval, and ``fqe/td_error``;
+        ``data/value``: what the data's own episodes returned;
+        ``behavior/action_distance``, ``behavior/log_prob``: how far the policy is from the data;
+        if the data have ``action_log_probs``, and the actions are choices or sampled:
+        ``wis/value``, ``wis/low``, ``wis/high``: weighted importance sampling, and
+        ``wis/effective_sample_size``, the effective sample size of the episodes, as a share of them.
+
+    Raises:
+        DivergedError: a value of the fitted Q functions is not finite.
+    """
+    steps = dataset.transitions()
     fitted, td_error = fitted_q_evaluation(
-        steps, policy, learner.codec.nvec, fqe.FQEConfig(gamma=gamma), gradient_steps=gradient_steps, seed=seed,
+        steps,
+        policy_actions(policy, deterministic, seed),
+        policy.codec.nvec,
+        fqe.FQEConfig(gamma=gamma),
+        gradient_steps=gradient_steps,
+        seed=seed,
         report=report,
-    )  # fmt: skip
+    )
     reward, terminated, truncated = (dataset.columns[name][:] for name in ("rewards", "terminals", "timeouts"))
     episode = episode_numbers(terminated, truncated)
     result = {
-        "fqe/value": fitted.value, "fqe/low": fitted.low, "fqe/high": fitted.high, "fqe/td_error": td_error,
+        "fqe/value": fitted.value,
+        "fqe/low": fitted.low,
+        "fqe/high": fitted.high,
+        "fqe/td_error": td_error,
         "data/value": float(discounted_returns(reward, episode, gamma).mean()),
-        **behavior_statistics(learner, steps, seed),
-    }  # fmt: skip
-    if "action_log_probs" in dataset.columns and (learner.codec.nvec or not deterministic):
-        log_ratio = _log_prob(learner, dataset, deterministic) - dataset.columns["action_log_probs"][:]
+        **behavior_statistics(policy, steps),
+    }
+    if "action_log_probs" in dataset.columns and (policy.codec.nvec or not deterministic):
+        log_ratio = _log_prob(policy, dataset, deterministic) - dataset.columns["action_log_probs"][:]
         weighted, share = weighted_importance_sampling(reward, episode, log_ratio, gamma, seed)
         result |= {"wis/value": weighted.value, "wis/low": weighted.low, "wis/high": weighted.high}
         result["wis/effective_sample_size"] = share
     return result
 
 
-def _log_prob(learner: Learner, dataset: Dataset, deterministic: bool) -> NDArray[np.float64]:
+def _log_prob(policy: Policy, dataset: Dataset, deterministic: bool) -> NDArray[np.float64]:
     """Return the policy's log-probability of every logged action, per unit of the environment."""
-    state, found = learner.state, []
+    found = []
     for obs, action in dataset.encoded():
         if deterministic:
-            taken = np.asarray(learner.programs.mode(state.actor, state.normalizer, obs))
+            taken = np.asarray(acting.mode(policy.actor, policy.normalizer, obs))
             found.append(np.where((taken == action).all(axis=1), 0.0, -np.inf))
         else:
-            log_prob = np.asarray(learner.programs.log_prob(state.actor, state.normalizer, obs, action), np.float64)
-            found.append(log_prob - learner.codec.log_scale(action))
+            log_prob = np.asarray(acting.log_prob(policy.actor, policy.normalizer, obs, action), np.float64)
+            found.append(log_prob - policy.codec.log_scale(action))
     return np.concatenate(found)

@@ -2,59 +2,33 @@
 
 from __future__ import annotations
 
-import functools
-import importlib.util
-import itertools
 import json
 import math
-import operator
 import os
-from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
-import jax
 import numpy as np
 from gymnasium import spaces
-from numpy.typing import NDArray
 
 from rlox import __version__
 from rlox.core.networks import MLP, Actor
 from rlox.core.normalizer import Normalizer
-from rlox.envs.spaces import ActionCodec
-from rlox.errors import ConfigError, ExportError, SpaceError, one_line
+from rlox.envs.space_json import describe
+from rlox.envs.spaces import ActionCodec, leaves, whole_range
+from rlox.errors import ConfigError, SpaceError, one_line
+from rlox.policy.onnx_check import can_check, check, input_dtype, input_name
+from rlox.policy.policy import Policy
 
-N_CHECKED = 64
-"""Observations on which the file is compared with the trainer."""
-TOLERANCE = 1e-5
-"""Of the action range, or of the largest logit: how far the two may be from each other."""
 _OPSET, _IR_VERSION = 17, 8
-_LARGE = 1e6  # bounds beyond it are no scale to draw observations at
 
 
-def export_onnx(
-    path: Path,
-    actor: Actor,
-    normalizer: Normalizer | None,
-    observation_space: spaces.Space[Any],
-    codec: ActionCodec,
-    predict: Callable[[Any], NDArray[Any]],
-    about: Mapping[str, Any],
-) -> Path:
-    """Write a policy to ``path``, moved into place once it was checked.
-
-    Args:
-        path: file to write, ending in .onnx.
-        actor: the policy.
-        normalizer: what whitens its observations, if anything does.
-        observation_space: of the environment.
-        codec: of the environment's actions.
-        predict: what the file must agree with, where onnxruntime is there to run it.
-        about: metadata; what is not a string is written as JSON.
+def export_onnx(path: Path, policy: Policy) -> Path:
+    """Write a policy to ``path``, ending in .onnx, moved into place once it was checked (see ``Policy.export_onnx``).
 
     Raises:
         ConfigError: another ending, no such folder, or the extra is missing.
-        ExportError: the file and ``predict`` disagree.
+        ExportError: the file and the policy disagree.
         SpaceError: entries of the observation that have the same name.
     """
     if path.suffix != ".onnx":
@@ -65,13 +39,13 @@ def export_onnx(
         import onnx
     except ImportError:
         raise ConfigError("Exporting needs the extra rlox[onnx]: pip install 'rlox[onnx]'.") from None
-    model = _build(actor, normalizer, observation_space, codec)
-    texts = {name: value if isinstance(value, str) else json.dumps(value) for name, value in about.items()}
-    onnx.helper.set_model_props(model, texts)
+    model = _build(policy)
+    spaces = {"observation_space": policy.observation_space, "action_space": policy.action_space}
+    onnx.helper.set_model_props(model, {name: json.dumps(describe(space)) for name, space in spaces.items()})
     onnx.checker.check_model(model, full_check=True)
     content = model.SerializeToString()
     if can_check():
-        _check(content, observation_space, codec, predict)
+        check(content, policy)
     side = path.with_name(f".{path.name}.{os.getpid()}")
     try:
         with side.open("wb") as file:
@@ -83,11 +57,6 @@ def export_onnx(
     finally:
         side.unlink(missing_ok=True)
     return path
-
-
-def can_check() -> bool:
-    """Return whether onnxruntime is installed."""
-    return importlib.util.find_spec("onnxruntime") is not None
 
 
 def signature(path: Path) -> list[str]:
@@ -139,20 +108,22 @@ class _Graph:
         return self.add("Cast", x, to=onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype)), out=out)
 
 
-def _build(actor: Actor, normalizer: Normalizer | None, space: spaces.Space[Any], codec: ActionCodec) -> Any:
+def _build(policy: Policy) -> Any:
     """Return the model: ``obs`` or its entries in, ``action`` and the distribution's parameters out."""
     import onnx
+
+    space, codec, actor = policy.observation_space, policy.codec, policy.actor
 
     def value(name: str, dtype: Any, shape: tuple[int, ...]) -> Any:
         kind = onnx.helper.np_dtype_to_tensor_dtype(np.dtype(dtype))
         return onnx.helper.make_tensor_value_info(name, kind, ("batch", *shape))
 
-    inputs = [value(_name(keys), _input_dtype(leaf), leaf.shape or ()) for keys, leaf in _leaves(space)]
+    inputs = [value(input_name(keys), input_dtype(leaf), leaf.shape or ()) for keys, leaf in leaves(space)]
     names = [entry.name for entry in inputs]
     if len(set(names)) < len(names):
         raise SpaceError(f"Observation space {space} has two entries named {max(names, key=names.count)}: rename one.")
     graph = _Graph()
-    x = _normalized(graph, normalizer, _encoded(graph, space))
+    x = _normalized(graph, policy.normalizer, _encoded(graph, space))
     if codec.nvec:
         _network(graph, actor.network, x, out="logits")
         action, parameters = _choices(graph, codec), {"logits": sum(codec.nvec)}
@@ -170,31 +141,11 @@ def _build(actor: Actor, normalizer: Normalizer | None, space: spaces.Space[Any]
     )  # fmt: skip
 
 
-def _leaves(space: spaces.Space[Any], keys: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """Yield the spaces that hold no others, in the order in which they are encoded, with the keys that lead there."""
-    if isinstance(space, spaces.Dict | spaces.Tuple):
-        parts = space.spaces.items() if isinstance(space, spaces.Dict) else enumerate(space.spaces)
-        for key, part in parts:
-            yield from _leaves(part, (*keys, key))
-    else:
-        yield keys, space
-
-
-def _name(keys: tuple[Any, ...]) -> str:
-    return ".".join(("obs", *map(str, keys)))
-
-
-def _input_dtype(leaf: Any) -> np.dtype[Any]:
-    if isinstance(leaf, spaces.Discrete | spaces.MultiDiscrete):
-        return np.dtype(np.int64)
-    return np.dtype(np.float32) if leaf.dtype.kind == "f" else leaf.dtype
-
-
 def _encoded(graph: _Graph, space: spaces.Space[Any]) -> str:
     """Add what ``ObsEncoder`` does, but for its checks: a choice that does not exist is encoded as zeros."""
     parts = []
-    for keys, leaf in _leaves(space):
-        flat = graph.shaped(_name(keys), math.prod(leaf.shape or ()))
+    for keys, leaf in leaves(space):
+        flat = graph.shaped(input_name(keys), math.prod(leaf.shape or ()))
         if isinstance(leaf, spaces.Discrete | spaces.MultiDiscrete):
             nvec = np.ravel(leaf.n if isinstance(leaf, spaces.Discrete) else leaf.nvec)
             start = np.ravel(leaf.start)
@@ -203,8 +154,16 @@ def _encoded(graph: _Graph, space: spaces.Space[Any]) -> str:
                 np.concatenate([first + np.arange(k) for first, k in zip(start, nvec, strict=True)]), np.int64
             )
             flat = graph.add("Equal", graph.add("Gather", flat, component, axis=1), choice)
-        parts.append(graph.cast(flat, np.float32))
+        parts.append(_scaled_to_unit(graph, leaf, graph.cast(flat, np.float32)))
     return parts[0] if len(parts) == 1 else graph.add("Concat", *parts, axis=1)
+
+
+def _scaled_to_unit(graph: _Graph, leaf: spaces.Space[Any], x: str) -> str:
+    """Add the scaling to [0, 1] of a Box of whole numbers."""
+    low, span = whole_range(leaf)
+    if span is None:
+        return x
+    return graph.add("Div", graph.add("Sub", x, graph.constant(low, np.float32)), graph.constant(span, np.float32))
 
 
 def _normalized(graph: _Graph, normalizer: Normalizer | None, x: str) -> str:
@@ -271,70 +230,3 @@ def _choices(graph: _Graph, codec: ActionCodec) -> str:
     best = graph.add("ArgMax", logits, axis=2, keepdims=0)
     start = graph.constant(getattr(codec.space, "start", 0), np.int64)
     return graph.add("Add", graph.shaped(best, *(codec.space.shape or ())), start)
-
-
-def _check(
-    content: bytes, space: spaces.Space[Any], codec: ActionCodec, predict: Callable[[Any], NDArray[Any]]
-) -> None:
-    """Compare a model with ``predict`` on ``N_CHECKED`` observations.
-
-    Raises:
-        ExportError: an action differs by more than rounding explains.
-    """
-    import onnxruntime
-
-    obs = _draw(space, np.random.default_rng(0))
-    feed = {_name(keys): functools.reduce(operator.getitem, keys, obs) for keys, _ in _leaves(space)}
-    session = onnxruntime.InferenceSession(content, providers=["CPUExecutionProvider"])
-    action, parameter, *_ = (np.asarray(output) for output in session.run(None, feed))
-    # Accelerators multiply in a lower precision unless they are told not to.
-    with jax.default_matmul_precision("highest"):
-        expected = np.asarray(predict(obs))
-    # Rounding errors grow with what is summed up.
-    slack = TOLERANCE * max(1.0, float(np.abs(parameter).max()))
-    if action.shape != expected.shape or action.dtype != expected.dtype:
-        agree = False
-    elif codec.nvec:
-        agree = all(_is_best(parameter, codec.nvec, codec.encode(taken), slack) for taken in (action, expected))
-    else:
-        low, high = (codec.decode(parameter + side * 2 * slack) for side in (-1, 1))
-        agree = all(((low <= taken) & (taken <= high)).all() for taken in (action, expected))
-    if not agree:
-        raise ExportError(
-            f"The ONNX file does not do what the policy does: of {N_CHECKED} observations, an action differs by more "
-            f"than {TOLERANCE} of its range. Nothing was written; please report it."
-        )
-
-
-def _is_best(logits: NDArray[Any], nvec: tuple[int, ...], choices: NDArray[Any], slack: float) -> bool:
-    """Return whether each component's choice exists, and none has a logit above its by more than ``slack``."""
-    if ((choices < 0) | (choices >= nvec)).any():
-        return False
-    parts = np.split(logits, list(itertools.accumulate(nvec))[:-1], axis=1)
-    chosen = [np.take_along_axis(part, choices[:, i : i + 1], axis=1)[:, 0] for i, part in enumerate(parts)]
-    return all((taken >= part.max(axis=1) - slack).all() for taken, part in zip(chosen, parts, strict=True))
-
-
-def _draw(space: spaces.Space[Any], rng: np.random.Generator) -> Any:
-    """Return a batch of ``N_CHECKED`` observations: uniform between two bounds, else normal, or on one's side."""
-    match space:
-        case spaces.Dict():
-            return {key: _draw(part, rng) for key, part in space.spaces.items()}
-        case spaces.Tuple():
-            return tuple(_draw(part, rng) for part in space.spaces)
-        case spaces.Discrete():
-            return space.start + rng.integers(space.n, size=N_CHECKED)
-        case spaces.MultiDiscrete():
-            return space.start + rng.integers(space.nvec, size=(N_CHECKED, *space.shape))
-        case spaces.Box():
-            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
-            above, below = np.abs(low) <= _LARGE, np.abs(high) <= _LARGE
-            shape = (N_CHECKED, *space.shape)
-            drawn = rng.standard_normal(shape)
-            drawn = np.where(above, low + np.abs(drawn), np.where(below, high - np.abs(drawn), drawn))
-            both = above & below
-            low, high = (np.where(both, bound, 0) for bound in (low, high))
-            drawn = np.where(both, rng.uniform(low, high, shape), drawn)
-            drawn = np.clip(np.rint(drawn) if space.dtype.kind in "iub" else drawn, space.low, space.high)
-            return drawn.astype(_input_dtype(space))
-    return rng.integers(2, size=(N_CHECKED, *(space.shape or ())), dtype=np.int8)

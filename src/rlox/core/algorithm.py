@@ -1,0 +1,133 @@
+"""What makes an algorithm: its settings, and the functions that it puts into the one update."""
+
+from __future__ import annotations
+
+import dataclasses
+from typing import Any, NamedTuple, Protocol
+
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array, Bool, Float, PRNGKeyArray
+
+from rlox.core.config import Config
+from rlox.core.losses import Metrics, describe_weights
+from rlox.core.state import Networks, Transition
+
+
+class ActorTarget(NamedTuple):
+    """Actions to fit the policy to, ``M`` of them in each observation or (without that axis) one."""
+
+    obs: Float[Array, "B obs_dim"]
+    action: Array
+    """``(*M, B, action_dim)``."""
+    weight: Float[Array, "*M B"]
+    metrics: Metrics
+
+
+class MakeCritic(Protocol):
+    """Makes the critic: V, Q, both, or None."""
+
+    def __call__(
+        self, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator, /
+    ) -> Any: ...
+
+
+class ValueTarget(Protocol):
+    """What the critic regresses to: ``(B,)``, or a tuple of such. No gradient is taken of it."""
+
+    def __call__(self, config: Any, networks: Networks, batch: Transition, key: PRNGKeyArray, /) -> Any: ...
+
+
+class CriticLoss(Protocol):
+    """The critic's loss, and its metrics."""
+
+    def __call__(self, config: Any, critic: Any, batch: Transition, target: Any, /) -> tuple[Array, Metrics]: ...
+
+
+class Advantage(Protocol):
+    """How much better than expected each action was, ``(B,)``; statistics are taken over the samples ``where``."""
+
+    def __call__(
+        self,
+        config: Any,
+        networks: Networks,
+        batch: Transition,
+        target: Any,
+        key: PRNGKeyArray,
+        where: Bool[Array, " B"] | None = None,
+        /,
+    ) -> Float[Array, " B"]: ...
+
+
+class Weight(Protocol):
+    """Weights of advantages, ``(B,)``, and metrics of ``(B,)`` each, which are averaged over the samples in use."""
+
+    def __call__(self, config: Any, advantage: Float[Array, " B"], /) -> tuple[Float[Array, " B"], Metrics]: ...
+
+
+class MakeActorTarget(Protocol):
+    """The actions that the policy is fitted to, and their weights."""
+
+    def __call__(
+        self,
+        algorithm: Algorithm,
+        config: Any,
+        networks: Networks,
+        batch: Transition,
+        advantage: Float[Array, " B"],
+        key: PRNGKeyArray,
+        where: Bool[Array, " B"] | None = None,
+        /,
+    ) -> ActorTarget: ...
+
+
+def no_critic(*_: Any) -> None:
+    """Return None: there is no value to learn."""
+
+
+def no_target(*_: Any) -> tuple[()]:
+    """Return nothing to regress to."""
+    return ()
+
+
+def no_loss(*_: Any) -> tuple[Array, Metrics]:
+    """Return 0."""
+    return jnp.zeros(()), {}
+
+
+def no_advantage(config: Any, networks: Networks, batch: Transition, *_: Any) -> Float[Array, " B"]:
+    """Return 0: no action is better than another."""
+    return jnp.zeros_like(batch.reward)
+
+
+def equal_weight(config: Any, advantage: Float[Array, " B"]) -> tuple[Float[Array, " B"], Metrics]:
+    """Return 1."""
+    return jnp.ones_like(advantage), {}
+
+
+def replayed_actions(
+    algorithm: Algorithm,
+    config: Any,
+    networks: Networks,
+    batch: Transition,
+    advantage: Float[Array, " B"],
+    key: PRNGKeyArray,
+    where: Bool[Array, " B"] | None = None,
+) -> ActorTarget:
+    """Return the batch's own actions, each with the weight of its advantage."""
+    weight, metrics = algorithm.weight(config, advantage)
+    averaged = {name: value.mean(where=where) for name, value in metrics.items()}
+    return ActorTarget(batch.obs, batch.action, weight, {**describe_weights(advantage, weight, where), **averaged})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Algorithm:
+    """An algorithm: its settings and what it puts into the update; what it leaves out is behaviour cloning's."""
+
+    config: type[Config]
+    critic: MakeCritic = no_critic
+    value_target: ValueTarget = no_target
+    critic_loss: CriticLoss = no_loss
+    advantage: Advantage = no_advantage
+    weight: Weight = equal_weight
+    actor_target: MakeActorTarget = replayed_actions

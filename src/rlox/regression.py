@@ -1,0 +1,327 @@
+"""Weighted regression as a learner: the state of a run, and one pass of its loop."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+import gymnasium as gym
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import Array
+from numpy.typing import NDArray
+
+from rlox.core import replay as replays
+from rlox.core import rollout as rollouts
+from rlox.core.acting import act
+from rlox.core.algorithm import Algorithm
+from rlox.core.normalizer import Normalizer
+from rlox.core.pack import pack, unpack
+from rlox.core.programs import Mix, Report, compile_programs
+from rlox.core.replay import Replay
+from rlox.core.rollout import Rollout
+from rlox.core.state import TrainState, Transition
+from rlox.core.update import init_state
+from rlox.core.weigh import share_in_use
+from rlox.envs.collector import Collector
+from rlox.envs.envs import Envs
+from rlox.envs.spaces import action_codec, obs_encoder
+from rlox.errors import DivergedError
+from rlox.learner import Counters
+from rlox.policy.policy import Policy, SampleStream
+
+PATIENCE = 0.5
+"""Seconds after which ``advance`` comes back, so that the loop can save, evaluate or stop."""
+RECENT = 100
+"""Finished training episodes that ``mean_reward`` is the mean of."""
+
+
+class RunState(NamedTuple):
+    """The state of a run. A checkpoint is this value."""
+
+    train: TrainState
+    replay: Replay | None
+    """None until the first step of an environment, or the first logged one of a round."""
+    rollout: Rollout | None
+    """In rounds, the steps since the last one."""
+    action: Array | None
+    """The next actions ``(n, action_dim)``, if the last update has chosen them already."""
+    env_steps: int
+    episodes: int
+    pretrained: bool
+    """Whether it has learned offline."""
+    recent: NDArray[np.float64]
+    """Return and length of the last finished training episodes, ``(k, 2)``."""
+
+
+class RegressionLearner:
+    """Weighted regression: a state, and the environments that fill its replay.
+
+    Args:
+        algorithm: its functions.
+        config: its settings.
+        observation_space: of the environment or the data.
+        action_space: likewise.
+        envs: where to act; None learns from data only.
+        seed: covers networks, sampling, environments and random actions.
+        data: logged steps to learn from, ``(N, ...)``.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        config: Any,
+        observation_space: gym.Space[Any],
+        action_space: gym.Space[Any],
+        *,
+        envs: Envs | None,
+        seed: int,
+        data: Transition | None = None,
+    ):
+        self.algorithm, self.config, self.envs, self._seed = algorithm, config, envs, seed
+        self.observation_space, self.action_space = observation_space, action_space
+        self.encoder, self.codec = obs_encoder(observation_space), action_codec(action_space)
+        self._n = envs.n if envs else 1
+        self._dims = self.encoder.dim, self.encoder.dtype, self.codec.dim, self.codec.dtype
+        self._rows = -(-config.rollout_steps // self._n) if config.rollout_steps else 0
+        self._programs = compile_programs(algorithm, config, self._n)
+        network_seed, collector_seed = np.random.SeedSequence(seed).spawn(2)
+        train = init_state(
+            algorithm, config, self.encoder.dim, self.codec.nvec, self.codec.dim, int(network_seed.generate_state(1)[0])
+        )
+        self._collector = self._new_collector(collector_seed)
+        if data is not None and train.normalizer is not None:
+            train = train._replace(normalizer=Normalizer.fit(data.obs))
+        # In rounds, whole streams are labelled: the replay starts with the data.
+        in_replay = data if self._rows else None
+        self._data = None if data is None or self._rows else replays.fill(data, 0, 1)
+        self.state = RunState(
+            train=train,
+            replay=None if in_replay is None else replays.fill(in_replay, config.buffer_size, self._n),
+            rollout=self._new_rollout(),
+            action=None,
+            env_steps=0,
+            episodes=0,
+            pretrained=False,
+            recent=np.zeros((0, 2)),
+        )
+        self._has_data = data is not None
+        self._report: Report | None = None
+        self._chunk = 64
+        self._policy: tuple[TrainState, Policy] | None = None
+        self._samples = SampleStream(int(np.random.SeedSequence([seed, 1]).generate_state(2)[1]))
+
+    @property
+    def counters(self) -> Counters:
+        state = self.state
+        return Counters(state.env_steps, int(state.train.gradient_steps), state.episodes)
+
+    @property
+    def can_learn_offline(self) -> bool:
+        # In rounds the replay holds what was learned from offline.
+        return self._has_data or (self._rows > 0 and self.state.pretrained)
+
+    @property
+    def policy(self) -> Policy:
+        train = self.state.train
+        if self._policy is None or self._policy[0] is not train:
+            actor, normalizer = jax.tree.map(jnp.copy, (train.actor, train.normalizer))
+            self._policy = train, self._make_policy(actor, normalizer)
+        return self._policy[1]
+
+    def _make_policy(self, actor: Any, normalizer: Normalizer | None) -> Policy:
+        spaces = self.observation_space, self.action_space
+        return Policy(actor, normalizer, *spaces, self.config, samples=self._samples)
+
+    def advance(self, limit: int, *, offline: bool = False) -> None:
+        if offline:
+            self._learn_offline(limit)
+            return
+        deadline, end = time.perf_counter() + PATIENCE, self.state.env_steps + limit
+        self._step()
+        while self.state.env_steps < end and time.perf_counter() < deadline:
+            self._step()
+
+    def _learn_offline(self, limit: int) -> None:
+        began, n, state = time.perf_counter(), min(limit, self._chunk), self.state
+        if self._rows:
+            assert state.replay is not None
+            train, self._report = self._programs.learn_round_offline(state.train, state.replay)
+        else:
+            assert self._data is not None
+            train, self._report = self._programs.learn_offline(state.train, self._data, n)
+        self.state = state._replace(train=train, action=None, pretrained=True)
+        self._report.values.block_until_ready()
+        fitting = n * PATIENCE / max(time.perf_counter() - began, 1e-6)
+        self._chunk = int(np.clip(fitting, 1, 4 * self._chunk))
+
+    def _step(self) -> None:
+        """Act, step the environments, and learn if it is time to."""
+        collector = self._collector
+        assert collector is not None
+        if not collector.started:
+            collector.start()
+        transition, valid, episodes = collector.step(self._act(collector))
+        state = self.state
+        if episodes:
+            recent = np.concatenate([state.recent, episodes])[-RECENT:]
+            state = state._replace(episodes=state.episodes + len(episodes), recent=recent)
+        self.state = state = state._replace(env_steps=state.env_steps + int(valid.sum()))
+        learning = state.env_steps >= max(self.config.learning_starts, self.config.batch_size)
+        if state.rollout is not None:
+            self.state = state._replace(rollout=rollouts.append(state.rollout, transition, valid))
+            self._finish_round(learning)
+        elif learning:
+            mix = self._mix(int(valid.sum()))
+            train, replay, action, self._report = self._programs.learn(
+                state.train, self._replay(), mix, transition, valid, collector.obs
+            )
+            self.state = state._replace(train=train, replay=replay, action=action)
+        else:
+            self._store(jax.tree.map(lambda x: x[None], transition), valid[None])
+
+    def _act(self, collector: Collector) -> NDArray[Any]:
+        state = self.state
+        if state.action is not None:
+            self.state = state._replace(action=None)
+            return np.asarray(state.action)
+        if not state.pretrained and state.env_steps + 1 < self.config.learning_starts:
+            return collector.random_action()
+        action, key = act(state.train.actor, state.train.normalizer, collector.obs, state.train.key)
+        self.state = state._replace(train=state.train._replace(key=key))
+        return np.asarray(action)
+
+    def _finish_round(self, learning: bool) -> None:
+        """Learn from the whole replay with the rollout in it, if that is full."""
+        rollout = self.state.rollout
+        if rollout is None or rollout.filled < self._rows:
+            return
+        if learning:
+            mix = self._mix(int(rollout.valid.sum()))
+            train, replay, self._report = self._programs.learn_round(
+                self.state.train, self._replay(), mix, rollout.steps, rollout.valid
+            )
+            self.state = self.state._replace(train=train, replay=replay)
+        else:
+            self._store(rollout.steps, rollout.valid)
+        self.state = self.state._replace(rollout=self._new_rollout())
+
+    def _store(self, steps: Transition, valid: NDArray[np.bool_]) -> None:
+        train, frozen = self.state.train, Mix(frozen=self._mix(int(valid.sum())).frozen)
+        normalizer, replay = self._programs.store(train.normalizer, self._replay(), frozen, steps, valid)
+        self.state = self.state._replace(train=train._replace(normalizer=normalizer), replay=replay)
+
+    def _mix(self, n_new: int) -> Mix:
+        """Return what an update has to know, after ``n_new`` steps that are not stored yet."""
+        config, env_steps = self.config, self.state.env_steps
+        decay, warmup, until = config.data_ratio_decay, config.critic_warmup_steps, config.normalize_obs_until
+        share = config.data_ratio * (1.0 if decay is None else max(1 - env_steps / decay, 0.0))
+        return Mix(
+            data=self._data,
+            share=None if self._data is None else share,
+            actor_waits=env_steps <= warmup if warmup and self.state.pretrained else None,
+            frozen=None if until is None else env_steps - n_new >= until,
+        )
+
+    def _replay(self) -> Replay:
+        replay = self.state.replay
+        return replays.create(self.config.buffer_size, self._n, *self._dims) if replay is None else replay
+
+    def _new_rollout(self) -> Rollout | None:
+        return rollouts.create(self._rows, self._n, *self._dims) if self._rows else None
+
+    def _new_collector(self, seed: np.random.SeedSequence) -> Collector | None:
+        return Collector(self.envs, self.encoder, self.codec, seed) if self.envs else None
+
+    def stored(self) -> Replay | None:
+        """Return a replay with all steps so far in it, those of an unfinished round too; None if there are none."""
+        rollout, replay = self.state.rollout, self.state.replay
+        if rollout is None or not rollout.filled:
+            return replay
+        return replays.extend(self._replay(), jax.tree.map(jnp.asarray, rollout.steps), jnp.asarray(rollout.valid))
+
+    def end_episodes(self) -> None:
+        state, streams = self.state, np.zeros(self._n, bool)
+        if state.rollout is not None:
+            rollout, streams = rollouts.cut(state.rollout)
+            state = state._replace(rollout=rollout)
+        if state.replay is not None:
+            state = state._replace(replay=replays.cut(state.replay, ~streams))
+        self.state = state._replace(action=None)
+        if self._collector:
+            self._collector.started = False
+
+    def share_in_use(self, steps: Transition, seed: int) -> float:
+        """Return the effective sample size of the weights that steps ``(N, ...)`` have, as a share of them."""
+        return share_in_use(self.algorithm, self.config, self.state.train, steps, seed)
+
+    def metrics(self) -> dict[str, float]:
+        self.check_finite()
+        returns, lengths = self.state.recent.T if len(self.state.recent) else (np.nan, np.nan)
+        return {
+            **(self._report.fetch() if self._report else {}),
+            "rollout/episode_return": float(np.mean(returns)),
+            "rollout/episode_length": float(np.mean(lengths)),
+        }
+
+    def check_finite(self) -> None:
+        """Stop if a loss or a parameter is no longer finite.
+
+        Raises:
+            DivergedError: with the gradient step, and what to try.
+        """
+        train = self.state.train
+        step = int(train.diverged_at)
+        if step < 0:
+            parameters = jax.tree.leaves((train.actor, train.critic))
+            if all(np.isfinite(parameter).all() for parameter in parameters):
+                return
+            step = int(train.gradient_steps)
+        raise DivergedError(
+            f"Training diverged: a loss or a parameter is not finite from gradient step {step:,} on. Lower "
+            f"learning_rate ({self.config.learning_rate:g}), set max_grad_norm=1.0 or scale the rewards."
+        )
+
+    def snapshot(self) -> dict[str, NDArray[Any]]:
+        """Return copies of all that training needs to go on. Nothing is changed.
+
+        Raises:
+            DivergedError: the state is not finite.
+        """
+        self.check_finite()
+        state, rows = self.state, 0
+        if state.replay is not None:
+            rows = len(state.replay.columns.reward)
+            state = state._replace(replay=replays.trim(state.replay))
+        if state.rollout is not None:
+            state = state._replace(rollout=rollouts.trim(state.rollout))
+        return {**pack(state), "replay_rows": np.array(rows)}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        """Take over a snapshot; new episodes begin, which are not those that it has seen.
+
+        Raises:
+            CheckpointError: it was made with another configuration.
+        """
+        arrays = {name: array for name, array in arrays.items() if name != "action"}
+        rows, rollout = int(arrays.pop("replay_rows")), self._new_rollout()
+        template = self.state._replace(
+            replay=replays.trim(replays.create(1, self._n, *self._dims)) if rows else None,
+            rollout=rollouts.trim(rollout) if rollout else None,
+            recent=np.zeros((0, 2)),
+            action=None,
+        )
+        state = unpack(template, arrays)
+        if state.replay is not None:
+            state = state._replace(replay=replays.refill(rows, state.replay))
+        if rollout and state.rollout:
+            state = state._replace(rollout=rollouts.refill(rollout, state.rollout))
+        self.state = state
+        self._collector = self._new_collector(np.random.SeedSequence([self._seed, state.env_steps]))
+        self.end_episodes()
+
+    def close(self) -> None:
+        if self.envs:
+            self.envs.close()

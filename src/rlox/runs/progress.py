@@ -1,0 +1,102 @@
+"""How far something is: a live line on a terminal."""
+
+from __future__ import annotations
+
+import math
+import sys
+import time
+from collections.abc import Callable, Generator, Iterable
+from typing import TypeVar
+
+from rich.console import Console
+from rich.live import Live
+from rich.text import Text
+
+T = TypeVar("T")
+
+
+class Progress:
+    """A live line on a terminal; elsewhere a plain line every few seconds.
+
+    Args:
+        total: steps to go when it starts.
+        show: True, False, or None for a terminal only.
+        what: what is being done, in front of the line.
+    """
+
+    def __init__(self, total: int, show: bool | None, *, what: str = ""):
+        self._total, self._what = total, what
+        self._console = Console(stderr=True, highlight=False)
+        shown = self._console.is_terminal if show is None else show
+        self._live = Live(console=self._console, transient=True) if shown and self._console.is_terminal else None
+        self._plain = shown and self._live is None
+        self._start = self._last = time.perf_counter()
+        self._line = ""
+
+    def __enter__(self) -> Progress:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._live.stop()
+        if self._line and (self._live or self._plain):
+            print(self._line, file=sys.stderr)
+
+    def update(self, steps: int, metrics: dict[str, float]) -> None:
+        """Show how far it is after ``steps`` of ``total``."""
+        now = time.perf_counter()
+        speed = steps / max(now - self._start, 1e-9)
+        parts = [self._what] if self._what else []
+        parts += [f"{steps:,}/{self._total:,} steps", f"{speed:,.0f} steps/s"]
+        parts.append(f"{_clock(max(self._total - steps, 0) / max(speed, 1e-9))} left")
+        for label, name in _SHOWN:
+            if math.isfinite(metrics.get(name, math.nan)):
+                parts.append(f"{label} {metrics[name]:.4g}")
+        self._line = " | ".join(parts)
+        if self._live:
+            bar = "━" * min(int(20 * steps / self._total), 20)
+            self._live.update(Text.assemble((f"{bar:─<20} ", "cyan"), self._line))
+        elif self._plain and now - self._last > 5:
+            print(self._line, file=sys.stderr, flush=True)
+            self._line, self._last = "", now
+
+
+_SHOWN = [
+    ("return", "rollout/episode_return"),
+    ("eval", "eval/mean_reward"),
+    ("critic loss", "critic/loss"),
+    ("actor loss", "actor/loss"),
+]
+
+
+def _clock(seconds: float) -> str:
+    minutes, seconds = divmod(int(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{seconds:02}" if hours else f"{minutes}:{seconds:02}"
+
+
+def track(what: str, items: Iterable[T], total: int, *, at: Callable[[T], int] | None = None) -> Generator[T]:
+    """Yield items; if that takes over two seconds, show on a terminal how far it is.
+
+    Args:
+        what: what is being done.
+        items: what is yielded.
+        total: steps in all of them.
+        at: steps before an item; by default it is a step itself.
+    """
+    began, last, shown = time.monotonic(), 0.0, None
+    try:
+        for i, item in enumerate(items):
+            now = time.monotonic()
+            if now - began > 2 and now - last > 0.1:
+                if shown is None:
+                    shown = Progress(total, None, what=what)
+                    shown.__enter__()
+                shown.update(at(item) if at else i, {})
+                last = now
+            yield item
+    finally:
+        if shown is not None:
+            shown.__exit__()

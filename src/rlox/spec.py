@@ -1,0 +1,122 @@
+"""A run's specification: what it learns, with which settings, from what and how long. A value, in JSON or TOML."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import tomli_w
+
+from rlox.algorithms import find_algorithm
+from rlox.core.config import Config, make_config
+from rlox.errors import ConfigError
+from rlox.presets import with_preset
+
+
+def check_positive(**numbers: Any) -> None:
+    """Refuse numbers that are not whole or below 1.
+
+    Raises:
+        ConfigError: the name and the number.
+    """
+    for name, number in numbers.items():
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+            raise ConfigError(f"{name}={number!r} must be a whole number of at least 1.")
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Budget:
+    """How long a run learns, and what happens on the way. Steps are environment steps, or offline gradient steps."""
+
+    total_timesteps: int | None = None
+    """Environment steps after which it ends."""
+    gradient_steps: int | None = None
+    """Gradient steps after which offline learning ends."""
+    eval_interval: int | None = None
+    """Steps between evaluations; None for none."""
+    n_eval_episodes: int = 10
+    """Episodes of an evaluation."""
+    log_interval: int = 1000
+    """Steps between records of metrics, and between calls of callbacks and logger."""
+    checkpoint_interval: int = 10_000
+    """Steps between checkpoints, if there is a run folder."""
+
+    def __post_init__(self) -> None:
+        check_positive(**{name: n for name, n in dataclasses.asdict(self).items() if n is not None})
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class RunSpec:
+    """All that makes a run, but for live objects (an environment, a dataset), which are passed beside it."""
+
+    algorithm: str
+    config: Config
+    """Resolved settings."""
+    env: str | None = None
+    """Id of the environment, if it was given by one."""
+    dataset: str | None = None
+    """File, Minari id or bundled name of the data, if they were given by one."""
+    preset: str | None = None
+    """The preset that settings came from; only remembered."""
+    seed: int = 42
+    """Covers networks, sampling, environments and random actions."""
+    budget: Budget = Budget()
+
+    def __post_init__(self) -> None:
+        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
+            raise ConfigError(f"seed={self.seed!r} must be a whole number of at least 0.")
+        object.__setattr__(self, "seed", int(self.seed))
+
+    @classmethod
+    def resolve(
+        cls,
+        algorithm: str,
+        *,
+        config: Mapping[str, Any] | Config | None = None,
+        preset: str | None = None,
+        env: str | None = None,
+        discrete: Callable[[], bool] = lambda: False,
+        **rest: Any,
+    ) -> RunSpec:
+        """Return a specification, its settings from ``config`` over those of ``preset`` over the defaults.
+
+        Args:
+            algorithm: a name, in any case.
+            config: the algorithm's settings, as a dict or its dataclass.
+            preset: a named set of settings.
+            env: id of the environment, if it has one.
+            discrete: tells whether its actions are discrete; asked if the preset has no values for the id.
+            rest: other fields.
+
+        Raises:
+            ConfigError: an unknown algorithm, preset or setting, or a value out of range.
+        """
+        name, found = find_algorithm(algorithm)
+        if preset is not None:
+            config = with_preset(name, preset, env, discrete, config)
+        return cls(algorithm=name, config=make_config(found.config, name, config), preset=preset, env=env, **rest)
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        return dataclasses.asdict(self)
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> RunSpec:
+        """Return the specification that ``to_dict`` wrote.
+
+        Raises:
+            ConfigError: an algorithm or setting that is not known here.
+        """
+        name, found = find_algorithm(values["algorithm"])
+        config = make_config(found.config, name, values["config"])
+        rest = {key: values[key] for key in ("env", "dataset", "preset", "seed")}
+        return cls(algorithm=name, config=config, budget=Budget(**values["budget"]), **rest)
+
+    def to_toml(self) -> str:
+        """Return the file that ``rlox train --config FILE`` takes: one level, what is None left out."""
+        values = self.to_dict()
+        flat = {**values, **values.pop("budget"), **values.pop("config")}
+        flat = {key: value for key, value in flat.items() if key not in ("budget", "config", "preset")}
+        return tomli_w.dumps({key: value for key, value in flat.items() if value is not None})
