@@ -8,8 +8,9 @@ import numpy as np
 import pytest
 
 from rlox import Trainer
+from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.awr import AWRConfig
-from rlox.core.config import Config, make_config
+from rlox.core.config import Config, make_config, silenced
 from rlox.errors import ConfigError
 
 
@@ -28,7 +29,7 @@ def test_remedies_that_the_specification_does_not_have_are_off_by_default():
     config = make()
     assert (config.tau, config.expectile, config.entropy_coef) == (1.0, 0.5, 0.0)
     assert (config.normalize_advantage, config.layer_norm, config.max_grad_norm) == (False, False, None)
-    assert (config.updates_per_step, config.n_envs, config.hidden_sizes) == (1, 1, ())
+    assert (config.updates_per_step, config.n_envs) == (1, 1)
     assert (config.rollout_steps, config.td_lambda, config.optimizer) == (None, 0.0, "adam")
     assert (config.normalize_obs, config.value_scale, config.learn_std) == (False, 1.0, True)
     assert (config.bound_coef, config.logit_coef) == (0.0, 0.0)
@@ -59,7 +60,7 @@ OUT_OF_RANGE = [
     ("batch_size", 0, "at least 1"),
     ("buffer_size", 0, "at least 1"),
     ("hidden", 0, "at least 1"),
-    ("hidden_sizes", (64, 0), "at least 1"),
+    ("hidden", (64, 0), "at least 1"),
     ("learning_starts", -1, "at least 0"),
     ("updates_per_step", 0, "at least 1"),
     ("critic_warmup_steps", -1, "at least 0"),
@@ -79,8 +80,6 @@ OUT_OF_RANGE = [
     ("actor_learning_rate", 0, "greater than 0"),
     ("critic_learning_rate", -1, "greater than 0"),
     ("momentum", 1, "at least 0 and less than 1"),
-    ("actor_hidden_sizes", (0,), "at least 1"),
-    ("critic_hidden_sizes", (0,), "at least 1"),
     ("actor_output_scale", 0, "greater than 0"),
     ("normalize_obs_until", 0, "at least 1"),
     ("value_scale", 0, "greater than 0"),
@@ -106,7 +105,7 @@ def test_a_value_out_of_range_is_refused_with_its_rule(name: str, value: Any, ru
 
 
 def test_every_setting_with_a_range_is_tested_out_of_range():
-    ranged = {field.name for field in dataclasses.fields(AWRConfig) if field.metadata}
+    ranged = {field.name for field in dataclasses.fields(AWRConfig) if field.metadata["bounds"]}
     assert ranged == {name for name, _, _ in OUT_OF_RANGE}
 
 
@@ -137,24 +136,24 @@ def test_a_number_that_is_not_finite_is_refused(name: str, number: float):
         ("batch_size", True),
         ("layer_norm", 1),
         ("layer_norm", "False"),
-        ("hidden_sizes", 64),
-        ("hidden_sizes", "64"),
-        ("hidden_sizes", (64, 32.5)),
-        ("hidden_sizes", None),
+        ("hidden", "64"),
+        ("hidden", (64, 32.5)),
+        ("hidden", None),
+        ("hidden", ()),
         ("max_grad_norm", "1"),
     ],
 )
 def test_a_wrong_type_is_named(name: str, value: Any):
-    with pytest.raises(ConfigError, match=rf"{name}=.*has the wrong type|{name}.*must be"):
+    with pytest.raises(ConfigError, match=rf"{name}=.*has the wrong type|{name}.*must be|hidden=\(\) has no layers"):
         make(**{name: value})
 
 
 def test_numbers_become_plain_python_ones():
-    config = make(beta=2, gamma=np.float32(0.5), batch_size=np.int64(32), layer_norm=np.True_, hidden_sizes=[64, 32])
+    config = make(beta=2, gamma=np.float32(0.5), batch_size=np.int64(32), layer_norm=np.True_, hidden=[64, 32])
     assert (config.beta, config.gamma, config.batch_size) == (2.0, 0.5, 32)
     assert [type(x) for x in (config.beta, config.gamma, config.batch_size)] == [float, float, int]
     assert config.layer_norm is True
-    assert config.hidden_sizes == (64, 32)
+    assert config.hidden == (64, 32)
 
 
 def test_none_lifts_the_limit_on_the_gradient():
@@ -219,7 +218,7 @@ def test_a_changed_copy_is_checked_like_a_new_one():
 
 
 def test_equal_settings_are_one_key_of_a_cache():
-    assert len({make(beta=2), make(beta=np.float64(2)), make(hidden_sizes=[4]), make(hidden_sizes=(4,))}) == 2
+    assert len({make(beta=2), make(beta=np.float64(2)), make(hidden=[4]), make(hidden=(4,))}) == 2
 
 
 def test_settings_are_taken_as_none_a_mapping_or_their_own_class():
@@ -234,3 +233,43 @@ def test_settings_are_taken_as_none_a_mapping_or_their_own_class():
 def test_settings_of_another_class_are_refused(values: Any):
     with pytest.raises(ConfigError, match=rf"config is a {type(values).__name__}: awr takes a dict or AWRConfig"):
         make_config(AWRConfig, "awr", values)
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "settings", "actions", "words"),
+    [
+        (
+            "awr",
+            {"momentum": 0.5},
+            "discrete",
+            "momentum=0.5 has no effect with optimizer='adam': it needs optimizer='sgd'",
+        ),
+        ("awr", {"min_std": 0.1, "learn_std": False}, "continuous", "min_std=0.1 has no effect with learn_std=False"),
+        ("awr", {"bound_coef": 1.0}, "discrete", "bound_coef=1.0 has no effect on discrete actions"),
+        ("awr", {"logit_coef": 1.0}, "continuous", "logit_coef=1.0 has no effect on continuous actions"),
+        ("awr", {"normalize_obs_until": 9}, "discrete", "normalize_obs_until=9 has no effect with normalize_obs=False"),
+        ("awac", {"max_advantage": 5.0}, "discrete", "max_advantage=5.0 has no effect with weights='softmax'"),
+        ("crr", {"weights": "binary", "beta": 2.0}, "discrete", "beta=2.0 has no effect with weights='binary'"),
+        ("awr", {"data_ratio": 0.2}, "discrete", "data_ratio=0.2 has no effect without a dataset"),
+    ],
+)
+def test_a_setting_that_another_one_silences_is_named_with_it(
+    algorithm: str, settings: dict[str, Any], actions: Any, words: str
+):
+    config = make_config(ALGORITHMS[algorithm].config, algorithm, settings)
+    (sentence,) = silenced(config, actions=actions, dataset=False)
+    assert words in sentence
+
+
+def test_settings_that_have_an_effect_are_not_named():
+    live = AWRConfig(optimizer="sgd", momentum=0.5, normalize_obs=True, normalize_obs_until=9, bound_coef=1.0)
+    assert silenced(live, actions="continuous", dataset=False) == []
+    assert silenced(AWRConfig(data_ratio=0.2), actions="discrete", dataset=True) == []
+    rounds = AWRConfig(data_ratio=0.2, rollout_steps=64)
+    assert "data_ratio=0.2 has no effect with rollout_steps=64" in silenced(rounds, actions="discrete", dataset=True)[0]
+
+
+def test_the_trainer_warns_once_of_all_that_has_no_effect():
+    with pytest.warns(UserWarning, match=r"momentum=0\.5 has no effect.*bound_coef=2\.0 has no effect") as found:
+        Trainer("awr", "CartPole-v1", config={"momentum": 0.5, "bound_coef": 2.0})
+    assert len(found) == 1

@@ -11,7 +11,7 @@ import pytest
 from probes import Counting
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
-from rlox.core.config import make_config
+from rlox.core.config import make_config, silenced
 from rlox.errors import ConfigError
 from rlox.presets import OTHER_CONTINUOUS, OTHER_DISCRETE, PRESETS, preset_settings
 
@@ -21,7 +21,11 @@ EVERY = [(a, name, env) for a, presets in PRESETS.items() for name, envs in pres
 
 @pytest.mark.parametrize(("algorithm", "name", "env"), EVERY)
 def test_every_preset_is_a_valid_configuration_of_an_environment_that_there_is(algorithm: str, name: str, env: str):
-    make_config(ALGORITHMS[algorithm].config, algorithm, PRESETS[algorithm][name][env].settings)
+    settings = PRESETS[algorithm][name][env].settings
+    config = make_config(ALGORITHMS[algorithm].config, algorithm, settings)
+    actions = "discrete" if "discrete" in env or "logit_coef" in settings else "continuous"
+    if env not in ("CartPole-v1", "Acrobot-v1"):
+        assert silenced(config, actions=actions, dataset=False) == []
     assert env in (OTHER_CONTINUOUS, OTHER_DISCRETE) or gym.spec(env)
 
 
@@ -49,7 +53,7 @@ def test_the_papers_preset_has_the_papers_values(env: str, step: float, std: flo
     common = {
         "rollout_steps": 2048, "buffer_size": 50_000, "td_lambda": 0.95, "n_critic_updates": 200, "gamma": 0.99,
         "n_actor_updates": 1000, "beta": 1.0, "max_advantage": 20.0, "normalize_advantage": True, "batch_size": 256,
-        "hidden_sizes": (128, 64), "optimizer": "sgd", "momentum": 0.9, "actor_output_scale": 0.01,
+        "hidden": (128, 64), "optimizer": "sgd", "momentum": 0.9, "actor_output_scale": 0.01,
         "value_scale": 100.0,
     }  # fmt: skip
     assert {name: settings[name] for name in common} == common
@@ -77,7 +81,7 @@ def test_config_overrides_the_preset_and_the_run_remembers_both(tmp_path: Any):
     assert (trainer.config.beta, trainer.config.td_lambda) == (2.0, 0.95)  # pyright: ignore[reportAttributeAccessIssue]
     trainer.save(tmp_path)
     loaded = Trainer.load(tmp_path)
-    assert (loaded.preset, loaded.config) == ("paper", trainer.config)
+    assert (loaded.spec.preset, loaded.config) == ("paper", trainer.config)
 
 
 def test_an_unknown_preset_is_answered_with_the_nearest():

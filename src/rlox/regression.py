@@ -309,7 +309,7 @@ class RegressionLearner:
         rows, rollout = int(arrays.pop("replay_rows")), self._new_rollout()
         template = self.state._replace(
             replay=replays.trim(replays.create(1, self._n, *self._dims)) if rows else None,
-            rollout=rollouts.trim(rollout) if rollout else None,
+            rollout=rollouts.trim(rollout) if rollout and "rollout.filled" in arrays else None,
             recent=np.zeros((0, 2)),
             action=None,
         )
@@ -317,8 +317,8 @@ class RegressionLearner:
         if state.replay is not None:
             state = state._replace(replay=replays.refill(rows, state.replay))
         if rollout and state.rollout:
-            state = state._replace(rollout=rollouts.refill(rollout, state.rollout))
-        self.state = state
+            rollout = rollouts.refill(rollout, state.rollout)
+        self.state = state._replace(rollout=rollout)
         self._collector = self._new_collector(np.random.SeedSequence([self._seed, state.env_steps]))
         self.end_episodes()
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
 import numpy as np
@@ -24,6 +24,7 @@ class ActorTarget(NamedTuple):
     metrics: Metrics
 
 
+@runtime_checkable
 class MakeCritic(Protocol):
     """Makes the critic: V, Q, both, or None."""
 
@@ -32,18 +33,21 @@ class MakeCritic(Protocol):
     ) -> Any: ...
 
 
+@runtime_checkable
 class ValueTarget(Protocol):
     """What the critic regresses to: ``(B,)``, or a tuple of such. No gradient is taken of it."""
 
     def __call__(self, config: Any, networks: Networks, batch: Transition, key: PRNGKeyArray, /) -> Any: ...
 
 
+@runtime_checkable
 class CriticLoss(Protocol):
     """The critic's loss, and its metrics."""
 
     def __call__(self, config: Any, critic: Any, batch: Transition, target: Any, /) -> tuple[Array, Metrics]: ...
 
 
+@runtime_checkable
 class Advantage(Protocol):
     """How much better than expected each action was, ``(B,)``; statistics are taken over the samples ``where``."""
 
@@ -59,12 +63,14 @@ class Advantage(Protocol):
     ) -> Float[Array, " B"]: ...
 
 
+@runtime_checkable
 class Weight(Protocol):
     """Weights of advantages, ``(B,)``, and metrics of ``(B,)`` each, which are averaged over the samples in use."""
 
     def __call__(self, config: Any, advantage: Float[Array, " B"], /) -> tuple[Float[Array, " B"], Metrics]: ...
 
 
+@runtime_checkable
 class MakeActorTarget(Protocol):
     """The actions that the policy is fitted to, and their weights."""
 

@@ -164,7 +164,7 @@ class Policy:
         Raises:
             CheckpointError: there is none, or it is torn.
         """
-        arrays, header = checkpoint.load(Path(path), only=("train.actor", "train.normalizer"))
+        arrays, header = checkpoint.load(Path(path), only=("train.actor.", "train.normalizer."))
         spaces = restore(header["observation_space"]), restore(header["action_space"])
         config = make_config(Config, "a policy", _network_settings(header["spec"]["config"]))
         encoder, codec = obs_encoder(spaces[0]), action_codec(spaces[1])
