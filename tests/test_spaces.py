@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
 from rlox.envs.envs import batch_of_one
-from rlox.envs.spaces import action_codec, describe, obs_encoder, restore
+from rlox.envs.space_json import describe, restore
+from rlox.envs.spaces import action_codec, obs_encoder
 from rlox.errors import InvalidStepError, SpaceError
 
 NESTED = spaces.Dict(

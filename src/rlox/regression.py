@@ -236,11 +236,12 @@ class RegressionLearner:
         return Collector(self.envs, self.encoder, self.codec, seed) if self.envs else None
 
     def stored(self) -> Replay | None:
-        """Return a replay with all steps so far in it, those of an unfinished round too; None if there are none."""
+        """Return a replay with all steps so far, those of an unfinished round too, cut where they end; or None."""
         rollout, replay = self.state.rollout, self.state.replay
-        if rollout is None or not rollout.filled:
-            return replay
-        return replays.extend(self._replay(), jax.tree.map(jnp.asarray, rollout.steps), jnp.asarray(rollout.valid))
+        if rollout is not None and rollout.filled:
+            steps, valid = jax.tree.map(jnp.asarray, (rollout.steps, rollout.valid))
+            replay = replays.extend(self._replay(), steps, valid)
+        return None if replay is None else replays.cut(replay)
 
     def end_episodes(self) -> None:
         state, streams = self.state, np.zeros(self._n, bool)

@@ -407,10 +407,11 @@ class Trainer:
         Raises:
             CheckpointError: no checkpoint there, a torn one, or one made for other spaces than ``env``'s.
         """
-        folder = _new_folder(run_dir)
         loaded = load_run(Path(path), env, dataset)
+        own = loaded.run_dir if loaded.latest else None
+        continues = run_dir is None or (own is not None and Path(run_dir).resolve() == own.resolve())
+        folder = own if continues else _new_folder(run_dir)
         trainer = cls.__new__(cls)
-        folder = folder or (loaded.run_dir if loaded.latest else None)
         trainer._set_up(loaded.spec, loaded.env, loaded.learner, callbacks, logger, folder)
         trainer._latest = loaded.latest or loaded.run_dir is None
         return trainer

@@ -221,7 +221,7 @@ def make_config(kind: type[C], algorithm: str, values: object) -> C:
             raise ConfigError(f"'{key}' is not a setting of {algorithm}: pass it to Trainer itself, as {key}=....")
         if key not in known:
             raise ConfigError(f"'{key}' is not a setting of {algorithm}.{did_you_mean(str(key), known)}")
-    return kind(**values)
+    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
 
 
 def _coerce(name: str, value: Any, hint: Any) -> Any:
