@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow check format clean
+.PHONY: demo test test-slow mutants check format clean
 
 demo: $(READY)  ## train AWR on CartPole-v1 at the documented defaults, and evaluate it
 	$(BIN)/rlox train awr --env CartPole-v1 --total-timesteps 50000 --seed 42
@@ -14,12 +14,15 @@ test: $(READY)  ## the fast tests
 test-slow: $(READY)  ## learning with real budgets
 	$(BIN)/python -m pytest -n 2 -m slow
 
+mutants: $(READY)  ## single-line faults, each of which a fast test has to notice
+	$(BIN)/python scripts/mutants.py
+
 check: $(READY)  ## format, lint and types; changes nothing
 	$(BIN)/ruff format --check .
 	$(BIN)/ruff check .
 	$(BIN)/pyright --pythonpath $(BIN)/python
 
-format: $(READY)  ## mend what ruff can mend
+format: $(READY)  ## fix what ruff can fix
 	$(BIN)/ruff format .
 	$(BIN)/ruff check --fix .
 
