@@ -1,4 +1,4 @@
-"""The members of the family: what each policy becomes in closed form, and their parts by hand."""
+"""The algorithms: what each policy becomes in closed form, and their parts by hand."""
 
 from typing import Any
 
@@ -7,7 +7,8 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reference import forward, layers_of
+from plain import forward
+from test_references import params_of
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.iql import IQLConfig
@@ -21,7 +22,7 @@ from rlox.errors import ConfigError
 
 OBS_DIM, N_ACTIONS = 3, 4
 SMALL: dict[str, Any] = {"hidden": 32, "batch_size": 64, "learning_rate": 1e-2}
-MEMBERS = {
+FITTED = {
     "awr": {"beta": 0.5, "max_advantage": 1e6},
     "bc": {},
     "awac": {"beta": 0.5, "tau": 0.1},
@@ -51,9 +52,9 @@ def bandit() -> tuple[np.ndarray, np.ndarray, Transition]:
     )
 
 
-def fitted_policy(member: str, steps: int = 2500, **settings: Any) -> Any:
+def fitted_policy(algorithm: str, steps: int = 2500, **settings: Any) -> Any:
     """Return the probabilities of actions after so many updates with all of the bandit's steps."""
-    algorithm = ALGORITHMS[member.split()[0]]
+    algorithm = ALGORITHMS[algorithm.split()[0]]
     config: Any = algorithm.config(**{**SMALL, **settings})
     update, batches = make_update(algorithm, config), bandit()[2]
     state = init_state(algorithm, config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
@@ -62,12 +63,12 @@ def fitted_policy(member: str, steps: int = 2500, **settings: Any) -> Any:
     return jax.nn.softmax(policy.logits)
 
 
-@pytest.mark.parametrize("member", MEMBERS)
-def test_the_policy_becomes_the_behaviour_times_the_exponentiated_reward(member: str):
+@pytest.mark.parametrize("algorithm", FITTED)
+def test_the_policy_becomes_the_behaviour_times_the_exponentiated_reward(algorithm: str):
     counts, reward, _ = bandit()
-    likely = counts * (1.0 if member == "bc" else np.exp(reward / 0.5))
+    likely = counts * (1.0 if algorithm == "bc" else np.exp(reward / 0.5))
     expected = likely / likely.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(fitted_policy(member, **MEMBERS[member]), expected, atol=0.02)
+    np.testing.assert_allclose(fitted_policy(algorithm, **FITTED[algorithm]), expected, atol=0.02)
 
 
 def test_binary_weights_leave_the_best_action():
@@ -77,10 +78,12 @@ def test_binary_weights_leave_the_best_action():
     assert policy.max(axis=1).min() > 0.9
 
 
-@pytest.mark.parametrize("member", ["awac", "iql"])
-def test_an_endless_beta_is_behaviour_cloning(member: str):
+@pytest.mark.parametrize("algorithm", ["awac", "iql"])
+def test_an_endless_beta_is_behaviour_cloning(algorithm: str):
     counts = bandit()[0]
-    np.testing.assert_allclose(fitted_policy(member, beta=1e12), counts / counts.sum(axis=1, keepdims=True), atol=0.01)
+    np.testing.assert_allclose(
+        fitted_policy(algorithm, beta=1e12), counts / counts.sum(axis=1, keepdims=True), atol=0.01
+    )
 
 
 # Parts.
@@ -97,7 +100,7 @@ def make_obs(n: int = 5) -> Any:
 
 def test_q_of_choices_is_the_output_that_stands_for_them():
     q, obs = make_q((2, 3)), make_obs()
-    outputs = np.stack([forward(layers_of(network), obs) for network in q.networks])
+    outputs = np.stack([forward(params_of(network), np.asarray(obs))[0] for network in q.networks])
     for place, action in enumerate(joint_actions((2, 3))):
         found = q(obs, jnp.broadcast_to(jnp.asarray(action), (5, 2)))
         np.testing.assert_allclose(found, outputs[:, :, place], rtol=1e-5)
@@ -107,7 +110,7 @@ def test_q_of_continuous_actions_sees_them_clipped():
     q, obs = make_q(), make_obs()
     action = jnp.array(np.random.default_rng(2).normal(size=(5, 2)) * 2, jnp.float32)
     inputs = jnp.concatenate([obs, jnp.clip(action, -1, 1)], axis=1)
-    expected = [forward(layers_of(network), inputs)[:, 0] for network in q.networks]
+    expected = [forward(params_of(network), np.asarray(inputs))[0][:, 0] for network in q.networks]
     np.testing.assert_allclose(q(obs, action), expected, rtol=1e-5)
     np.testing.assert_allclose(q(obs, jnp.stack([action, action]))[:, 1], expected, rtol=1e-5)
 
@@ -141,7 +144,9 @@ def test_td_targets_bootstrap_from_the_smaller_target_q_unless_terminated():
         obs, jnp.zeros((2, 1), jnp.int32), jnp.ones(2), obs, jnp.array([False, True]), jnp.array([True, False])
     )
     networks: Any = state.networks()
-    smallest = np.min([forward(layers_of(network), obs) for network in networks.target_critic.networks], axis=0)
+    smallest = np.min(
+        [forward(params_of(network), np.asarray(obs))[0] for network in networks.target_critic.networks], axis=0
+    )
     expected = (jax.nn.softmax(networks.actor(obs).logits) * smallest).sum(axis=1)
     target = q_learning.td_target(config, networks, batch, jax.random.key(0))
     np.testing.assert_allclose(target, [1 + 0.9 * expected[0], 1.0], rtol=1e-5)
@@ -156,7 +161,7 @@ def test_iql_never_asks_for_another_action_than_the_data_s():
     networks: Any = state.networks()
     critic, key = networks.critic, jax.random.key(0)
     v = [forward(layers_of(critic.v.network), x)[:, 0] for x in (obs, obs + 1)]
-    q = [forward(layers_of(network), obs)[jnp.arange(3), action[:, 0]] for network in critic.q.networks]
+    q = [forward(params_of(network), np.asarray(obs))[0][jnp.arange(3), action[:, 0]] for network in critic.q.networks]
     target = algorithm.value_target(config, networks, batch, key)
     np.testing.assert_allclose(target[0], np.min(q, axis=0), rtol=1e-5)
     np.testing.assert_allclose(target[1], 1 + 0.9 * np.array([1, 0, 1]) * v[1], rtol=1e-5)
