@@ -131,7 +131,7 @@ class Reference:
 
 
 def explained(target: Vector, predicted: Vector) -> float:
-    return 1 - (target - predicted).var() / target.var()
+    return 1 - (target - predicted).var() / (target.var() + 1e-8)
 
 
 def describe(config: Any, advantage: Vector, weight: Vector) -> dict[str, float]:

@@ -149,6 +149,7 @@ def make_batches(nvec: tuple[int, ...], *lead: int, seed: int = 0) -> Transition
     )
 
 
+# Batches as small as the number of action components or of choices would show arrays that broadcast by accident.
 UPDATES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "awr": ("awr", DISCRETE, {"value_scale": 1.0}),
     "awr, several critic steps": (
@@ -166,14 +167,15 @@ UPDATES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
         {"n_critic_updates": 2, "optimizer": "sgd", "momentum": 0.8, "critic_learning_rate": 0.02,
          "state_dependent_std": True, "initial_std": 0.8, "max_grad_norm": 2.0, "hidden_sizes": (5, 4)},
     ),
-    "bc": ("bc", DISCRETE, {}),
+    "awr, one transition": ("awr", DISCRETE, {"batch_size": 1, "tau": 0.5}),
+    "bc": ("bc", DISCRETE, {"batch_size": 3}),
     "bc, continuous": ("bc", CONTINUOUS, {"learn_std": False, "initial_std": 0.4, "bound_coef": 2.0}),
     "awac": ("awac", DISCRETE, {"tau": 0.2, "beta": 0.5}),
     "awac, continuous": (
         "awac", CONTINUOUS,
         {"tau": 0.2, "weights": "exp", "n_action_samples": 3, "max_advantage": 1.2, "initial_std": 0.5},
     ),
-    "awac, one sample": ("awac", CONTINUOUS, {"tau": 0.1, "n_critics": 3, "beta": 2.0}),
+    "awac, one sample": ("awac", CONTINUOUS, {"batch_size": 2, "tau": 0.1, "n_critics": 3, "beta": 2.0}),
     "crr": ("crr", DISCRETE, {"tau": 0.2, "beta": 0.5, "max_advantage": 1.3}),
     "crr, max": ("crr", DISCRETE, {"tau": 0.2, "baseline": "max", "n_critics": 1}),
     "crr, continuous": ("crr", CONTINUOUS, {"tau": 0.2, "beta": 0.5, "n_action_samples": 2, "initial_std": 0.5}),
@@ -195,7 +197,7 @@ def test_updates_are_those_of_the_reference(case: str, monkeypatch: pytest.Monke
     reference = make_reference(algorithm, config, nvec, state)
     every_draw = []
     for i in range(3):
-        batches = make_batches(nvec, config.n_critic_updates, BATCH, seed=i)
+        batches = make_batches(nvec, config.n_critic_updates, config.batch_size, seed=i)
         state, metrics, noise = update(state, batches, jax.random.key(i))
         noise = [np.asarray(draw, np.float64) for draw in noise]
         parts = [Transition(*(column[j] for column in in_float64(batches))) for j in range(config.n_critic_updates)]

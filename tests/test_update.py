@@ -65,17 +65,6 @@ def assert_trees_close(first: Any, second: Any) -> None:
         np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-5)
 
 
-@both_kinds_of_action
-@pytest.mark.parametrize("n", [1, 2, 4], ids=["one", "as many as components", "as many as choices"])
-def test_a_batch_moves_the_state_as_the_same_batch_repeated(nvec: tuple[int, ...], n: int):
-    config = make_config()
-    state, batches = make_state(config, nvec), make_batches(1, n, nvec=nvec)
-    repeated = jax.tree.map(lambda column: jnp.concatenate([column] * (16 // n), axis=1), batches)
-    (short, short_metrics), (long, long_metrics) = (run(config, state, given) for given in (batches, repeated))
-    assert_trees_close((short.actor, short.critic), (long.actor, long.critic))
-    assert_trees_close(short_metrics, long_metrics)
-
-
 # The parts, by hand.
 
 
@@ -174,19 +163,18 @@ def tabular(obs: Any, action: Any, advantage: Any) -> Transition:
     )
 
 
-@pytest.mark.parametrize("max_advantage", [20.0, 2.0], ids=["below the clamp", "clamped"])
-def test_the_discrete_policy_becomes_the_behaviour_times_the_weight(max_advantage: float):
+def test_the_discrete_policy_becomes_the_behaviour_times_the_clamped_weight():
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 6, size=(OBS_DIM, 4))  # how often the behaviour took each action in each state
     advantage = rng.normal(size=(OBS_DIM, 4))
     state_of, action_of = (np.repeat(index.ravel(), counts.ravel()) for index in np.indices(counts.shape))
     batches = tabular(np.eye(OBS_DIM)[state_of], action_of[:, None], advantage[state_of, action_of])
-    config = make_config(hidden=32, max_advantage=max_advantage)
+    config = make_config(hidden=32, max_advantage=2.0)
     start = init_state(AWR, config, OBS_DIM, (4,), 1, seed=0)
     policy = jax.jit(lambda s: s.actor(jnp.eye(OBS_DIM)).logits)(fit(config, start, batches, 1500))
-    weight = np.minimum(np.exp(advantage / config.beta), max_advantage)
+    weight = np.minimum(np.exp(advantage / config.beta), 2.0)
     expected = counts * weight / (counts * weight).sum(axis=1, keepdims=True)
-    assert (weight == max_advantage).any() == (max_advantage == 2.0)
+    assert 0 < (weight == 2.0).mean() < 1
     np.testing.assert_allclose(jax.nn.softmax(policy), expected, atol=2e-3)
 
 
