@@ -130,6 +130,16 @@ def test_gaussian_log_prob_is_finite_at_the_bounds_of_the_action_space():
     assert np.isfinite(gaussian_log_prob(policy, jnp.array([[-1.0], [1.0]]))).all()
 
 
+def test_means_outside_the_action_range_are_penalised_on_both_sides():
+    policy = Gaussian(jnp.array([[-2.0, 0.0], [0.0, 1.0], [2.0, -3.0]]), jnp.ones(2))
+    assert policy.penalty(10.0, 7.0).tolist() == [5.0, 0.0, 25.0]
+
+
+def test_large_logits_are_penalised():
+    policy = Categorical(jnp.array([[1.0, -2.0, 0.0], [0.0, 0.0, 3.0]]), (3,))
+    assert policy.penalty(10.0, 4.0).tolist() == [10.0, 18.0]
+
+
 def test_an_action_of_the_wrong_shape_is_refused_by_the_annotations():
     with pytest.raises(TypeCheckError):
         Gaussian(jnp.zeros((4, 1)), jnp.ones(1)).log_prob(jnp.zeros(4))

@@ -1,6 +1,7 @@
 """Networks: the affine layer's own backward pass, the perceptron by hand, the actor's distributions."""
 
 import functools
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -157,10 +158,19 @@ def test_a_fixed_std_is_no_parameter():
 
 
 def test_actor_and_critic_take_their_own_widths():
-    config = AWRConfig(hidden=8, actor_hidden_sizes=(7,), critic_hidden_sizes=(6, 5))
-    state = init_state(AWR, config, 3, (4,), 1, seed=0)
+    config: Any = ALGORITHMS["iql"].config(hidden=8, actor_hidden_sizes=(7,), critic_hidden_sizes=(6, 5))
+    state = init_state(ALGORITHMS["iql"], config, 3, (4,), 1, seed=0)
     assert [weight.shape for weight in state.actor.network.weights] == [(3, 7), (7, 4)]
-    assert [weight.shape for weight in state.critic.network.weights] == [(3, 6), (6, 5), (5, 1)]
+    assert [weight.shape for weight in state.critic.v.network.weights] == [(3, 6), (6, 5), (5, 1)]
+    for network in state.critic.q.networks:
+        assert [weight.shape for weight in network.weights] == [(3, 6), (6, 5), (5, 4)]
+
+
+def test_the_q_functions_start_with_different_weights():
+    config: Any = ALGORITHMS["awac"].config(hidden=8)
+    one, other = init_state(ALGORITHMS["awac"], config, 3, (), 2, seed=0).critic.networks
+    assert one.weights[0].shape == (5, 8)
+    assert not np.array_equal(one.weights[0], other.weights[0])
 
 
 def test_glorot_weights_are_uniform_with_biases_of_zero_and_outputs_as_small_as_asked():

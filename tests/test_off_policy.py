@@ -7,6 +7,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from scipy import stats
 
 from rlox import Dataset, Trainer
 from rlox.core.distributions import AT_BOUND, Categorical, Gaussian
@@ -107,11 +108,16 @@ def test_the_probability_of_clipped_actions_adds_up_to_one(mean: float, std: flo
     assert np.trapezoid(inside, grid) + np.exp(ends).sum() == pytest.approx(1, abs=1e-3)
 
 
-def test_choices_are_taken_as_they_are():
-    policy = Categorical(jnp.array([[0.0, 1.0]]), (2,))
-    np.testing.assert_array_equal(
-        policy.taken_log_prob(jnp.array([[1]], jnp.int32)), policy.log_prob(jnp.array([[1]], jnp.int32))
-    )
+def test_choices_are_taken_with_their_own_probabilities():
+    policy = Categorical(jnp.log(jnp.array([[0.2, 0.8, 0.1, 0.6, 0.3], [0.5, 0.5, 0.3, 0.3, 0.4]])), (2, 3))
+    found = policy.taken_log_prob(jnp.array([[1, 1], [0, 2]], jnp.int32))
+    np.testing.assert_allclose(np.exp(found), [0.8 * 0.6, 0.5 * 0.4], rtol=1e-5)
+
+
+def test_actions_at_a_bound_are_taken_with_the_probability_of_the_tail_beyond_it():
+    policy = Gaussian(jnp.array([[0.5, -0.5]]), jnp.array([0.5, 0.25]))
+    found = policy.taken_log_prob(jnp.array([[1.0, -1.0]]))
+    assert float(np.exp(found[0])) == pytest.approx(stats.norm.cdf(-1) * stats.norm.cdf(-2), rel=1e-4)
 
 
 def bandit(kind: str) -> Dataset:

@@ -1,32 +1,32 @@
-"""The members of the family: what each policy becomes in closed form, and their parts by hand."""
+"""The algorithms: what each policy becomes in closed form, and their parts by hand."""
 
-from typing import Any
+from typing import Any, cast
 
+import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from reference import forward, layers_of
+from plain import forward
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
-from rlox.algorithms.iql import IQLConfig
+from rlox.algorithms.bc import BCConfig
 from rlox.algorithms.marwil import MARWILConfig
-from rlox.core import q_learning
 from rlox.core.distributions import Categorical, Gaussian, joint_actions
 from rlox.core.networks import QFunction
-from rlox.core.state import Transition
-from rlox.core.update import init_state, make_update
+from rlox.core.round import make_round
+from rlox.core.state import Networks, Transition
+from rlox.core.update import init_state, make_optimizer, make_update
 from rlox.errors import ConfigError
+from test_references import params_of
 
 OBS_DIM, N_ACTIONS = 3, 4
 SMALL: dict[str, Any] = {"hidden": 32, "batch_size": 64, "learning_rate": 1e-2}
-MEMBERS = {
-    "awr": {"beta": 0.5, "max_advantage": 1e6},
+FITTED = {
     "bc": {},
     "awac": {"beta": 0.5, "tau": 0.1},
-    "crr mean": {"beta": 0.5, "tau": 0.1, "max_advantage": 1e6},
-    "crr max": {"beta": 0.5, "tau": 0.1, "max_advantage": 1e6, "baseline": "max"},
+    "crr": {"beta": 0.5, "tau": 0.1, "max_advantage": 1e6},
     "iql": {"beta": 0.5, "tau": 0.1, "max_advantage": 1e6},
 }
 
@@ -51,9 +51,9 @@ def bandit() -> tuple[np.ndarray, np.ndarray, Transition]:
     )
 
 
-def fitted_policy(member: str, steps: int = 2500, **settings: Any) -> Any:
+def fitted_policy(name: str, steps: int = 2500, **settings: Any) -> Any:
     """Return the probabilities of actions after so many updates with all of the bandit's steps."""
-    algorithm = ALGORITHMS[member.split()[0]]
+    algorithm = ALGORITHMS[name]
     config: Any = algorithm.config(**{**SMALL, **settings})
     update, batches = make_update(algorithm, config), bandit()[2]
     state = init_state(algorithm, config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
@@ -62,12 +62,12 @@ def fitted_policy(member: str, steps: int = 2500, **settings: Any) -> Any:
     return jax.nn.softmax(policy.logits)
 
 
-@pytest.mark.parametrize("member", MEMBERS)
-def test_the_policy_becomes_the_behaviour_times_the_exponentiated_reward(member: str):
+@pytest.mark.parametrize("algorithm", FITTED)
+def test_the_policy_becomes_the_behaviour_times_the_exponentiated_reward(algorithm: str):
     counts, reward, _ = bandit()
-    likely = counts * (1.0 if member == "bc" else np.exp(reward / 0.5))
+    likely = counts * (1.0 if algorithm == "bc" else np.exp(reward / 0.5))
     expected = likely / likely.sum(axis=1, keepdims=True)
-    np.testing.assert_allclose(fitted_policy(member, **MEMBERS[member]), expected, atol=0.02)
+    np.testing.assert_allclose(fitted_policy(algorithm, **FITTED[algorithm]), expected, atol=0.02)
 
 
 def test_binary_weights_leave_the_best_action():
@@ -77,10 +77,22 @@ def test_binary_weights_leave_the_best_action():
     assert policy.max(axis=1).min() > 0.9
 
 
-@pytest.mark.parametrize("member", ["awac", "iql"])
-def test_an_endless_beta_is_behaviour_cloning(member: str):
-    counts = bandit()[0]
-    np.testing.assert_allclose(fitted_policy(member, beta=1e12), counts / counts.sum(axis=1, keepdims=True), atol=0.01)
+def test_marwil_becomes_the_behaviour_times_the_exponentiated_scaled_advantage():
+    counts, reward, batches = bandit()
+    steps = jax.tree.map(lambda column: column[0], batches)
+    everything = jnp.arange(len(steps.reward))
+    config = MARWILConfig(**SMALL | {"hidden": 16}, beta=0.7, n_critic_updates=1000, n_actor_updates=1500)
+    state = init_state(ALGORITHMS["marwil"], config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
+    learn = make_round(ALGORITHMS["marwil"], config)
+
+    def draw(key: Any, shape: tuple[int, ...]) -> Any:
+        return jnp.broadcast_to(everything, (shape[0], len(everything)))
+
+    state, _ = jax.jit(lambda state: learn(state, steps, everything[:, None], everything >= 0, draw))(state)
+    error = reward - np.average(reward, axis=1, weights=counts)[:, None]
+    likely = counts * np.exp(error / np.sqrt(np.average(error**2, weights=counts)) / 0.7)
+    policy: Any = state.actor(jnp.eye(OBS_DIM))
+    np.testing.assert_allclose(jax.nn.softmax(policy.logits), likely / likely.sum(axis=1, keepdims=True), atol=0.01)
 
 
 # Parts.
@@ -97,7 +109,7 @@ def make_obs(n: int = 5) -> Any:
 
 def test_q_of_choices_is_the_output_that_stands_for_them():
     q, obs = make_q((2, 3)), make_obs()
-    outputs = np.stack([forward(layers_of(network), obs) for network in q.networks])
+    outputs = np.stack([forward(params_of(network), np.asarray(obs))[0] for network in q.networks])
     for place, action in enumerate(joint_actions((2, 3))):
         found = q(obs, jnp.broadcast_to(jnp.asarray(action), (5, 2)))
         np.testing.assert_allclose(found, outputs[:, :, place], rtol=1e-5)
@@ -107,7 +119,7 @@ def test_q_of_continuous_actions_sees_them_clipped():
     q, obs = make_q(), make_obs()
     action = jnp.array(np.random.default_rng(2).normal(size=(5, 2)) * 2, jnp.float32)
     inputs = jnp.concatenate([obs, jnp.clip(action, -1, 1)], axis=1)
-    expected = [forward(layers_of(network), inputs)[:, 0] for network in q.networks]
+    expected = [forward(params_of(network), np.asarray(inputs))[0][:, 0] for network in q.networks]
     np.testing.assert_allclose(q(obs, action), expected, rtol=1e-5)
     np.testing.assert_allclose(q(obs, jnp.stack([action, action]))[:, 1], expected, rtol=1e-5)
 
@@ -132,40 +144,44 @@ def test_expectations_over_continuous_actions_are_means_of_samples():
     np.testing.assert_allclose(actions.std(axis=0)[0], policy.std, rtol=0.05)
 
 
-def test_td_targets_bootstrap_from_the_smaller_target_q_unless_terminated():
-    algorithm = ALGORITHMS["awac"]
-    config: Any = algorithm.config(hidden=8, gamma=0.9)
-    state = init_state(algorithm, config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
-    obs = make_obs(2)
-    batch = Transition(
-        obs, jnp.zeros((2, 1), jnp.int32), jnp.ones(2), obs, jnp.array([False, True]), jnp.array([True, False])
-    )
-    networks: Any = state.networks()
-    smallest = np.min([forward(layers_of(network), obs) for network in networks.target_critic.networks], axis=0)
-    expected = (jax.nn.softmax(networks.actor(obs).logits) * smallest).sum(axis=1)
-    target = q_learning.td_target(config, networks, batch, jax.random.key(0))
-    np.testing.assert_allclose(target, [1 + 0.9 * expected[0], 1.0], rtol=1e-5)
+class Known:
+    """A policy whose action samples are known, in the place of an actor."""
+
+    def __init__(self, actions: Any):
+        self.actions = jnp.asarray(actions)
+
+    def __call__(self, obs: Any) -> Any:
+        return self
+
+    def support(self, key: Any, n_samples: int) -> Any:
+        assert n_samples == len(self.actions)
+        return self.actions, jnp.full(self.actions.shape[:2], 1 / n_samples)
 
 
-def test_iql_never_asks_for_another_action_than_the_data_s():
-    algorithm = ALGORITHMS["iql"]
-    config: Any = IQLConfig(hidden=8, gamma=0.9, expectile=0.8)
-    state = init_state(algorithm, config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
-    obs, action = make_obs(3), jnp.array([[0], [3], [2]], jnp.int32)
-    batch = Transition(obs, action, jnp.ones(3), obs + 1, jnp.array([False, True, False]), jnp.zeros(3, bool))
-    networks: Any = state.networks()
-    critic, key = networks.critic, jax.random.key(0)
-    v = [forward(layers_of(critic.v.network), x)[:, 0] for x in (obs, obs + 1)]
-    q = [forward(layers_of(network), obs)[jnp.arange(3), action[:, 0]] for network in critic.q.networks]
-    target = algorithm.value_target(config, networks, batch, key)
-    np.testing.assert_allclose(target[0], np.min(q, axis=0), rtol=1e-5)
-    np.testing.assert_allclose(target[1], 1 + 0.9 * np.array([1, 0, 1]) * v[1], rtol=1e-5)
-    error = np.min(q, axis=0) - v[0]
-    expected = (np.where(error > 0, 1.6, 0.4) * error**2).mean() + sum(((target[1] - one) ** 2).mean() for one in q)
-    assert float(algorithm.critic_loss(config, target, algorithm.predict(critic, batch))) == pytest.approx(
-        float(expected), rel=1e-5
-    )
-    np.testing.assert_allclose(algorithm.advantage(config, networks, batch, target, key), error, rtol=1e-4)
+def sum_of_the_action(n_critics: int) -> QFunction:
+    """Return ``Q_i(s, a) = (a_0 + a_1) (i + 1)``, for actions in the range."""
+    q = make_q(n_critics=n_critics, hidden_sizes=())
+    layers = [jnp.zeros((OBS_DIM + 2, 1)).at[OBS_DIM:].set(i + 1.0) for i in range(n_critics)]
+    q = eqx.tree_at(lambda q: [network.weights for network in q.networks], q, [(layer,) for layer in layers])
+    return eqx.tree_at(lambda q: [network.biases for network in q.networks], q, [(jnp.zeros(1),)] * n_critics)
+
+
+@pytest.mark.usefixtures("without_annotations")
+@pytest.mark.parametrize(
+    ("name", "settings"),
+    [("awac", {}), ("crr", {"baseline": "mean"}), ("crr", {"baseline": "max"})],
+)
+def test_the_baseline_is_of_the_policy_s_own_actions(name: str, settings: dict[str, Any]):
+    samples = [[[0.5, 0.0], [-0.5, -0.2]], [[0.1, 0.4], [-0.5, -0.1]], [[-0.4, 0.3], [-0.3, -0.4]]]
+    config: Any = ALGORITHMS[name].config(n_action_samples=3, **settings)
+    networks: Any = Networks(cast(Any, Known(samples)), sum_of_the_action(2), None)
+    action = jnp.array([[0.3, 0.3], [-0.1, -0.2]])
+    batch = Transition(jnp.zeros((2, OBS_DIM)), action, jnp.zeros(2), jnp.zeros((2, OBS_DIM)), False, False)
+    found = ALGORITHMS[name].advantage(config, networks, batch, jnp.zeros(2), jax.random.key(0))
+    # The smaller Q is the first one's where the sum is positive, and the second's, twice that, where it is not.
+    smaller = np.array([[0.5, -1.4], [0.5, -1.2], [-0.2, -1.4]])
+    own = smaller.max(axis=0) if settings.get("baseline") == "max" else smaller.mean(axis=0)
+    np.testing.assert_allclose(found, np.array([0.6, -0.6]) - own, rtol=1e-5)
 
 
 def test_marwil_scales_the_advantage_by_its_root_mean_square():
@@ -208,16 +224,14 @@ def test_a_std_of_the_state_starts_at_the_first_one_and_is_learned():
     np.testing.assert_allclose(policy.std[:, 0], [0.2, 0.6], rtol=0.1)
 
 
-def test_the_actor_s_step_falls_to_nothing_along_a_cosine():
-    algorithm = ALGORITHMS["bc"]
-    config: Any = algorithm.config(**{**SMALL, "actor_decay_steps": 10})
-    update, batches = make_update(algorithm, config), bandit()[2]
-    state = init_state(algorithm, config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
+def test_the_step_size_follows_a_cosine():
+    optimizer = make_optimizer(BCConfig(optimizer="sgd", momentum=0.0), 0.5, decay_steps=8)
+    state, moves = optimizer.init(jnp.zeros(1)), []
     for _ in range(10):
-        state, _ = update(state, batches)
-    after, _ = update(state, batches)
-    for before, now in zip(jax.tree.leaves(state.actor), jax.tree.leaves(after.actor), strict=True):
-        np.testing.assert_array_equal(before, now)
+        move, state = optimizer.update(jnp.ones(1), state)
+        moves.append(-float(move[0]))
+    expected = [0.5, 0.481, 0.427, 0.346, 0.25, 0.154, 0.073, 0.019, 0.0, 0.0]
+    np.testing.assert_allclose(moves, expected, atol=1e-3)
 
 
 def test_too_many_joint_actions_for_a_q_function_are_refused():

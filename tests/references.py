@@ -1,0 +1,293 @@
+"""The algorithms' updates and rounds once more, in NumPy and float64, by their definitions."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from plain import (
+    Net,
+    Optimizer,
+    Vector,
+    continuous_actor,
+    discrete_actor,
+    forward,
+    gaussian,
+    log_softmax,
+    q_loss,
+    q_value,
+    value,
+    value_loss,
+)
+
+
+class Reference:
+    """What they share: the order of an update, the policy's step, the target network, and what is reported.
+
+    Args:
+        config: the algorithm's settings.
+        nvec: choices of each action component; empty for continuous actions.
+        actor: its parameters.
+        critics: those of V, or of each Q, or of V and then each Q.
+        targets: those of the target critic, where it has parameters of its own.
+    """
+
+    def __init__(self, config: Any, nvec: tuple[int, ...], actor: Net, critics: list[Net], targets: list[Net] | None):
+        self.config, self.nvec, self.actor, self.critics, self.own_targets = config, nvec, actor, critics, targets
+        self.actor_optimizer = Optimizer(config, config.actor_learning_rate, config.actor_decay_steps)
+        self.critic_optimizer = Optimizer(config, config.critic_learning_rate)
+
+    @property
+    def targets(self) -> list[Net]:
+        return self.critics if self.own_targets is None else self.own_targets
+
+    def target(self, batch: Any, noise: Iterator[Vector]) -> Any:
+        """Return what the critic regresses to."""
+        raise NotImplementedError
+
+    def losses(self, batch: Any, target: Any) -> list[tuple[float, Net]]:
+        """Return each critic network's loss and gradient."""
+        raise NotImplementedError
+
+    def fitted(self, batch: Any, target: Any) -> tuple[Vector, Vector]:
+        """Return the first target and what the critic says of it."""
+        return target, value(self.config, self.critics[0], batch.obs)
+
+    def advantage(self, batch: Any, target: Any, noise: Iterator[Vector]) -> Vector:
+        raise NotImplementedError
+
+    def weight(self, advantage: Vector) -> Vector:
+        with np.errstate(over="ignore"):
+            return np.minimum(np.exp(advantage / self.config.beta), self.config.max_advantage)
+
+    def bootstrapped(self, batch: Any, next_value: Vector) -> Vector:
+        return batch.reward + np.where(batch.terminated, 0.0, self.config.gamma * next_value)
+
+    def policy_values(
+        self, nets: list[Net], obs: Vector, noise: Iterator[Vector], n_samples: int
+    ) -> tuple[Vector, Vector]:
+        """Return the smallest Q of the policy's actions and their probabilities, ``(M, B)`` each."""
+        if self.nvec:
+            logits = np.split(forward(self.actor, obs)[0], np.cumsum(self.nvec)[:-1], axis=1)
+            parts = [np.exp(log_softmax(part)) for part in logits]
+            choices = list(itertools.product(*map(range, self.nvec)))
+            actions = [np.tile(choice, (len(obs), 1)) for choice in choices]
+            probability = [np.prod([p[:, i] for p, i in zip(parts, choice, strict=True)], axis=0) for choice in choices]
+        else:
+            mean, std, _ = gaussian(self.config, self.actor, obs)
+            actions = mean + std * next(noise)
+            assert actions.shape == (n_samples, *mean.shape)
+            probability = np.full((n_samples, len(obs)), 1 / n_samples)
+        return np.stack([self.smallest(nets, obs, action) for action in actions]), np.stack(list(probability))
+
+    def smallest(self, nets: list[Net], obs: Vector, action: Vector) -> Vector:
+        return np.min([q_value(self.config, self.nvec, net, obs, action) for net in nets], axis=0)
+
+    def critic_step(self, losses: list[tuple[float, Net]]) -> float:
+        """Move the critics, then the target critics by ``tau`` towards them; return the sum of the losses."""
+        params, grads = itertools.chain(*self.critics), itertools.chain(*(grads for _, grads in losses))
+        moved = iter(self.critic_optimizer.step(list(params), list(grads)))
+        self.critics = [[next(moved) for _ in net] for net in self.critics]
+        if self.own_targets is not None:
+            self.own_targets = [
+                [(1 - self.config.tau) * old + self.config.tau * new for old, new in zip(*nets, strict=True)]
+                for nets in zip(self.own_targets, self.critics, strict=True)
+            ]
+        return sum(loss for loss, _ in losses)
+
+    def actor_step(self, batch: Any, weight: Vector) -> dict[str, float]:
+        """Move the actor; return what is reported of the policy as it was."""
+        found = self.policy_loss(batch, weight)
+        self.actor = self.actor_optimizer.step(self.actor, found[1])
+        return {"actor/loss": found[0].mean(), **self.describe_policy(found)}
+
+    def policy_loss(self, batch: Any, weight: Vector) -> Any:
+        if self.nvec:
+            return discrete_actor(self.config, self.nvec, self.actor, batch, weight)
+        return continuous_actor(self.config, self.actor, batch, weight)
+
+    def describe_policy(self, found: Any) -> dict[str, float]:
+        _, _, entropy, std = found
+        return {"policy/entropy": entropy.mean(), **({} if std is None else {"policy/std": std.mean()})}
+
+    def update(self, batches: list[Any], noise: list[Vector]) -> dict[str, float]:
+        """Take a step of the critic for each minibatch, and one of the actor; ``noise`` in the order it is drawn."""
+        drawn, batch, target, loss = iter(noise), batches[-1], None, 0.0
+        if self.critics:
+            for batch in batches:
+                target = self.target(batch, drawn)
+                loss = self.critic_step(self.losses(batch, target))
+        advantage = self.advantage(batch, target, drawn)
+        weight = self.weight(advantage)
+        metrics = self.actor_step(batch, weight) | describe(self.config, advantage, weight)
+        if self.critics:
+            metrics |= {"critic/loss": loss, "critic/explained_variance": explained(*self.fitted(batch, target))}
+        assert next(drawn, None) is None
+        return metrics
+
+
+def explained(target: Vector, predicted: Vector) -> float:
+    return 1 - (target - predicted).var() / (target.var() + 1e-8)
+
+
+def describe(config: Any, advantage: Vector, weight: Vector) -> dict[str, float]:
+    return {
+        "advantage/mean": advantage.mean(),
+        "advantage/std": np.sqrt(((advantage - advantage.mean()) ** 2).mean()),
+        "weight/mean": weight.mean(),
+        "weight/max": weight.max(),
+        "weight/clipped_fraction": (weight >= config.max_advantage).mean(),
+        "weight/effective_sample_size": weight.sum() ** 2 / (len(weight) * (weight**2).sum()),
+    }
+
+
+class BC(Reference):
+    def advantage(self, batch: Any, target: Any, noise: Iterator[Vector]) -> Vector:
+        return np.zeros(len(batch.reward))
+
+    def weight(self, advantage: Vector) -> Vector:
+        return np.ones(len(advantage))
+
+
+class AWR(Reference):
+    def target(self, batch: Any, noise: Iterator[Vector]) -> Any:
+        return self.bootstrapped(batch, value(self.config, self.targets[0], batch.next_obs))
+
+    def losses(self, batch: Any, target: Any) -> list[tuple[float, Net]]:
+        return [value_loss(self.config, self.critics[0], batch.obs, target, self.config.expectile)]
+
+    def advantage(self, batch: Any, target: Any, noise: Iterator[Vector]) -> Vector:
+        return self.scaled(target - value(self.config, self.critics[0], batch.obs))
+
+    def scaled(self, error: Vector) -> Vector:
+        return (error - error.mean()) / (error.std() + 1e-5) if self.config.normalize_advantage else error
+
+
+class MARWIL(AWR):
+    def losses(self, batch: Any, target: Any) -> list[tuple[float, Net]]:
+        return [value_loss(self.config, self.critics[0], batch.obs, target, 0.5)]
+
+    def scaled(self, error: Vector) -> Vector:
+        return error / np.sqrt((error**2).mean() + 1e-8)
+
+
+class AWAC(Reference):
+    def target(self, batch: Any, noise: Iterator[Vector]) -> Any:
+        values, probability = self.policy_values(self.targets, batch.next_obs, noise, 1)
+        return self.bootstrapped(batch, (probability * values).sum(axis=0))
+
+    def losses(self, batch: Any, target: Any) -> list[tuple[float, Net]]:
+        return [q_loss(self.config, self.nvec, net, batch.obs, batch.action, target) for net in self.critics]
+
+    def fitted(self, batch: Any, target: Any) -> tuple[Vector, Vector]:
+        values = [q_value(self.config, self.nvec, net, batch.obs, batch.action) for net in self.critics]
+        return target, np.mean(values, axis=0)
+
+    def advantage(self, batch: Any, target: Any, noise: Iterator[Vector]) -> Vector:
+        values, probability = self.policy_values(self.critics, batch.obs, noise, self.config.n_action_samples)
+        return self.smallest(self.critics, batch.obs, batch.action) - self.baseline(values, probability)
+
+    def baseline(self, values: Vector, probability: Vector) -> Vector:
+        return (probability * values).sum(axis=0)
+
+    def weight(self, advantage: Vector) -> Vector:
+        if self.config.weights == "softmax":
+            return len(advantage) * np.exp(log_softmax(advantage[None] / self.config.beta)[0])
+        return super().weight(advantage)
+
+
+class CRR(AWAC):
+    def baseline(self, values: Vector, probability: Vector) -> Vector:
+        return values.max(axis=0) if self.config.baseline == "max" else super().baseline(values, probability)
+
+    def weight(self, advantage: Vector) -> Vector:
+        return np.where(advantage > 0, 1.0, 0.0) if self.config.weights == "binary" else super().weight(advantage)
+
+
+class IQL(Reference):
+    def target(self, batch: Any, noise: Iterator[Vector]) -> Any:
+        next_value = value(self.config, self.critics[0], batch.next_obs)
+        return self.smallest(self.targets[1:], batch.obs, batch.action), self.bootstrapped(batch, next_value)
+
+    def losses(self, batch: Any, target: Any) -> list[tuple[float, Net]]:
+        return [
+            value_loss(self.config, self.critics[0], batch.obs, target[0], self.config.expectile),
+            *(q_loss(self.config, self.nvec, net, batch.obs, batch.action, target[1]) for net in self.critics[1:]),
+        ]
+
+    def fitted(self, batch: Any, target: Any) -> tuple[Vector, Vector]:
+        return target[0], value(self.config, self.critics[0], batch.obs)
+
+    def advantage(self, batch: Any, target: Any, noise: Iterator[Vector]) -> Vector:
+        return target[0] - value(self.config, self.critics[0], batch.obs)
+
+
+REFERENCES: dict[str, type[Reference]] = {
+    "awr": AWR, "bc": BC, "marwil": MARWIL, "awac": AWAC, "crr": CRR, "iql": IQL
+}  # fmt: skip
+
+
+# Rounds.
+
+
+def mixed_returns(
+    reward: Any, next_value: Any, terminated: Any, ended: Any, gamma: float, td_lambda: float
+) -> NDArray[np.float64]:
+    """Return the k-step returns of every step, mixed by (1 - lambda) lambda^(k - 1), the last one taking the rest."""
+    result = np.zeros(reward.shape)
+    for stream in range(reward.shape[1]):
+        for start in range(len(reward)):
+            total, discounted, weight = 0.0, 0.0, 1.0
+            for k, t in enumerate(range(start, len(reward))):
+                discounted += gamma**k * reward[t, stream]
+                bootstrap = 0.0 if terminated[t, stream] else gamma ** (k + 1) * next_value[t, stream]
+                last = ended[t, stream]
+                total += (weight if last else weight * (1 - td_lambda)) * (discounted + bootstrap)
+                weight *= td_lambda
+                if last:
+                    break
+            result[start, stream] = total
+    return result
+
+
+def learn_round(
+    reference: AWR, steps: Any, order: Vector, stored: Vector, critic_places: Vector, actor_places: Vector
+) -> dict[str, float]:
+    """Take a round on minibatches at the given places: of ``(n_critic_updates, B)``, then of ``(n_actor_updates, B)``.
+
+    ``steps`` has one place a step, its observations whitened; ``order`` has each stream's places in order of time.
+    """
+    config = reference.config
+    ended = (steps.terminated | steps.truncated)[order]
+    ended[-1] = True
+
+    def labels() -> Vector:
+        next_value = value(config, reference.critics[0], steps.next_obs)[order]
+        target = np.zeros(len(steps.reward))
+        target[order] = mixed_returns(
+            steps.reward[order], next_value, steps.terminated[order], ended, config.gamma, config.td_lambda
+        )
+        return target
+
+    def batch_at(places: Vector) -> Any:
+        return type(steps)(*(column[places] for column in steps))
+
+    target = labels()
+    losses = [reference.critic_step(reference.losses(batch_at(places), target[places])) for places in critic_places]
+    target, predicted = labels(), value(config, reference.critics[0], steps.obs)
+    advantage = np.zeros(len(target))
+    advantage[stored] = reference.scaled((target - predicted)[stored])
+    weight = reference.weight(advantage)
+    reports = [reference.actor_step(batch_at(places), weight[places]) for places in actor_places]
+    last = actor_places[-1]
+    return {
+        **reference.describe_policy(reference.policy_loss(batch_at(last), weight[last])),
+        **describe(config, advantage[stored], weight[stored]),
+        "actor/loss": float(np.mean([report["actor/loss"] for report in reports])),
+        "critic/loss": float(np.mean(losses)),
+        "critic/explained_variance": explained(target[stored], predicted[stored]),
+    }
