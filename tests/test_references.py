@@ -60,7 +60,7 @@ def make_updates(algorithm: str, config: Any, monkeypatch: pytest.MonkeyPatch) -
 
     def run(state: TrainState, batches: Transition, key: Any, actor_waits: Any = None) -> Any:
         noise.clear()
-        state, metrics = update(state._replace(key=key), batches, actor_waits)
+        state, metrics = update(state, batches, key, actor_waits)
         return state, metrics, list(noise)
 
     monkeypatch.setattr(Gaussian, "support", recorded)
@@ -79,7 +79,7 @@ def make_rounds(algorithm: str, config: Any) -> Any:
             drawn.append(places[jax.random.randint(key, shape, 0, N_STORED)])
             return drawn[-1]
 
-        state, metrics = learn(state._replace(key=key), steps, order, stored, draw)
+        state, metrics = learn(state, steps, order, stored, draw, list(jax.random.split(key, 4)))
         return state, metrics, drawn
 
     return jax.jit(run, compiler_options=FAST)
@@ -165,7 +165,7 @@ UPDATES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "awr, sgd": (
         "awr", CONTINUOUS,
         {"n_critic_updates": 2, "optimizer": "sgd", "momentum": 0.8, "critic_learning_rate": 0.02,
-         "state_dependent_std": True, "initial_std": 0.8, "max_grad_norm": 2.0, "hidden_sizes": (5, 4)},
+         "state_dependent_std": True, "initial_std": 0.8, "max_grad_norm": 2.0, "hidden": (5, 4)},
     ),
     "awr, one transition": ("awr", DISCRETE, {"batch_size": 1, "tau": 0.5}),
     "bc": ("bc", DISCRETE, {"batch_size": 3}),
