@@ -15,11 +15,11 @@ import jax
 import numpy as np
 
 from rlox.agent import Agent, check_positive
-from rlox.algorithms import find_algorithm
+from rlox.algorithms import find_algorithm, find_saved
 from rlox.core.config import Config, make_config
 from rlox.core.state import TrainState
 from rlox.data.dataset import DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, Envs, NoEnv, make_envs
+from rlox.envs.envs import EnvLike, Envs, NoEnv, make_envs, names_module
 from rlox.envs.spaces import describe, interchangeable, restore
 from rlox.errors import CheckpointError, ConfigError, DatasetError, DivergedError
 from rlox.learner import Learner
@@ -38,7 +38,8 @@ class Trainer(Agent):
 
     Args:
         algorithm: name of a member of ``rlox.ALGORITHMS``, in any case.
-        env: an id, a ``gymnasium.Env``, a callable that makes one, or a ``VectorEnv``.
+        env: an id (``module:Id`` imports the module that registers it), a ``gymnasium.Env``, a callable that makes
+            one, or a ``VectorEnv``.
         dataset: logged data: a file, a ``Dataset``, or a mapping of columns (see ``Dataset.from_arrays``). With an
             environment its spaces are the data's; without one the policy is only trained offline.
         config: the algorithm's settings, as a dict or its dataclass; None for the documented defaults.
@@ -312,7 +313,7 @@ class Trainer(Agent):
         Args:
             path: folder that ``save`` or a run wrote, or the file in it.
             env: where to go on; None makes the environment of the same id, if it was given by id, and otherwise
-                leaves a trainer that only predicts.
+                leaves a trainer that only predicts. An id that names a module (``module:Id``) has to be passed again.
             dataset: what to learn from offline; None opens the same file, if the data were given by one that is still
                 there.
             callbacks: as in ``Trainer``.
@@ -325,7 +326,9 @@ class Trainer(Agent):
         path = Path(path)
         arrays, info = checkpoint.load(path)
         spaces = restore(info["observation_space"]), restore(info["action_space"])
-        env = info["env"] if env is None else env
+        find_saved(info["algorithm"], path)
+        if env is None:
+            env = NoEnv(*spaces, info["env"]) if names_module(info["env"]) else info["env"]
         if dataset is None and info["dataset"]:
             # Without its data the run still acts, and `train` says that they are gone.
             with contextlib.suppress(DatasetError):
@@ -334,6 +337,7 @@ class Trainer(Agent):
             info["algorithm"], NoEnv(*spaces) if env is None else env, dataset=dataset, config=info["config"],
             seed=info["seed"], callbacks=callbacks, logger=logger,
         )  # fmt: skip
+        trainer.env_id = trainer.env_id or (env.env_id if isinstance(env, NoEnv) else None)
         trainer.preset, trainer.dataset_path = info["preset"], trainer.dataset_path or info["dataset"]
         found_spaces = trainer.observation_space, trainer.action_space
         alike = interchangeable(spaces[0], found_spaces[0]), spaces[1] == found_spaces[1]

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 from rlox.algorithms import awac, awr, bc, crr, iql, marwil
 from rlox.core import q_learning as q
+from rlox.core.config import Config
 from rlox.core.networks import Critic, QFunction
 from rlox.core.update import Algorithm
-from rlox.errors import ConfigError, did_you_mean
+from rlox.errors import CheckpointError, ConfigError, did_you_mean
 
 ALGORITHMS: dict[str, Algorithm] = {
     "awr": Algorithm(awr.AWRConfig, Critic, awr.value_target, awr.predict, awr.critic_loss, awr.advantage, awr.weight),
@@ -38,3 +41,40 @@ def find_algorithm(name: str) -> tuple[str, Algorithm]:
     if key not in ALGORITHMS:
         raise ConfigError(f"'{name}' is not an algorithm of rlox.{did_you_mean(key, ALGORITHMS)}")
     return key, ALGORITHMS[key]
+
+
+def find_saved(name: str, path: str | Path) -> Algorithm:
+    """Return the algorithm of a saved run.
+
+    Raises:
+        CheckpointError: it is one that somebody registered, and nothing has registered it here.
+    """
+    if name not in ALGORITHMS:
+        raise CheckpointError(
+            f"Run '{path}' was trained by '{name}', which is not an algorithm of rlox: import the module that registers "
+            "it first (on the command line: --import MODULE)."
+        )
+    return ALGORITHMS[name]
+
+
+def register(name: str, algorithm: Algorithm) -> None:
+    """Add an algorithm of one's own: ``Trainer`` knows it by its name, and so does the command line.
+
+    Args:
+        name: lower-case letters, digits and underscores, such as ``my_awr``.
+        algorithm: what it puts into the update.
+
+    Raises:
+        ConfigError: a name of another form or one that is taken, or something that is not an algorithm.
+    """
+    if not isinstance(name, str) or not name.isidentifier() or not name.isascii() or name != name.lower():
+        raise ConfigError(
+            f"{name!r} cannot name an algorithm: use lower-case letters, digits and underscores, such as 'my_awr'."
+        )
+    if name in ALGORITHMS:
+        raise ConfigError(f"'{name}' is an algorithm already: register yours under another name.")
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(f"'{name}' is a {type(algorithm).__name__}: register takes an rlox.core.update.Algorithm.")
+    if not (isinstance(algorithm.config, type) and issubclass(algorithm.config, Config)):
+        raise ConfigError(f"The config of '{name}' must be a subclass of rlox.core.config.Config.")
+    ALGORITHMS[name] = algorithm

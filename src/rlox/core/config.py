@@ -9,7 +9,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from rlox.errors import ConfigError, did_you_mean
+from rlox.errors import ConfigError, suggest
 
 C = TypeVar("C", bound="Config")
 
@@ -171,7 +171,7 @@ def make_config(kind: type[C], algorithm: str, values: object) -> C:
         if key in ("seed", "run_dir", "callbacks", "logger", "env"):
             raise ConfigError(f"'{key}' is not a setting of {algorithm}: pass it to Trainer itself, as {key}=....")
         if key not in known:
-            raise ConfigError(f"'{key}' is not a setting of {algorithm}.{did_you_mean(str(key), known)}")
+            raise ConfigError(f"'{key}' is not a setting of {algorithm}.{suggest(str(key), known)}")
     return kind(**values)
 
 

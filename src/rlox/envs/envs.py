@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 
 from rlox.envs.spaces import ObsEncoder, obs_encoder
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError, did_you_mean, one_line
+from rlox.modules import import_named
 
 EnvLike = str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], Any]
 
@@ -138,12 +139,20 @@ class Envs:
 
 
 class NoEnv(gym.Env[Any, Any]):
-    """Stands for an environment that is not there: it has spaces, and refuses to be stepped."""
+    """Stands for an environment that is not there: it has spaces, and refuses to be stepped.
 
-    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any]):
-        self.observation_space, self.action_space = observation_space, action_space
+    Args:
+        observation_space: of the environment.
+        action_space: of the environment.
+        env_id: its id, where it is known but its module is not imported without being named again.
+    """
+
+    def __init__(self, observation_space: gym.Space[Any], action_space: gym.Space[Any], env_id: str | None = None):
+        self.observation_space, self.action_space, self.env_id = observation_space, action_space, env_id
 
     def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        if self.env_id is not None:
+            raise unnamed_module(self.env_id)
         raise ConfigError(
             "There is no environment here to act in: give one by Trainer(..., env=) or Trainer.load(path, env=)."
         )
@@ -162,7 +171,7 @@ def make_envs(env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0) 
     """Return environments from an id, an environment, a vector environment, or a callable that makes one.
 
     Args:
-        env: what to step.
+        env: what to step; the id may be ``module:Id``, whose module is imported and registers it.
         n_envs: how many to make of an id or a callable.
         mode: ``sync`` steps them one after another, ``async`` in processes of their own, ``envpool`` in EnvPool.
         seed: for EnvPool, which takes seeds only when it makes environments.
@@ -219,17 +228,41 @@ def _without_precision_warnings() -> Iterator[None]:
 
 def _maker(env: EnvLike) -> Callable[[], Any]:
     if isinstance(env, str):
-        try:
-            spec = gym.spec(env)
-        except (gym.error.Error, ModuleNotFoundError) as error:
-            raise ConfigError(f"Environment '{env}' is not to be had: {one_line(error)}") from None
-        return functools.partial(_make_from_spec, spec)
+        return functools.partial(_make_from_spec, find_spec(env))
     if callable(env):
         return functools.partial(_make_from_callable, env)
     raise ConfigError(
         f"env={env!r} is a {type(env).__name__}: it must be an id, a gymnasium.Env, a VectorEnv, or a callable that "
         "makes one."
     )
+
+
+def names_module(env_id: str | None) -> bool:
+    """Return whether an id is ``module:Id``, whose module registers the environment."""
+    return env_id is not None and ":" in env_id
+
+
+def unnamed_module(env_id: str) -> ConfigError:
+    """Return the error that an environment is needed whose module only a saved run names."""
+    return ConfigError(
+        f"The run's environment is '{env_id}', and a saved run never imports a module by itself: pass "
+        f'env="{env_id}" again (on the command line: --env {env_id}).'
+    )
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """Return what Gymnasium knows of an id; the module of ``module:Id`` is imported.
+
+    Raises:
+        ConfigError: no such id (Gymnasium's suggestion is kept), or no such module.
+    """
+    module, _, name = env_id.rpartition(":")
+    if names_module(env_id):
+        import_named(module, f"Environment '{env_id}' could not be created")
+    try:
+        return gym.spec(name)
+    except (gym.error.Error, ModuleNotFoundError) as error:
+        raise ConfigError(f"Environment '{env_id}' could not be created: {one_line(error)}") from None
 
 
 def _make_from_spec(spec: EnvSpec) -> gym.Env[Any, Any]:
@@ -239,7 +272,7 @@ def _make_from_spec(spec: EnvSpec) -> gym.Env[Any, Any]:
     except (gym.error.DependencyNotInstalled, ModuleNotFoundError) as error:
         raise ConfigError(f"Environment '{spec.id}' needs a package that is missing: {one_line(error)}") from None
     except gym.error.Error as error:
-        raise ConfigError(f"Environment '{spec.id}' is not to be had: {one_line(error)}") from None
+        raise ConfigError(f"Environment '{spec.id}' could not be created: {one_line(error)}") from None
 
 
 def _make_from_callable(make: Callable[[], Any]) -> Any:

@@ -1,0 +1,163 @@
+"""``rlox train``: a command for each algorithm, with its settings as flags."""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import itertools
+import sys
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import App, Group, Parameter
+
+from rlox.algorithms import ALGORITHMS
+from rlox.cli.options import RUN, Options, setting_parameters, to_toml
+from rlox.cli.report import describe_algorithm, print_evaluation
+from rlox.cli.sources import apply_file, apply_preset
+from rlox.cli.values import check_whole_numbers
+from rlox.core.config import Config, make_config
+from rlox.core.update import Algorithm
+from rlox.errors import ConfigError
+
+OFFLINE_STEPS = 20_000
+"""Gradient steps on data where nothing else is said."""
+
+app = App(
+    name="train",
+    usage="Usage: rlox train ALGORITHM --env ID --total-timesteps N [OPTIONS]\n"
+    "       rlox train ALGORITHM --dataset DATA [--gradient-steps N] [--env ID] [OPTIONS]\n"
+    "\n`rlox train awr --help` shows the flags of an algorithm, such as awr.",
+    group_commands=Group("Algorithms", sort_key=0),
+    config=(apply_file, apply_preset, check_whole_numbers),
+)
+
+
+def add_algorithms() -> None:
+    """Make a command of every algorithm that has none yet."""
+    for name, algorithm in ALGORITHMS.items():
+        if name not in app:
+            run = _command(name, algorithm)
+            summary = describe_algorithm(algorithm.config)
+            app.command(App(name=name, help=summary, default_command=run))
+            app.command(App(name=name.upper(), help=summary, default_command=run, show=False))
+
+
+def _command(name: str, algorithm: Algorithm) -> Callable[..., None]:
+    def run(**given: Any) -> None:
+        train(name, algorithm.config, given.pop("options", Options()), given)
+
+    options = inspect.Parameter(
+        "options",
+        inspect.Parameter.KEYWORD_ONLY,
+        default=Options(),
+        annotation=Annotated[Options, Parameter(name="*", group=RUN)],
+    )
+    signature = inspect.Signature([options, *setting_parameters(name, algorithm.config)])
+    run.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
+    return run
+
+
+def train(algorithm: str, kind: type[Config], options: Options, settings: Mapping[str, Any]) -> None:
+    """Train a policy, save it to a run folder and evaluate it.
+
+    Args:
+        algorithm: its name.
+        kind: class of its settings.
+        options: the run.
+        settings: those that flags, a file or a preset gave.
+
+    Raises:
+        ConfigError: a setting out of range, or a run that has nothing to learn from.
+    """
+    config = make_config(kind, algorithm, settings)
+    options = _completed(options)
+    if options.print_config:
+        print(to_toml(algorithm, options, config), end="")
+        return
+    from rlox.trainer import Trainer
+
+    source = options.env if options.dataset is None else Path(options.dataset).stem
+    folder = options.run_dir or _new_run_dir(f"{algorithm}-{source}-{options.seed}")
+    trainer = Trainer(algorithm, options.env, dataset=options.dataset, config=config, seed=options.seed, run_dir=folder)
+    trainer.preset = options.preset
+    _learn(trainer, options)
+    if options.env is None:
+        print(f"Saved to {folder}. Its returns in an environment: rlox evaluate {folder} --env ID")
+        return
+    print_evaluation(trainer.evaluate(options.n_eval_episodes), options.env)
+    again = f" --env {options.env}" if ":" in options.env else ""
+    print(f"Saved to {folder}. Watch it: rlox play {folder}{again}")
+
+
+def _completed(options: Options) -> Options:
+    """Return the options with the defaults that follow from others.
+
+    Raises:
+        ConfigError: nothing to learn from, or no number of steps.
+    """
+    env, gradient_steps = options.env, options.gradient_steps
+    if options.dataset is not None:
+        gradient_steps = OFFLINE_STEPS if gradient_steps is None else gradient_steps
+        env = env or _own_env(options.dataset)
+    for what, source, how_long, steps in (
+        ("env", env, "total-timesteps", options.total_timesteps),
+        ("dataset", options.dataset, "gradient-steps", gradient_steps),
+    ):
+        if steps is not None and source is None:
+            raise ConfigError(f"--{how_long} {steps} needs --{what} to learn from.")
+    if options.total_timesteps is None and gradient_steps is None:
+        raise ConfigError(
+            "Say what to learn from and how long: --env ID --total-timesteps N, or --dataset DATA [--gradient-steps "
+            "N], or all of them for the data first."
+        )
+    return dataclasses.replace(options, env=env, gradient_steps=gradient_steps)
+
+
+def _own_env(dataset: str) -> str | None:
+    """Return the environment that bundled data are from, if it can be made here."""
+    from rlox.data.bundled import is_bundled, reference
+    from rlox.envs.envs import make_envs
+
+    if not is_bundled(dataset):
+        return None
+    env_id = reference(dataset).env
+    try:
+        make_envs(env_id).close()
+    except ConfigError as error:
+        print(f"There will be no evaluation: {error}", file=sys.stderr)
+        return None
+    return env_id
+
+
+def _learn(trainer: Any, options: Options) -> None:
+    """Learn from the data, then from the environment, and say how long it took."""
+    intervals: dict[str, Any] = {
+        "n_eval_episodes": options.n_eval_episodes,
+        "log_interval": options.log_interval,
+        "checkpoint_interval": options.checkpoint_interval,
+        "eval_interval": options.eval_interval,
+        "progress": True,
+    }
+    if options.gradient_steps is not None:
+        metrics = trainer.train_offline(options.gradient_steps, **intervals)
+        speed = metrics["gradient_steps"] / metrics["seconds"]
+        told = f"{metrics['gradient_steps']:,} gradient steps in {metrics['seconds']:.1f} s"
+        print(f"Learned from {options.dataset}: {told} ({speed:,.0f} a second).")
+    if options.total_timesteps is not None:
+        metrics = trainer.train(options.total_timesteps, **intervals)
+        speed = f"{metrics['seconds']:.1f} s ({metrics['env_steps_per_second']:,.0f} steps/s)"
+        print(f"Trained {metrics['env_steps']:,} steps in {speed}.")
+        recent = min(metrics["episodes"], 100)
+        print(f"Mean reward of the last {recent:.0f} training episodes: {metrics['mean_reward']:.1f}")
+
+
+def _new_run_dir(name: str) -> Path:
+    """Return the first of runs/NAME, runs/NAME-2, ... that does not exist."""
+    name = name.replace("/", "-").replace(":", "-")
+    candidates = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+    return next(folder for folder in candidates if not folder.exists())
+
+
+add_algorithms()
