@@ -3,7 +3,6 @@
 import difflib
 from collections.abc import Iterable
 
-
 _OTHER_WORDS = {
     "net_arch": ("hidden",),
     "ent_coef": ("entropy_coef",),

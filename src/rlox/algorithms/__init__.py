@@ -51,8 +51,8 @@ def find_saved(name: str, path: str | Path) -> Algorithm:
     """
     if name not in ALGORITHMS:
         raise CheckpointError(
-            f"Run '{path}' was trained by '{name}', which is not an algorithm of rlox: import the module that registers "
-            "it first (on the command line: --import MODULE)."
+            f"Run '{path}' was trained by '{name}', which is not an algorithm of rlox: import the module that "
+            "registers it first (on the command line: --import MODULE)."
         )
     return ALGORITHMS[name]
 

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlox.envs.collector import Episode
+from rlox.envs.envs import find_spec
 from rlox.errors import ConfigError, one_line
 
 Predict = Callable[[Any], NDArray[Any]]
@@ -30,8 +31,9 @@ def play(predict: Predict, env_id: str, video: Path | None, n_episodes: int, see
             raise ConfigError(f"video '{video}' must end in .mp4 or .gif.")
         if not video.parent.is_dir():
             raise ConfigError(f"video '{video}' cannot be written: there is no folder '{video.parent}'.")
+    spec = find_spec(env_id)
     try:
-        env = gym.make(env_id, render_mode=mode)
+        env = gym.make(spec, render_mode=mode)
     except (gym.error.Error, ImportError) as error:
         raise ConfigError(f"Environment '{env_id}' cannot be shown: {one_line(error)}") from None
     if mode not in env.metadata.get("render_modes", ()):
@@ -75,7 +77,10 @@ def _open_video(video: Path, fps: int) -> Any:
     if video.suffix == ".gif":
         return imageio.get_writer(video, duration=1000 / fps)
     try:
-        # Macro blocks of 2, so that frames keep their size: the default rounds it to multiples of 16.
-        return imageio.get_writer(video, fps=fps, macro_block_size=2)
-    except ImportError:
+        import imageio_ffmpeg
+
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError):
         raise ConfigError("mp4 videos need the extra rlox[video]: pip install 'rlox[video]'.") from None
+    # Macro blocks of 2, so that frames keep their size: the default rounds it to multiples of 16.
+    return imageio.get_writer(video, fps=fps, macro_block_size=2)
