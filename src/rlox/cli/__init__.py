@@ -34,6 +34,7 @@ app = App(
 )
 # The command's own parser answers these, after --import has had its effect.
 app.meta.help_flags = app.meta.version_flags = ()
+app.meta.suppress_keyboard_interrupt = False
 for flag in ("--help", "--version"):
     app[flag].group = (GLOBAL,)
 app.register_install_completion_command(group=GLOBAL, help="Install completion for the shell that is running.")
@@ -101,6 +102,10 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(one_line(error), 2)
     except KeyboardInterrupt:
         print("rlox: interrupted.", file=sys.stderr)
+        if args is None:
+            # Threads of XLA may still compute, and crash where Python is taken down around them.
+            sys.stdout.flush()
+            os._exit(130)
         sys.exit(130)
 
 

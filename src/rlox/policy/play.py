@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -46,7 +47,7 @@ def play(predict: Predict, env_id: str, video: Path | None, n_episodes: int, see
             return
         writer = _open_video(video, env.metadata.get("render_fps", 30))
         with writer:
-            yield from _episodes(env, predict, n_episodes, seed, lambda: writer.append_data(np.asarray(env.render())))
+            yield from _episodes(env, predict, n_episodes, seed, lambda: _append(writer, env.render()))
     except gym.error.DependencyNotInstalled as error:
         raise ConfigError(
             f"Environment '{env_id}' cannot be shown: {one_line(error)} (the extra rlox[video] has it)."
@@ -67,6 +68,13 @@ def _episodes(
             episode_return, length, ended = episode_return + float(reward), length + 1, terminated or truncated
         after_step()
         yield Episode(episode_return, length)
+
+
+def _append(writer: Any, frame: Any) -> None:
+    with warnings.catch_warnings():
+        # JAX warns of forks, but ffmpeg is started as a program of its own.
+        warnings.filterwarnings("ignore", ".*os.fork.*", RuntimeWarning)
+        writer.append_data(np.asarray(frame))
 
 
 def _open_video(video: Path, fps: int) -> Any:
