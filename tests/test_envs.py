@@ -227,7 +227,7 @@ def test_a_broken_environment_stops_training_with_its_step():
     [("CartPol-v1", "CartPole"), ("CartPole-v9", "CartPole-v1|v1"), ("cartpole", "CartPole|cartpole")],
 )
 def test_an_unknown_id_keeps_gymnasiums_suggestion(name: str, suggestion: str):
-    with pytest.raises(ConfigError, match=f"Environment '{name}' is not to be had.*({suggestion})") as error:
+    with pytest.raises(ConfigError, match=f"Environment '{name}' could not be created.*({suggestion})") as error:
         make_envs(name)
     assert "\n" not in str(error.value)
 
