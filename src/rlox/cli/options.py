@@ -68,7 +68,9 @@ def setting_parameters(algorithm: str, kind: type[Config]) -> list[inspect.Param
             negative_iterable=(),
             show_default=_shown,
         )
-        annotation = Annotated[hints[field.name], flag]
+        # One number is the width of two layers, several are those of each.
+        hint = tuple[int, ...] if several else hints[field.name]
+        annotation = Annotated[hint, flag]
         parameters.append(
             inspect.Parameter(
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=annotation
