@@ -77,6 +77,7 @@ def setting_parameters(algorithm: str, kind: type[Config]) -> list[inspect.Param
             help=helps.get(field.name, ""),
             group=own if field.name in inspect.get_annotations(kind) else shared,
             consume_multiple=(1, None) if several else None,
+            n_tokens=-1 if several else None,
             negative_iterable=(),
             show_default=_shown,
         )
