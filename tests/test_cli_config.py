@@ -1,14 +1,19 @@
 """Where settings come from: flags over a file over a preset over the defaults."""
 
 import dataclasses
+import inspect
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import pytest
+from cyclopts import App, CoercionError, Parameter
 
 from rlox import ALGORITHMS, Trainer
 from rlox.cli import main
+from rlox.cli.options import Options, setting_parameters
+from rlox.cli.sources import apply_file
+from rlox.cli.values import check_whole_numbers
 from rlox.errors import ConfigError, suggest
 from rlox.presets import preset_settings
 
@@ -59,6 +64,52 @@ def test_booleans_lists_and_none_are_overridden_too(printed: Printed):
     found = printed(*HERE, *FILE, *flags, file=file)
     assert (found["layer_norm"], found["hidden_sizes"], found["max_grad_norm"]) == (False, [16], "none")
     assert found["optimizer"] == "adam"
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Width:
+    """Settings of nothing."""
+
+    hidden: int | tuple[int, ...] = 256
+    """A width, or one for each layer."""
+
+
+@pytest.mark.parametrize(
+    ("args", "file", "found"),
+    [
+        (["--hidden", "64"], "", 64),
+        (["--hidden=64"], "", 64),
+        (["--hidden", "64", "32"], "", (64, 32)),
+        (["--hidden", "64", "32", "16"], "", (64, 32, 16)),
+        ([], "hidden = 8", 8),
+        ([], "hidden = [8, 4]", (8, 4)),
+        (["--hidden", "64"], "hidden = [8, 4]", 64),
+        ([], "hidden = 8.5", None),
+        (["--hidden", "64.5"], "", None),
+        (["--hidden", "64", "x"], "", None),
+    ],
+)
+def test_a_setting_that_is_a_number_or_several(tmp_path: Path, args: list[str], file: str, found: Any):
+    file_path = tmp_path / "run.toml"
+    file_path.write_text(file)
+    kind: Any = Width
+    keyword = inspect.Parameter.KEYWORD_ONLY
+    options = inspect.Parameter(
+        "options", keyword, default=Options(), annotation=Annotated[Options, Parameter(name="*")]
+    )
+
+    def run(**given: Any) -> Any:
+        return given.get("hidden")
+
+    run.__signature__ = inspect.Signature([options, *setting_parameters("x", kind)])  # pyright: ignore
+    app = App(config=(apply_file, check_whole_numbers), exit_on_error=False, print_error=False)
+    app.command(run, name="x")
+    command = ["x", "--config", str(file_path), *args]
+    if found is None:
+        with pytest.raises((CoercionError, ConfigError), match="hidden"):
+            app(command, result_action="return_value")
+    else:
+        assert app(command, result_action="return_value") == found
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

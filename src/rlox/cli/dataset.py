@@ -70,29 +70,18 @@ def create(
         Of the episodes.
     """
     from rlox.data.formats import check_target
-    from rlox.envs.envs import make_envs
-    from rlox.policy.episodes import RandomPolicy
-    from rlox.policy.recording import record
-    from rlox.trainer import Trainer
 
     check_target(out)
     if n_steps < 1:
         raise ConfigError(f"--n-steps {n_steps} must be at least 1.")
-    if run is None:
-        if env is None or replay:
-            raise ConfigError(
-                "Say what to record: --env ID for a random agent, --run RUN for a policy, or --run RUN --replay."
-            )
-        envs = make_envs(env)
-        policy = RandomPolicy(envs.observation_space, envs.action_space, seed)
-        dataset = record(policy, envs, n_steps, seed=seed)
-        envs.close()
+    if run is not None:
+        dataset = _of_run(run, env, replay, n_steps, deterministic, seed)
+    elif env is not None and not replay:
+        dataset = _of_random_agent(env, n_steps, seed)
     else:
-        trainer = Trainer.load(run, env=env)
-        if replay:
-            dataset = trainer.replay_dataset()
-        else:
-            dataset = trainer.record(n_steps, deterministic=deterministic, seed=seed)
+        raise ConfigError(
+            "Say what to record: --env ID for a random agent, --run RUN for a policy, or --run RUN --replay."
+        )
     dataset.save(out)
     _print_written(out, dataset)
 
@@ -142,16 +131,30 @@ def convert(
 
     check_target(out)
     several = {"observations": observations, "actions": actions, "next_observations": next_observations}
-    single = {
-        "rewards": rewards,
-        "terminals": terminals,
-        "timeouts": timeouts,
-        "action_log_probs": action_log_probs,
-    }
-    columns: ColumnNames = {name: given for name, given in {**several, **single}.items() if given}
+    single = {"rewards": rewards, "terminals": terminals, "timeouts": timeouts, "action_log_probs": action_log_probs}
+    columns: ColumnNames = {name: column for name, column in {**several, **single}.items() if column}
     dataset = _of_env(Dataset.load(data, columns=columns) if columns else make_dataset(data), env)
     dataset.save(out)
     _print_written(out, dataset)
+
+
+def _of_run(run: Path, env: str | None, replay: bool, n_steps: int, deterministic: bool, seed: int) -> Dataset:
+    from rlox.trainer import Trainer
+
+    trainer = Trainer.load(run, env=env)
+    return trainer.replay_dataset() if replay else trainer.record(n_steps, deterministic=deterministic, seed=seed)
+
+
+def _of_random_agent(env: str, n_steps: int, seed: int) -> Dataset:
+    from rlox.envs.envs import make_envs
+    from rlox.policy.episodes import RandomPolicy
+    from rlox.policy.recording import record
+
+    envs = make_envs(env)
+    try:
+        return record(RandomPolicy(envs.observation_space, envs.action_space, seed), envs, n_steps, seed=seed)
+    finally:
+        envs.close()
 
 
 def _of_env(dataset: Dataset, env_id: str | None) -> Dataset:

@@ -65,6 +65,7 @@ def setting_parameters(algorithm: str, kind: type[Config]) -> list[inspect.Param
             help=helps.get(field.name, ""),
             group=groups.setdefault(named, Group(named, sort_key=3 + len(groups))),
             consume_multiple=(1, None) if several else None,
+            n_tokens=-1 if several else None,
             negative_iterable=(),
             show_default=_shown,
         )
