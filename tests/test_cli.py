@@ -130,7 +130,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) 
         # Values: missing, one too many, of a wrong type, not among the choices, given twice.
         ([*TRAIN, "--beta"], ["--beta needs a value: a number"]),
         ([*TRAIN, "--beta", "--seed", "1"], ["--beta needs a value"]),
-        ([*TRAIN, "--hidden-sizes"], ["--hidden-sizes needs a value"]),
+        ([*TRAIN, "--hidden"], ["--hidden needs a value"]),
         (["--import"], ["--import needs a value: MODULE"]),
         ([*TRAIN, "awr"], ["'awr' is one argument too many for `rlox train awr`"]),
         (["evaluate"], ["`rlox evaluate` needs RUN"]),
@@ -139,7 +139,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) 
         ([*TRAIN, "--beta", "hot"], ["--beta 'hot' has the wrong type", "a number"]),
         ([*TRAIN, "--beta=hot"], ["--beta 'hot' has the wrong type"]),
         ([*TRAIN, "--batch-size", "32.5"], ["--batch-size '32.5'", "a whole number"]),
-        ([*TRAIN, "--hidden-sizes", "8", "x"], ["--hidden-sizes", "whole numbers"]),
+        ([*TRAIN, "--hidden", "8", "x"], ["--hidden", "whole number"]),
         ([*TRAIN, "--max-grad-norm", "x"], ["--max-grad-norm 'x'", "a number or none"]),
         ([*TRAIN, "--layer-norm=maybe"], ["--layer-norm", "true or false"]),
         (["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "many"], ["--total-timesteps 'many'"]),
@@ -272,7 +272,7 @@ def test_help_explains_every_command_and_flag(monkeypatch: pytest.MonkeyPatch, c
         assert word in text
     main(["train", "awr", "--help"])
     text = capsys.readouterr().out
-    for words in ("--beta", "divides the advantage", "[default: 1]", "Settings of awr", "Settings of every algorithm"):
+    for words in ("--beta", "divides the advantage", "[default: 1]", "Settings of awr", "Networks", "Rounds"):
         assert words in text
     assert "--no-layer-norm" in text
     assert "--import" in text

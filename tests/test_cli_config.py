@@ -56,13 +56,13 @@ def test_the_preset_is_that_of_the_environment_that_is_parsed(printed: Printed):
 
 
 def test_booleans_lists_and_none_are_overridden_too(printed: Printed):
-    file = 'layer_norm = true\nhidden_sizes = [8, 8]\nmax_grad_norm = 0.5\nlearning_rate = 1\noptimizer = "sgd"\n'
+    file = 'layer_norm = true\nhidden = [8, 8]\nmax_grad_norm = 0.5\nlearning_rate = 1\noptimizer = "sgd"\n'
     found = printed(*HERE, *FILE, file=file)
-    assert (found["layer_norm"], found["hidden_sizes"], found["max_grad_norm"]) == (True, [8, 8], 0.5)
+    assert (found["layer_norm"], found["hidden"], found["max_grad_norm"]) == (True, [8, 8], 0.5)
     assert (found["learning_rate"], found["optimizer"]) == (1.0, "sgd")
-    flags = ["--no-layer-norm", "--hidden-sizes", "16", "--max-grad-norm", "none", "--optimizer", "adam"]
+    flags = ["--no-layer-norm", "--hidden", "16", "8", "--max-grad-norm", "none", "--optimizer", "adam"]
     found = printed(*HERE, *FILE, *flags, file=file)
-    assert (found["layer_norm"], found["hidden_sizes"], found["max_grad_norm"]) == (False, [16], "none")
+    assert (found["layer_norm"], found["hidden"], found["max_grad_norm"]) == (False, [16, 8], "none")
     assert found["optimizer"] == "adam"
 
 
@@ -132,14 +132,14 @@ def test_what_is_printed_is_the_same_run_again(printed: Printed, algorithm: str,
 def test_a_run_is_trained_from_a_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("run.toml").write_text(
-        'algorithm = "awr"\nenv = "CartPole-v1"\ntotal_timesteps = 60\nhidden = 8\nbatch_size = 16\nseed = 5\n'
+        'algorithm = "awr"\nenv = "CartPole-v1"\ntotal_timesteps = 60\nbatch_size = 16\nseed = 5\n'
         'learning_starts = 50\nn_eval_episodes = 1\nrun_dir = "here"\npreset = "paper"\nrollout_steps = "none"\n'
-        "td_lambda = 0\nn_actor_updates = 1\nhidden_sizes = []\n"
+        "td_lambda = 0\nn_actor_updates = 1\nhidden = 32\n"
     )
     main(["train", "awr", "--config", "run.toml"])
     trainer = Trainer.load("here")
-    assert (trainer.seed, trainer.config.hidden, trainer.preset, trainer.env_steps) == (5, 8, "paper", 60)
-    assert (trainer.config.rollout_steps, trainer.config.hidden_sizes) == (None, ())
+    assert (trainer.spec.seed, trainer.spec.preset, trainer.env_steps) == (5, "paper", 60)
+    assert (trainer.config.rollout_steps, trainer.config.hidden) == (None, 32)
 
 
 @pytest.mark.parametrize(
@@ -160,7 +160,7 @@ def test_a_run_is_trained_from_a_file_alone(tmp_path: Path, monkeypatch: pytest.
         ("batch_size = 64.0", ["batch_size = 64.0", "a whole number"]),
         ("layer_norm = 1", ["layer_norm = 1", "true or false"]),
         ("env = 3", ["env = 3", "text"]),
-        ("hidden_sizes = [8, 'x']", ["hidden_sizes", "whole numbers"]),
+        ("hidden = [8, 'x']", ["hidden", "whole number"]),
         ('optimizer = "sdg"', ["optimizer 'sdg'", "'adam' or 'sgd'", "Did you mean 'sgd'?"]),
         ('algorithm = "iql"', ["'iql'", "rlox train iql"]),
         ("beta = ", ["not valid TOML", "line 1"]),

@@ -53,7 +53,7 @@ def test_the_page_on_the_command_line(capsys: pytest.CaptureFixture[str]):
     told = capsys.readouterr().out
     for words in ("Usage: rlox COMMAND", "Usage: rlox train awr", "Learned from cartpole-medium", "n_envs = 4"):
         assert words in told
-    assert Trainer.load("runs/heavy").env_id == "my_envs:HeavyCartPole-v0"
+    assert Trainer.load("runs/heavy").spec.env == "my_envs:HeavyCartPole-v0"
 
 
 def test_every_command_is_on_the_page():

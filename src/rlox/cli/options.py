@@ -69,9 +69,7 @@ def setting_parameters(algorithm: str, kind: type[Config]) -> list[inspect.Param
             negative_iterable=(),
             show_default=_shown,
         )
-        # One number is the width of two layers, several are those of each.
-        hint = tuple[int, ...] if several else hints[field.name]
-        annotation = Annotated[hint, flag]
+        annotation = Annotated[hints[field.name], flag]
         parameters.append(
             inspect.Parameter(
                 field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=annotation

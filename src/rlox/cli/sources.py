@@ -40,11 +40,6 @@ def apply_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
         if not fits(known[name].hint, value):
             wanted = describe_type(known[name].hint)
             raise ConfigError(f"'{file}': {name} = {value!r} has the wrong type: it must be {wanted}.")
-        if isinstance(value, list) and len(value) == 1:
-            raise ConfigError(
-                f"'{file}': {name} = {value!r} is one layer, which only a dict of settings in Python can ask for: write "
-                f"{name} = {value[0]!r} for two layers of this width."
-            )
     env = values.get("env", "")
     if ":" in env and not flags["env"].tokens:
         raise ConfigError(

@@ -72,8 +72,7 @@ def train(algorithm: str, kind: type[Config], options: Options, settings: Mappin
     Raises:
         ConfigError: a setting out of range, or a run that has nothing to learn from.
     """
-    one_width = {name: value[0] for name, value in settings.items() if isinstance(value, tuple) and len(value) == 1}
-    config = make_config(kind, algorithm, {**settings, **one_width})
+    config = make_config(kind, algorithm, settings)
     options = _completed(options)
     budget = Budget(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Budget)})
     spec = RunSpec(
