@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from plain import forward
+from plain import forward, params_of
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.bc import BCConfig
@@ -19,7 +19,6 @@ from rlox.core.round import make_round
 from rlox.core.state import Networks, Transition
 from rlox.core.update import init_state, make_optimizer, make_update
 from rlox.errors import ConfigError
-from test_references import params_of
 
 OBS_DIM, N_ACTIONS = 3, 4
 SMALL: dict[str, Any] = {"hidden": 32, "batch_size": 64, "learning_rate": 1e-2}
