@@ -83,6 +83,17 @@ def test_terminated_does_not_bootstrap_and_truncated_does():
     np.testing.assert_allclose(target, [19.0, 19.0, 1.0, 1.0])
 
 
+def test_the_seed_gives_networks_and_random_numbers():
+    one, again, other = (make_state(make_config(), seed=seed) for seed in (1, 1, 2))
+    for part in ("actor", "critic", "key"):
+        first, second, third = (
+            [np.asarray(jax.random.key_data(leaf) if part == "key" else leaf) for leaf in jax.tree.leaves(parts)]
+            for parts in (getattr(state, part) for state in (one, again, other))
+        )
+        assert all((a == b).all() for a, b in zip(first, second, strict=True))
+        assert not any((a == b).all() for a, b in zip(first, third, strict=True) if a.any())
+
+
 def test_the_critic_is_its_own_target_where_tau_is_one():
     assert make_state(make_config(tau=1.0)).target_critic is None
 
