@@ -163,6 +163,10 @@ class BC(Reference):
 
 
 class AWR(Reference):
+    @property
+    def td_lambda(self) -> float:
+        return self.config.td_lambda
+
     def target(self, batch: Any, noise: Iterator[Vector]) -> Any:
         return self.bootstrapped(batch, value(self.config, self.targets[0], batch.next_obs))
 
@@ -177,6 +181,13 @@ class AWR(Reference):
 
 
 class MARWIL(AWR):
+    @property
+    def td_lambda(self) -> float:
+        return 1.0
+
+    def weight(self, advantage: Vector) -> Vector:
+        return np.exp(advantage / self.config.beta)
+
     def losses(self, batch: Any, target: Any) -> list[tuple[float, Net]]:
         return [value_loss(self.config, self.critics[0], batch.obs, target, 0.5)]
 
@@ -278,7 +289,7 @@ def learn_round(
         next_value = value(config, reference.critics[0], steps.next_obs)[order]
         target = np.zeros(len(steps.reward))
         target[order] = mixed_returns(
-            steps.reward[order], next_value, steps.terminated[order], ended, config.gamma, config.td_lambda
+            steps.reward[order], next_value, steps.terminated[order], ended, config.gamma, reference.td_lambda
         )
         return target
 

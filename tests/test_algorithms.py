@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from plain import forward
+from plain import forward, params_of
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.bc import BCConfig
@@ -19,7 +19,6 @@ from rlox.core.round import make_round
 from rlox.core.state import Networks, Transition
 from rlox.core.update import init_state, make_optimizer, make_update
 from rlox.errors import ConfigError
-from test_references import params_of
 
 OBS_DIM, N_ACTIONS = 3, 4
 SMALL: dict[str, Any] = {"hidden": 32, "batch_size": 64, "learning_rate": 1e-2}
@@ -81,7 +80,9 @@ def test_marwil_becomes_the_behaviour_times_the_exponentiated_scaled_advantage()
     counts, reward, batches = bandit()
     steps = jax.tree.map(lambda column: column[0], batches)
     everything = jnp.arange(len(steps.reward))
-    config = MARWILConfig(**SMALL | {"hidden": 16}, beta=0.7, n_critic_updates=1000, n_actor_updates=1500)
+    config = MARWILConfig(
+        hidden=16, batch_size=64, learning_rate=1e-2, beta=0.7, n_critic_updates=1000, n_actor_updates=1500
+    )
     state = init_state(ALGORITHMS["marwil"], config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
     learn, keys = make_round(ALGORITHMS["marwil"], config), list(jax.random.split(jax.random.key(0), 4))
 
@@ -173,7 +174,8 @@ def sum_of_the_action(n_critics: int) -> QFunction:
 )
 def test_the_baseline_is_of_the_policy_s_own_actions(name: str, settings: dict[str, Any]):
     samples = [[[0.5, 0.0], [-0.5, -0.2]], [[0.1, 0.4], [-0.5, -0.1]], [[-0.4, 0.3], [-0.3, -0.4]]]
-    config: Any = ALGORITHMS[name].config(n_action_samples=3, **settings)
+    kind: Any = ALGORITHMS[name].config
+    config = kind(n_action_samples=3, **settings)
     networks: Any = Networks(cast(Any, Known(samples)), sum_of_the_action(2), None)
     action = jnp.array([[0.3, 0.3], [-0.1, -0.2]])
     batch = Transition(jnp.zeros((2, OBS_DIM)), action, jnp.zeros(2), jnp.zeros((2, OBS_DIM)), False, False)
@@ -226,10 +228,10 @@ def test_a_std_of_the_state_starts_at_the_first_one_and_is_learned():
 
 def test_the_step_size_follows_a_cosine():
     optimizer = make_optimizer(BCConfig(optimizer="sgd", momentum=0.0), 0.5, decay_steps=8)
-    state, moves = optimizer.init(jnp.zeros(1)), []
+    state, moves = optimizer.init(jnp.zeros(())), []
     for _ in range(10):
-        move, state = optimizer.update(jnp.ones(1), state)
-        moves.append(-float(move[0]))
+        move, state = optimizer.update(jnp.ones(()), state)
+        moves.append(-np.asarray(move))
     expected = [0.5, 0.481, 0.427, 0.346, 0.25, 0.154, 0.073, 0.019, 0.0, 0.0]
     np.testing.assert_allclose(moves, expected, atol=1e-3)
 

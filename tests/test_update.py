@@ -52,19 +52,9 @@ def make_batches(*lead: int, nvec: tuple[int, ...] = DISCRETE, seed: int = 0) ->
     )
 
 
-def run(config: AWRConfig, state: TrainState, batches: Transition, algorithm: Algorithm = AWR) -> Any:
-    # Not compiled: single operations are compiled once for all tests, a whole update would be for each.
-    return make_update(algorithm, config)(state, batches, state.key)
-
-
 def assert_trees_equal(first: Any, second: Any) -> None:
     for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def assert_trees_close(first: Any, second: Any) -> None:
-    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-5)
 
 
 # The parts, by hand.
@@ -95,6 +85,17 @@ def test_terminated_does_not_bootstrap_and_truncated_does():
     np.testing.assert_allclose(target, [19.0, 19.0, 1.0, 1.0])
 
 
+def test_the_seed_gives_networks_and_random_numbers():
+    one, again, other = (make_state(make_config(), seed=seed) for seed in (1, 1, 2))
+    for part in ("actor", "critic", "key"):
+        first, second, third = (
+            [np.asarray(jax.random.key_data(leaf) if part == "key" else leaf) for leaf in jax.tree.leaves(parts)]
+            for parts in (getattr(state, part) for state in (one, again, other))
+        )
+        assert all((a == b).all() for a, b in zip(first, second, strict=True))
+        assert not any((a == b).all() for a, b in zip(first, third, strict=True) if a.any())
+
+
 def test_the_critic_is_its_own_target_where_tau_is_one():
     assert make_state(make_config(tau=1.0)).target_critic is None
 
@@ -112,15 +113,23 @@ def test_the_critic_loss_is_least_at_the_expectile(expectile: float):
     assert float(jax.grad(loss)(jnp.float32(best))) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered():
-    config = make_config()
+@pytest.mark.parametrize(
+    ("name", "settings", "column"),
+    [("awr", {}, "reward"), ("bc", {}, "obs"), ("crr", {"weights": "binary"}, "reward")],
+    ids=["both losses", "the actor's", "the critic's"],
+)
+def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered(name: str, settings: dict[str, Any], column: str):
+    algorithm = ALGORITHMS[name]
+    config: Any = algorithm.config(hidden=8, batch_size=16, **settings)
+    update = jax.jit(make_update(algorithm, config))
     good = make_batches(1, 16)
-    bad = good._replace(reward=good.reward.at[0, 3].set(jnp.nan))
-    state, found = make_state(config), []
+    bad = good._replace(**{column: getattr(good, column).at[0, 3].set(jnp.nan)})
+    state, found = init_state(algorithm, config, OBS_DIM, DISCRETE, 2, seed=0), []
     for batches in (good, bad, good, bad):
-        state, _ = run(config, state, batches)
+        state, metrics = update(state, batches)
         found.append(int(state.diverged_at))
     assert found == [-1, 2, 2, 2]
+    assert np.isfinite(metrics["actor/loss"]) == (name == "crr")
 
 
 @pytest.mark.usefixtures("without_annotations")
