@@ -126,7 +126,7 @@ def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered(name: str, 
     bad = good._replace(**{column: getattr(good, column).at[0, 3].set(jnp.nan)})
     state, found = init_state(algorithm, config, OBS_DIM, DISCRETE, 2, seed=0), []
     for batches in (good, bad, good, bad):
-        state, metrics = update(state, batches)
+        state, metrics = update(state, batches, state.key)
         found.append(int(state.diverged_at))
     assert found == [-1, 2, 2, 2]
     assert np.isfinite(metrics["actor/loss"]) == (name == "crr")
