@@ -11,7 +11,7 @@ import pytest
 
 from rlox import Dataset, Trainer
 from rlox.cli import main
-from rlox.data.bundled import bundled_names, load_bundled, reference, reference_of
+from rlox.data.bundled import bundled_names, reference, reference_of
 from rlox.envs.spaces import interchangeable
 
 Rlox = Callable[..., str]
@@ -31,7 +31,7 @@ def rlox(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.Capture
 
 @pytest.mark.parametrize("name", bundled_names())
 def test_bundled_data_are_whole_and_of_their_environment(name: str):
-    data, made_for = load_bundled(name), reference(name)
+    data, made_for = Dataset.load(name), reference(name)
     assert 8_000 < len(data) < 12_000
     assert data.n_episodes >= 10
     assert not any(data.partial)
@@ -45,7 +45,7 @@ def test_bundled_data_are_whole_and_of_their_environment(name: str):
 def test_tiers_are_what_they_are_called():
     for env in ("cartpole", "pendulum", "lunarlander", "hopper"):
         scores = {
-            tier: reference(f"{env}-{tier}").score(float(load_bundled(f"{env}-{tier}").episode_returns.mean()))
+            tier: reference(f"{env}-{tier}").score(float(Dataset.load(f"{env}-{tier}").episode_returns.mean()))
             for tier in ("random", "medium-replay", "medium", "expert")
         }
         assert abs(scores["random"]) < 5

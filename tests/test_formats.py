@@ -23,7 +23,7 @@ from minari.data_collector import EpisodeBuffer
 from rlox import Dataset, Trainer
 from rlox.data import columns as data_columns
 from rlox.data import formats
-from rlox.data.columns import Beside, Stored
+from rlox.data.columns import FileColumn, JoinedColumns
 from rlox.data.dataset import make_dataset
 from rlox.errors import DatasetError, RloxError
 
@@ -184,9 +184,9 @@ def test_hdf5_columns_stay_in_the_file(tmp_path: Path):
     Dataset.from_arrays(table()).save(tmp_path / "logs.hdf5")
     dataset = Dataset.load(tmp_path / "logs.hdf5")
     for name, column in dataset.columns.items():
-        assert isinstance(column, Stored) == (name in ("observations", "actions", "next_observations")), name
+        assert isinstance(column, FileColumn) == (name in ("observations", "actions", "next_observations")), name
     inside = dataset.within(spaces.Box(-200, 200, (3,)), spaces.Box(-1, 1, (2,)))
-    assert isinstance(inside.columns["observations"], Stored)
+    assert isinstance(inside.columns["observations"], FileColumn)
     assert_same(inside, Dataset.from_arrays(table()))
 
 
@@ -241,7 +241,7 @@ def test_columns_are_put_side_by_side(tmp_path: Path):
             file[f"log/{name}" if name != "truncations" else name] = column
     in_file = {k: f"log/{v}" if isinstance(v, str) else [f"log/{x}" for x in v] for k, v in chosen.items()}
     found = Dataset.load(tmp_path / "logs.h5", columns=in_file)
-    assert isinstance(found.columns["observations"], Beside)
+    assert isinstance(found.columns["observations"], JoinedColumns)
     expected = Dataset.from_arrays({**made, "actions": raw["u"]})
     for one, other in zip(found.transitions(), expected.transitions(), strict=True):
         np.testing.assert_array_equal(one, other)

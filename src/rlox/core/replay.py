@@ -49,12 +49,17 @@ def fill(transitions: Transition, capacity: int, n: int) -> Replay:
     total = len(transitions.reward)
     rows = -(-max(capacity, total) // n)
     taken = -(-total // n)
-    places = np.minimum(np.arange(taken)[:, None] + taken * np.arange(n), total - 1)
     size = np.clip(total - taken * np.arange(n), 0, taken).astype(np.int32)
 
     def column(values: NDArray[Any]) -> Array:
-        padding = [(0, rows - taken)] + [(0, 0)] * values.ndim
-        return jnp.asarray(np.pad(values[places], padding))
+        if n == 1 and rows == total:
+            return jnp.asarray(values[:, None])
+        full = np.zeros((rows, n, *values.shape[1:]), values.dtype)
+        for i in range(n):
+            stretch = values[i * taken : (i + 1) * taken]
+            full[: len(stretch), i] = stretch
+            full[len(stretch) : taken, i] = values[-1]
+        return jnp.asarray(full)
 
     columns = Transition(*map(column, transitions))
     return cut(Replay(columns, jnp.asarray(size % rows), jnp.asarray(size)))

@@ -1,1 +1,1 @@
-"""What it is learned from: logged columns, their formats and checks, datasets and their summary."""
+"""Logged data: columns, file formats, checks, datasets, and what they hold."""

@@ -1,4 +1,4 @@
-"""What logged columns must be, checked piece by piece."""
+"""Checks of logged columns, piece by piece, and the spaces inferred from them."""
 
 from __future__ import annotations
 
@@ -11,41 +11,68 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlox.data.columns import PER_STEP, Column, check_memory, group, pieces
-from rlox.envs.spaces import action_codec, obs_encoder
-from rlox.errors import DatasetError, InvalidStepError
+from rlox.data.encoding import encode
+from rlox.envs.spaces import action_codec
+from rlox.errors import DatasetError
+
+_MOST_CHOICES = 100_000
+"""Whole numbers above this are taken for something else than choices."""
 
 
 def check_columns(table: Mapping[str, Column], name: str) -> dict[str, Column]:
-    """Return the columns, those of one number a step in memory, after all checks that need no space.
+    """Return the columns after the checks that need no space, those of one number per step in memory.
 
     Raises:
-        DatasetError: a column of another length than the rewards, not of numbers, or with flags that are none; a
-            number a step that is not finite.
+        DatasetError: a column of another length than the rewards, or without values; flags other than 0 or 1; a
+            number per step that is not finite.
     """
     n = (table["rewards"].shape or (0,))[0]
     if n == 0:
         raise DatasetError(f"{name} has no steps: 'rewards' has shape {table['rewards'].shape}.")
     for key, column in table.items():
         shape = column.shape or ()
-        if column.dtype.kind not in "fiub":
-            raise DatasetError(f"{name}: column '{key}' is of type {column.dtype}: it must hold numbers.")
         if shape[:1] != (n,):
             raise DatasetError(f"{name}: column '{key}' has shape {shape}, but there are {n:,} rewards.")
+        if math.prod(shape) == 0:
+            raise DatasetError(f"{name}: column '{key}' has shape {shape}: its rows are empty.")
         if key in PER_STEP and math.prod(shape) != n:
-            raise DatasetError(f"{name}: column '{key}' has shape {shape}: it must be ({n},), one for each step.")
+            raise DatasetError(f"{name}: column '{key}' has shape {shape}: it must be ({n},), one number per step.")
     check_memory(sum(n * table[key].dtype.itemsize for key in PER_STEP if key in table), name)
-    checked = dict(table)
-    for key in PER_STEP:
-        if key not in table:
-            continue
-        column = table[key][:].reshape(n)
-        check_finite(column, key, 0, name)
-        if key in ("terminals", "timeouts"):
-            if not np.isin(column, (0, 1)).all():
-                raise DatasetError(f"{name}: column '{key}' must hold 0 and 1 (or False and True) only.")
-            column = column.astype(bool)
-        checked[key] = column
-    return checked
+    return {key: _per_step(column, key, name) if key in PER_STEP else column for key, column in table.items()}
+
+
+def _per_step(column: Column, key: str, name: str) -> NDArray[Any]:
+    values = column[:].reshape(-1)
+    if key in ("terminals", "timeouts"):
+        if not np.isin(values, (0, 1)).all():
+            raise DatasetError(f"{name}: column '{key}' must hold 0 and 1 (or False and True) only.")
+        return values.astype(bool)
+    check_finite(values, key, 0, name)
+    # Rewards are learned from as float32.
+    if key == "rewards" and np.abs(values, dtype=np.float64).max() > np.finfo(np.float32).max:
+        raise DatasetError(f"{name}: column 'rewards' holds {values.max():g}: scale the rewards down.")
+    return values
+
+
+def mark_ends(table: dict[str, Any], name: str) -> bool:
+    """Make ``timeouts`` exclude ``terminals`` and include the last row; return whether the last episode was not over.
+
+    Raises:
+        DatasetError: no episode ends, or no step can be used.
+    """
+    terminated = table["terminals"]
+    truncated = table.get("timeouts", np.zeros(len(terminated), bool)) & ~terminated
+    if not (terminated.any() or truncated.any()):
+        raise DatasetError(
+            f"{name}: no episode ends in {len(terminated):,} steps: mark the ends in 'terminals' (the state is "
+            "terminal) or 'timeouts' (the episode was truncated)."
+        )
+    unfinished = not (terminated[-1] or truncated[-1])
+    truncated[-1] |= unfinished
+    table["timeouts"] = truncated
+    if not group(table, "next_observations") and truncated.all():
+        raise DatasetError(f"{name}: every step is truncated, and without 'next_observations' none can be used.")
+    return bool(unfinished)
 
 
 def check_finite(piece: NDArray[Any], key: str, first: int, name: str) -> None:
@@ -54,7 +81,7 @@ def check_finite(piece: NDArray[Any], key: str, first: int, name: str) -> None:
         row, *entry = np.argwhere(~np.isfinite(piece))[0].tolist()
         raise DatasetError(
             f"{name}: column '{key}' holds {piece[(row, *entry)]} in row {first + row:,}"
-            f"{f', entry {entry}' if entry else ''}: every number must be finite. Mend or drop that episode."
+            f"{f', entry {entry}' if entry else ''}: every number must be finite. Correct or drop that episode."
         )
 
 
@@ -68,29 +95,8 @@ def check_observations(table: Mapping[str, Column], column: str, space: spaces.S
         encode(piece, column, space, rows.stop - rows.start, name)
 
 
-def encode(piece: Mapping[str, Any], column: str, space: spaces.Space[Any], n: int, name: str) -> NDArray[Any]:
-    """Return a piece of ``n`` observations in the coding of the replay, ``(n, dim)``."""
-    try:
-        return obs_encoder(space)(_nest(piece, column, space, name), n)
-    except InvalidStepError as error:
-        raise DatasetError(f"{name}: in '{column}', {error}") from None
-
-
-def _nest(piece: Mapping[str, Any], column: str, space: spaces.Space[Any], name: str) -> Any:
-    """Return the columns below ``column`` as an observation of the space is nested."""
-    if isinstance(space, spaces.Dict):
-        return {key: _nest(piece, f"{column}/{key}", part, name) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_nest(piece, f"{column}/{i}", part, name) for i, part in enumerate(space.spaces))
-    if column not in piece:
-        raise DatasetError(
-            f"{name} has no column '{column}' as the observation space has it, but {', '.join(map(repr, piece))}."
-        )
-    return piece[column]
-
-
 class ActionRange(NamedTuple):
-    """What the actions of a column lie between, component by component."""
+    """The range of the actions of a column, component by component."""
 
     low: NDArray[Any]
     high: NDArray[Any]
@@ -99,7 +105,11 @@ class ActionRange(NamedTuple):
 
 
 def action_range(actions: Column, name: str) -> ActionRange:
-    """Return the range of the actions, all of which must be finite."""
+    """Return the range of the actions.
+
+    Raises:
+        DatasetError: an action is not finite.
+    """
     found: ActionRange | None = None
     for rows in pieces([actions], "Checking actions"):
         piece = actions[rows]
@@ -117,7 +127,7 @@ def action_range(actions: Column, name: str) -> ActionRange:
 
 
 def infer_observation_space(table: Mapping[str, Column], column: str = "observations") -> spaces.Space[Any]:
-    """Return a Box without bounds, or a Dict of such where there are columns below ``column``."""
+    """Return a Box without bounds (of bytes, with theirs), or a Dict of such if there are columns below ``column``."""
     if column in table:
         observations = table[column]
         dtype: Any = np.uint8 if observations.dtype == np.uint8 else np.float32
@@ -127,19 +137,30 @@ def infer_observation_space(table: Mapping[str, Column], column: str = "observat
     return spaces.Dict({key: infer_observation_space(table, f"{column}/{key}") for key in below})
 
 
-def infer_action_space(actions: Column, limits: ActionRange) -> spaces.Space[Any]:
-    """Return ``Discrete`` up to the largest whole number, or a Box of -1 to 1, or wider where the data are."""
-    shape = actions.shape[1:]
+def infer_action_space(actions: Column, limits: ActionRange, name: str) -> spaces.Space[Any]:
+    """Return ``Discrete`` up to the largest whole number, or a Box from -1 to 1 (wider if the data are).
+
+    Raises:
+        DatasetError: the actions are too large for either.
+    """
+    shape, largest = actions.shape[1:], max(limits.high.max(), -limits.low.astype(np.float64).min())
     if actions.dtype.kind == "f":
+        if largest > np.finfo(np.float32).max:
+            raise DatasetError(f"{name}: column 'actions' holds {largest:g}, which is too large for an action.")
         low, high = np.minimum(limits.low, -1), np.maximum(limits.high, 1)
         return spaces.Box(low.reshape(shape).astype(np.float32), high.reshape(shape).astype(np.float32))
-    if len(limits.high) == 1:
-        return spaces.Discrete(int(limits.high[0]) + 1)
-    return spaces.MultiDiscrete(limits.high.astype(np.int64) + 1)
+    if limits.high.max() >= _MOST_CHOICES:
+        raise DatasetError(
+            f"{name}: column 'actions' holds {limits.high.max():,}, which is too large for a choice: give continuous "
+            "actions as floats."
+        )
+    # A negative choice is refused by check_actions.
+    choices = np.maximum(limits.high.astype(np.int64), 0) + 1
+    return spaces.Discrete(int(choices[0])) if len(choices) == 1 else spaces.MultiDiscrete(choices)
 
 
 def check_log_probs(table: Mapping[str, Column], space: spaces.Space[Any], name: str) -> None:
-    """Refuse log-probabilities of choices above 0: those are probabilities."""
+    """Refuse log-probabilities of choices above 0: they are probabilities."""
     if "action_log_probs" in table and not isinstance(space, spaces.Box):
         largest = table["action_log_probs"][:].max()
         if largest > 1e-5:
@@ -150,13 +171,13 @@ def check_log_probs(table: Mapping[str, Column], space: spaces.Space[Any], name:
 
 
 def check_actions(actions: Column, limits: ActionRange, space: spaces.Space[Any], name: str) -> None:
-    """Refuse actions of another shape than the space's, or outside it."""
+    """Refuse actions that have not the space's shape, or are outside it."""
     shape = space.shape or ()
     if len(limits.low) != max(math.prod(shape), 1):
         raise DatasetError(f"{name}: an action has shape {actions.shape[1:]}, but the space {space} has {shape}.")
     if isinstance(space, spaces.Box):
         low, high = space.low.ravel(), space.high.ravel()
-        # Logs in another precision than the space's may be off by a rounding.
+        # Logs in another precision than the space's may be off by a rounding error.
         slack = 1e-5 * np.maximum(np.abs(low), np.abs(high))
         low, high = low - slack, high + slack
     else:
@@ -174,5 +195,5 @@ def check_actions(actions: Column, limits: ActionRange, space: spaces.Space[Any]
             row = int(outside.argmax())
             raise DatasetError(
                 f"{name}: the action in row {rows.start + row:,} is {piece[row].tolist()}, which is outside {space}: "
-                "pass the action_space that the data were logged in."
+                "pass the action_space of the environment that was logged."
             )

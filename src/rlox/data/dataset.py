@@ -1,4 +1,4 @@
-"""Logged data: steps of episodes from arrays, frames or files, checked once, as columns that a replay can hold."""
+"""Logged steps of episodes from arrays, frames or files: checked once, then encoded for the replay."""
 
 from __future__ import annotations
 
@@ -12,9 +12,11 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from rlox.core.state import Transition
-from rlox.data import checks, formats
-from rlox.data.columns import Column, ColumnNames, Frame, Source, check_memory, group, pieces, take
-from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
+from rlox.data import checks, encoding, formats, sources
+from rlox.data.columns import Column, ColumnNames, Source, episode_returns, group
+from rlox.data.sources import Frame
+from rlox.data.summary import summarize
+from rlox.envs.spaces import interchangeable
 from rlox.errors import DatasetError
 
 ALL = slice(None)
@@ -24,19 +26,19 @@ ALL = slice(None)
 class Dataset:
     """Logged steps in order of time, episode after episode; every column has been checked.
 
-    ``Dataset.from_arrays`` makes one from columns, ``Dataset.from_frame`` from a pandas or Polars frame,
-    ``Dataset.load`` from a file.
+    Made by ``Dataset.load`` from a file, ``Dataset.from_frame`` from a pandas or Polars frame, or
+    ``Dataset.from_arrays`` from columns.
     """
 
     columns: dict[str, Column]
-    """``observations``, ``actions``, ``rewards``, ``terminals``, ``timeouts``; ``next_observations`` and
-    ``action_log_probs`` where known. Columns of an HDF5 file that hold more than a number a step stay there; the
-    entries of a Dict are columns such as ``observations/goal``."""
+    """``observations``, ``actions``, ``rewards``, ``terminals``, ``timeouts``, and where known ``next_observations``
+    and ``action_log_probs``. Columns of an HDF5 file with more than one number per step stay there; the entries of a
+    Dict are columns such as ``observations/goal``."""
     observation_space: spaces.Space[Any]
     action_space: spaces.Space[Any]
     name: str
     partial: tuple[bool, bool] = (False, False)
-    """Whether the first episode began before the first row, and whether the last one goes on after the last row."""
+    """Whether the first episode began before the first row, and whether the last one continues after the last row."""
 
     def __len__(self) -> int:
         return len(self.columns["rewards"])
@@ -51,21 +53,21 @@ class Dataset:
         columns: ColumnNames | None = None,
         rows: slice = ALL,
     ) -> Dataset:
-        """Return the dataset of a file with the columns of ``from_arrays``.
+        """Return the dataset of a file that has the columns of ``from_arrays``.
 
         Args:
-            path: an ``.npz``, ``.hdf5``, ``.h5`` or ``.parquet`` file, or the folder or id of a Minari dataset.
-                HDF5 columns stay in the file and are read piece by piece.
-            observation_space: as in ``from_arrays``; by default that of the file where it has one.
-            action_space: as in ``from_arrays``; by default that of the file where it has one.
-            columns: what ours are called in the file, where that is not the same: one name, or several whose values
-                are put side by side, such as ``{"observations": ["x", "v"], "rewards": "r"}``.
+            path: an ``.npz``, ``.hdf5``, ``.h5`` or ``.parquet`` file, the folder or id of a Minari dataset, or the
+                name of bundled data. HDF5 columns stay in the file and are read piece by piece.
+            observation_space: as in ``from_arrays``; by default the file's, if it has one.
+            action_space: as in ``from_arrays``; by default the file's, if it has one.
+            columns: names of the columns in the file, where they differ: one name, or several whose values are put
+                side by side, such as ``{"observations": ["x", "v"], "rewards": "r"}``.
             rows: the steps to take, without a stride; by default all.
 
         Raises:
-            DatasetError: no such file, one that is torn, or columns that ``from_arrays`` refuses.
+            DatasetError: there is no such file, it is damaged, or ``from_arrays`` refuses its columns.
         """
-        source = formats.open_source(path)
+        source = sources.open_source(path)
         return cls._from_source(source, columns, rows, observation_space, action_space, Path(path).stem)
 
     @classmethod
@@ -78,10 +80,10 @@ class Dataset:
         action_space: spaces.Space[Any] | None = None,
         name: str = "frame",
     ) -> Dataset:
-        """Return the dataset of a pandas or Polars frame, a row a step.
+        """Return the dataset of a pandas or Polars frame with one row per step.
 
         Args:
-            frame: has the columns of ``from_arrays``; those of several numbers a step as lists, or as columns
+            frame: has the columns of ``from_arrays``; several numbers per step are lists, or columns
                 ``observations.0``, ``observations.1`` and so on (or ``observations_0``).
             columns: as in ``load``.
             observation_space: as in ``from_arrays``.
@@ -89,9 +91,9 @@ class Dataset:
             name: as in ``from_arrays``.
 
         Raises:
-            DatasetError: columns that ``from_arrays`` refuses.
+            DatasetError: ``from_arrays`` refuses the columns.
         """
-        source = formats.frame_source(frame)
+        source = sources.frame_source(frame)
         return cls._from_source(source, columns, ALL, observation_space, action_space, name)
 
     @classmethod
@@ -107,23 +109,23 @@ class Dataset:
 
         Args:
             columns: ``observations`` ``(N, ...)``, or a mapping of such; ``actions`` ``(N, ...)``, whole numbers or
-                floats; ``rewards`` ``(N,)``; ``terminals`` ``(N,)``, where an episode ended in a terminal state;
-                ``timeouts`` ``(N,)``, where it was cut, optional; ``next_observations`` ``(N, ...)``, optional:
-                without them those of the following step serve, and a step that is cut is left out, since nobody knows
-                where it led; ``action_log_probs`` ``(N,)``, optional: log-probability of the action, or log-density
-                in the environment's units, under the policy that took it. ``terminations`` and ``truncations`` are
-                other names for ``terminals`` and ``timeouts``. Columns that are read by slices, such as
-                ``h5py.Dataset``, stay where they are.
-            observation_space: of the observations; by default a Box without bounds of their shape, or a Dict of such.
-            action_space: of the actions; by default ``Discrete`` up to the largest whole number, or a Box of -1 to 1,
-                or wider where the data are.
-            name: what errors and summaries call it.
+                floats; ``rewards`` ``(N,)``; ``terminals`` ``(N,)``, 1 where an episode ended in a terminal state;
+                ``timeouts`` ``(N,)``, optional, 1 where it was truncated; ``next_observations`` ``(N, ...)``,
+                optional: without them they are taken from the next row, and truncated steps are left out, since
+                the observation after them is not known; ``action_log_probs`` ``(N,)``, optional: log-probability of
+                the action, or its log-density in the environment's units, under the policy that took it.
+                ``terminations`` and ``truncations`` are other names for ``terminals`` and ``timeouts``. Columns that
+                are read by slices, such as ``h5py.Dataset``, are not copied to memory.
+            observation_space: of the observations; by default a Box without bounds, or a Dict of such.
+            action_space: of the actions; by default ``Discrete`` up to the largest whole number, or a Box from -1 to
+                1 (wider if the data are).
+            name: what errors and summaries call the data.
 
         Raises:
-            DatasetError: a column that is missing, of another length, not of numbers or not finite; no end of an
-                episode; an action outside its space.
+            DatasetError: a column is missing, has another length, or does not hold finite numbers; no episode ends;
+                an action is outside its space.
         """
-        source = formats.array_source(columns)
+        source = sources.array_source(columns)
         return cls._from_source(source, None, ALL, observation_space, action_space, name)
 
     @classmethod
@@ -136,24 +138,12 @@ class Dataset:
         action_space: spaces.Space[Any] | None,
         name: str,
     ) -> Dataset:
-        if not isinstance(rows, slice) or rows.step not in (None, 1):
-            raise DatasetError(f"rows={rows!r} must be a slice of steps without a stride, such as slice(0, 1_000_000).")
-        table = checks.check_columns(take(source, chosen, rows, name), name)
-        terminated: Any = table["terminals"]
-        truncated: Any = table.get("timeouts", np.zeros(len(terminated), bool))
-        table["timeouts"] = truncated = truncated & ~terminated
-        if not (terminated.any() or truncated.any()):
-            raise DatasetError(
-                f"{name}: no episode ends anywhere in {len(terminated):,} steps: mark the ends in 'terminals' (the "
-                "state is terminal) or 'timeouts' (the episode was cut)."
-            )
-        partial = bool(rows.start), not (terminated[-1] or truncated[-1])
-        truncated[-1] |= not terminated[-1]
-        if not group(table, "next_observations") and not (~truncated).any():
-            raise DatasetError(f"{name}: every step is cut, and without 'next_observations' none can be used.")
+        theirs = sources.resolve(source.names, chosen or {}, name)
+        table = checks.check_columns(sources.take(source, theirs, sources.check_rows(rows), name), name)
+        partial = sources.starts_inside(source, theirs, rows, name), checks.mark_ends(table, name)
         limits = checks.action_range(table["actions"], name)
         obs_space = observation_space or source.observation_space or checks.infer_observation_space(table)
-        act_space = action_space or source.action_space or checks.infer_action_space(table["actions"], limits)
+        act_space = action_space or source.action_space or checks.infer_action_space(table["actions"], limits, name)
         checks.check_actions(table["actions"], limits, act_space, name)
         checks.check_log_probs(table, act_space, name)
         dataset = cls(table, obs_space, act_space, name, partial)
@@ -161,10 +151,10 @@ class Dataset:
         return dataset
 
     def within(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Dataset:
-        """Return the same steps as those of an environment with these spaces.
+        """Return the same steps with the spaces of an environment.
 
         Raises:
-            DatasetError: they cannot be from it.
+            DatasetError: the data do not fit the spaces.
         """
         dataset = dataclasses.replace(self, observation_space=observation_space, action_space=action_space)
         try:
@@ -174,7 +164,7 @@ class Dataset:
             if not interchangeable(self.observation_space, observation_space):
                 dataset._check_observations()
         except DatasetError as error:
-            raise DatasetError(f"{error} The environment must be the one that the data are from.") from None
+            raise DatasetError(f"{error} The environment must be the one that was logged.") from None
         return dataset
 
     def _check_observations(self) -> None:
@@ -183,54 +173,18 @@ class Dataset:
                 checks.check_observations(self.columns, column, self.observation_space, self.name)
 
     def transitions(self) -> Transition:
-        """Return the steps in the coding of the replay, each ``(N, ...)``.
+        """Return the steps as the replay stores them, each column ``(N, ...)``.
 
-        Without ``next_observations``, those that are cut are left out, and the step before each of them is cut there.
+        Without ``next_observations``, truncated steps are left out, and the step before each is truncated instead.
 
         Raises:
-            DatasetError: they do not fit in memory.
+            DatasetError: they do not fit in memory, together with the replay that is made of them.
         """
-        n, table, encoder, codec = len(self), self.columns, obs_encoder(self.observation_space), self._codec
-        terminated, truncated, rewards = table["terminals"][:], table["timeouts"][:], table["rewards"][:]
-        follows = not group(table, "next_observations")
-        known = ~truncated if follows else np.ones(n, bool)
-        if follows:
-            truncated = truncated.copy()
-            truncated[:-1] |= ~known[1:] & ~terminated[:-1]
-        kept = int(known.sum())
-        a_step = 2 * encoder.dim * encoder.dtype.itemsize + codec.dim * codec.dtype.itemsize + 6
-        check_memory(kept * a_step, self.name)
-        obs, next_obs = (np.empty((kept, encoder.dim), encoder.dtype) for _ in range(2))
-        action = np.empty((kept, codec.dim), codec.dtype)
-        at = 0
-        for rows in pieces(table.values(), "Encoding steps"):
-            # One row more, since what follows the last row of a piece is in the next one.
-            one_more = slice(rows.start, min(rows.stop + follows, n))
-            read = self._encode("observations", one_more)
-            here = read[: rows.stop - rows.start]
-            if follows:
-                there = np.concatenate([read[1:], read[-1:]])[: len(here)]
-                there[terminated[rows]] = here[terminated[rows]]
-            else:
-                there = self._encode("next_observations", rows)
-            keep = known[rows]
-            to = slice(at, at := at + int(keep.sum()))
-            obs[to], next_obs[to] = here[keep], there[keep]
-            action[to] = codec.encode(table["actions"][rows])[keep]
-        return Transition(obs, action, rewards[known].astype(np.float32), next_obs, terminated[known], truncated[known])
-
-    @property
-    def _codec(self) -> Any:
-        return action_codec(self.action_space)
-
-    def _encode(self, column: str, rows: slice) -> NDArray[Any]:
-        piece = {key: part[rows] for key, part in group(self.columns, column).items()}
-        return checks.encode(piece, column, self.observation_space, rows.stop - rows.start, self.name)
+        return encoding.transitions(self.columns, self.observation_space, self.action_space, self.name)
 
     def encoded(self) -> Iterator[tuple[NDArray[Any], NDArray[Any]]]:
-        """Yield observations and actions in the coding of the replay, in pieces of rows."""
-        for rows in pieces(self.columns.values(), "Encoding steps"):
-            yield self._encode("observations", rows), self._codec.encode(self.columns["actions"][rows])
+        """Yield observations and actions as the replay stores them, in pieces of rows."""
+        return encoding.encoded(self.columns, self.observation_space, self.action_space, self.name)
 
     def episodes(self) -> NDArray[np.int64]:
         """Return the first row of each whole episode and the row after its last, ``(n_episodes, 2)``."""
@@ -247,32 +201,27 @@ class Dataset:
     @property
     def episode_returns(self) -> NDArray[np.float64]:
         """Sum of the rewards of each whole episode, ``(n_episodes,)``."""
-        bounds = self.episodes()
-        if not len(bounds):
-            return np.zeros(0)
-        rewards = self.columns["rewards"][bounds[0, 0] : bounds[-1, 1]].astype(np.float64)
-        return np.add.reduceat(rewards, bounds[:, 0] - bounds[0, 0])
+        return episode_returns(self.columns["rewards"], self.episodes())
 
     @property
     def episode_lengths(self) -> NDArray[np.int64]:
-        """Steps of each whole episode, ``(n_episodes,)``."""
+        """Number of steps of each whole episode, ``(n_episodes,)``."""
         bounds = self.episodes()
         return bounds[:, 1] - bounds[:, 0]
 
     def summary(self) -> dict[str, Any]:
-        """Return what the data hold, and what is suspicious in them, as plain JSON values (see ``summarize``)."""
-        from rlox.data.summary import summarize
-
-        return summarize(self)
+        """Return what the data hold, and what in them is suspicious, as plain JSON values (see ``summarize``)."""
+        return summarize(self.columns, self.episodes(), self.action_space, self.name)
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` or ``.hdf5`` file, or without a suffix the folder of a Minari dataset.
 
-        A file holds the same columns and spaces. Minari keeps one more observation than steps of each episode:
-        without ``next_observations`` the step that was cut is left out of it, as in ``transitions``.
+        The file has the same columns and spaces. Minari stores one more observation than steps of each episode:
+        without ``next_observations``, truncated steps are left out of it, as in ``transitions``.
 
         Raises:
-            DatasetError: something is there already, it cannot be written, or its steps do not follow one another.
+            DatasetError: the path exists, it cannot be written, or Minari cannot store the steps since they do not
+                follow one another.
         """
         table = dict(self.columns)
         if self.partial[1]:
@@ -286,23 +235,21 @@ DatasetLike = str | Path | Dataset | Mapping[str, ArrayLike] | Frame
 
 
 def make_dataset(dataset: DatasetLike) -> Dataset:
-    """Return a dataset from a name (of a file, bundled data or Minari's), columns, a frame, or one that is ready.
+    """Return a dataset from what ``Dataset.load`` opens, columns, a frame, or a dataset itself.
 
     Raises:
-        DatasetError: it cannot be learned from.
+        DatasetError: it cannot be opened, or not be learned from.
     """
     match dataset:
         case Dataset():
             return dataset
         case str() | Path():
-            from rlox.data.bundled import is_bundled, load_bundled
-
-            return load_bundled(str(dataset)) if is_bundled(dataset) else Dataset.load(dataset)
+            return Dataset.load(dataset)
         case Mapping():
             return Dataset.from_arrays(dataset)
-    if formats.is_frame(dataset):
+    if sources.is_frame(dataset):
         return Dataset.from_frame(dataset)
     raise DatasetError(
-        f"dataset is a {type(dataset).__name__}: it must be the name of a file, the id of a Minari dataset, a "
-        "Dataset, a mapping of columns, or a frame."
+        f"dataset is a {type(dataset).__name__}: it must be a file, the id of a Minari dataset, the name of bundled "
+        "data, a Dataset, a mapping of columns, or a frame."
     )

@@ -1,4 +1,4 @@
-"""Minari datasets: episodes that hold one more observation than steps, as columns and back."""
+"""Minari datasets, whose episodes have one more observation than steps: read into columns, and written."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.data.columns import Column, Source, check_memory, flatten, group, track
-from rlox.data.formats import reading, require
+from rlox.data.columns import Column, Source, check_memory, flatten, group
+from rlox.data.files import reading, require
 from rlox.errors import DatasetError
+from rlox.runs.progress import track
 
 _LOG_PROBS = "action_log_probs"
 
@@ -24,7 +25,7 @@ def open_minari(path: Path) -> Source:
     """Return the columns of a Minari dataset, given by its folder or by its id.
 
     Raises:
-        DatasetError: there is none, or it is torn.
+        DatasetError: there is none, or it is damaged.
     """
     minari = require("minari", f"To read the Minari dataset '{path}'")
     with reading(path):
@@ -36,8 +37,8 @@ def open_minari(path: Path) -> Source:
                 dataset = minari.load_dataset(path.as_posix())
             except FileNotFoundError:
                 raise DatasetError(
-                    f"There is no file and no Minari dataset '{path}' here: minari download {path.as_posix()} fetches "
-                    "one that is published."
+                    f"There is no file and no local Minari dataset '{path}': a published one is downloaded with "
+                    f"`minari download {path.as_posix()}`."
                 ) from None
         lengths = [int(x["total_steps"]) for x in dataset.storage.get_episode_metadata(dataset.episode_indices)]
         if not lengths:
@@ -52,18 +53,18 @@ def open_minari(path: Path) -> Source:
 
 
 def _columns_of(episode: Any) -> dict[str, NDArray[Any]]:
-    """Return the columns of an episode of Minari's."""
+    """Return the columns of a Minari episode."""
     n = len(episode.rewards)
     columns = {"actions": episode.actions, "rewards": episode.rewards, "terminals": episode.terminations}
     columns["timeouts"] = np.asarray(episode.truncations, bool)
-    # Minari lets an episode end with neither flag; it was cut then.
+    # Minari allows an episode that ends with neither flag: it counts as truncated.
     columns["timeouts"][-1] |= not episode.terminations[-1]
     for key, values in flatten({"observations": _as_mapping(episode.observations)}).items():
         columns[key] = values[:-1]
         columns[f"next_{key}"] = values[1:]
     infos = episode.infos or {}
     if _LOG_PROBS in infos:
-        # Where an environment gave them there is one more, of the reset.
+        # If the environment reported them, there is one more, of the reset.
         columns[_LOG_PROBS] = infos[_LOG_PROBS][-n:]
     return {key: np.asarray(values) for key, values in flatten(columns).items()}
 
@@ -75,25 +76,26 @@ def _as_mapping(values: Any) -> Any:
 
 
 def _read(dataset: Any, lengths: NDArray[Any], wanted: list[str], rows: slice, name: str) -> dict[str, Column]:
+    """Return rows of some columns, read episode by episode into arrays of their final size."""
     stops = np.cumsum(lengths)
     firsts = stops - lengths
     start, stop, _ = rows.indices(int(stops[-1]))
     total = max(stop - start, 0)
     chosen = np.flatnonzero((stops > start) & (firsts < stop))
     arrays: dict[str, NDArray[Any]] = {}
-    steps = (slice(int(firsts[i]), int(stops[i])) for i in chosen)
     episodes = dataset.iterate_episodes(dataset.episode_indices[chosen])
-    for here, episode in zip(track(f"Reading {name}", steps, stop), episodes, strict=True):
-        low, high = max(start - here.start, 0), min(stop, here.stop) - here.start
+    for i, episode in zip(chosen, track(f"Reading {name}", episodes, len(chosen)), strict=True):
+        first = int(firsts[i])
+        low, high = max(start - first, 0), min(stop, int(stops[i])) - first
         columns = _columns_of(episode)
         for key in wanted:
             values = columns[key]
-            if len(values) != here.stop - here.start:
+            if len(values) != lengths[i]:
                 raise DatasetError(f"{name}: '{key}' of episode {episode.id} has {len(values)} rows.")
             if key not in arrays:
                 check_memory(total * values.dtype.itemsize * math.prod(values.shape[1:]), name)
                 arrays[key] = np.empty((total, *values.shape[1:]), values.dtype)
-            arrays[key][here.start + low - start : here.start + high - start] = values[low:high]
+            arrays[key][first + low - start : first + high - start] = values[low:high]
     return {key: arrays.get(key, np.empty(0)) for key in wanted}
 
 
@@ -104,7 +106,7 @@ def write_minari(
     observation_space: spaces.Space[Any],
     action_space: spaces.Space[Any],
 ) -> None:
-    """Write columns as the folder of a Minari dataset, named for its id where that is one (``name-v0``).
+    """Write columns as the folder of a Minari dataset, whose id is the folder's name (with ``-v0`` if it has none).
 
     Raises:
         DatasetError: the steps do not follow one another.
@@ -115,7 +117,7 @@ def write_minari(
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
         path.mkdir()
-        # As JPEG, Minari's default, images would not come back as they were.
+        # As JPEG, Minari's default, images would not be read back as they were written.
         made = storage.MinariStorage.new(path / "data", observation_space, action_space, jpeg_encoding=False)
         identity = identity if re.search(r"-v\d+$", identity) else f"{identity}-v0"
         made.update_metadata({"dataset_id": identity, "minari_version": minari.__version__})
@@ -123,17 +125,17 @@ def write_minari(
 
 
 def _episodes(table: Mapping[str, Column], space: spaces.Space[Any], name: str) -> Iterator[Any]:
-    """Yield each episode as Minari keeps it."""
+    """Yield each episode as Minari stores it."""
     buffer = require("minari.data_collector", f"To write the Minari dataset '{name}'").EpisodeBuffer
     terminals = table["terminals"][:]
     stops = np.flatnonzero(terminals | table["timeouts"][:]) + 1
     stops = stops if len(stops) and stops[-1] == len(terminals) else np.append(stops, len(terminals))
     starts = np.concatenate([[0], stops[:-1]])
-    steps = (slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
+    bounds = (slice(int(a), int(b)) for a, b in zip(starts, stops, strict=True))
     follows = not group(table, "next_observations")
-    for rows in track(f"Writing {name}", steps, len(terminals)):
+    for rows in track(f"Writing {name}", bounds, len(terminals), at=lambda rows: rows.start):
         failed = bool(terminals[rows.stop - 1])
-        # Nobody knows where the step led that was cut: the last observation that is known is the one before it.
+        # The observation after a truncated step is not known: the step is left out, its own observation is the last.
         n = rows.stop - rows.start - (follows and not failed)
         if n == 0:
             continue
@@ -153,7 +155,7 @@ def _episodes(table: Mapping[str, Column], space: spaces.Space[Any], name: str) 
 
 
 def _with_last(obs: NDArray[Any], following: Column | None, rows: slice, failed: bool, name: str) -> NDArray[Any]:
-    """Return the observations of an episode, ``(T, ...)``, and where its last step led."""
+    """Return the observations of an episode, ``(T, ...)``, and the one after its last step."""
     if following is None:
         return np.concatenate([obs, obs[-1:]]) if failed else obs
     following = following[rows]

@@ -1,0 +1,81 @@
+"""What all file formats share: errors while reading, optional packages, and writing to the side."""
+
+from __future__ import annotations
+
+import contextlib
+import importlib
+import os
+import shutil
+import warnings
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+from rlox.errors import DatasetError, one_line
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn any error while a file is read into a ``DatasetError`` of one line, and silence its reader's warnings."""
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    except DatasetError:
+        raise
+    except (FileNotFoundError, NotADirectoryError):
+        raise DatasetError(f"There is no file '{path}'.") from None
+    except IsADirectoryError:
+        raise DatasetError(f"'{path}' is a folder, not a {path.suffix} file.") from None
+    except PermissionError:
+        raise DatasetError(f"'{path}' cannot be read: permission denied.") from None
+    except MemoryError:
+        raise DatasetError(
+            f"'{path}' does not fit in memory: load a part of it, such as Dataset.load(path, rows=slice(0, 1_000_000))."
+        ) from None
+    except Exception as error:  # Readers raise many types of errors on a damaged file.
+        if isinstance(error, ValueError) and "pickle" in str(error).lower():
+            raise DatasetError(
+                f"'{path}' holds Python objects, which rlox does not unpickle, since that runs code: save plain "
+                "arrays of numbers."
+            ) from None
+        kind = f"a {path.suffix} file" if path.suffix else "a Minari dataset"
+        raise DatasetError(f"'{path}' is damaged, or not {kind} ({type(error).__name__}: {one_line(error)}).") from None
+
+
+@contextlib.contextmanager
+def writing(path: Path) -> Iterator[Path]:
+    """Give a temporary path beside ``path``, and move what was written there to ``path`` if all went well.
+
+    Raises:
+        DatasetError: it cannot be written.
+    """
+    # Minari resolves relative paths against its own folder.
+    partial = path.absolute().with_name(f".{path.name}.{os.getpid()}.partial")
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        yield partial
+        partial.rename(path)
+    except DatasetError:
+        raise
+    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
+        raise DatasetError(f"'{path}' cannot be written: {one_line(error)}.") from None
+    finally:
+        if partial.is_dir():
+            shutil.rmtree(partial)
+        elif partial.exists():
+            partial.unlink()
+
+
+def require(module: str, what: str) -> Any:
+    """Return a module of the extra for data.
+
+    Raises:
+        DatasetError: it is not installed.
+    """
+    try:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            return importlib.import_module(module)
+    except ImportError:
+        raise DatasetError(f"{what} needs the extra rlox[data]: pip install 'rlox[data]'.") from None

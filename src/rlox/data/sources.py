@@ -1,0 +1,248 @@
+"""Opening what columns come from: files, bundled data, Minari datasets, frames and arrays."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlox.data.bundled import bundled_names, bundled_path, is_bundled, reference
+from rlox.data.columns import (
+    OPTIONAL,
+    PER_STEP,
+    REQUIRED,
+    Column,
+    ColumnNames,
+    JoinedColumns,
+    Source,
+    check_memory,
+    flatten,
+    row_bytes,
+)
+from rlox.data.formats import OPENERS, open_npz
+from rlox.data.minari import open_minari
+from rlox.envs.space_json import restore
+from rlox.errors import DatasetError, did_you_mean, one_line
+
+ALIASES = {
+    "terminals": ("terminations",),
+    "timeouts": ("truncations",),
+    "action_log_probs": ("infos/action_log_probs",),
+}
+
+
+class Frame(Protocol):
+    """What pandas and Polars frames have in common."""
+
+    @property
+    def columns(self) -> Any: ...
+
+    def __getitem__(self, name: Any, /) -> Any: ...
+
+    def to_numpy(self) -> NDArray[Any]: ...
+
+
+def open_source(path: str | Path) -> Source:
+    """Return the columns of a file, of bundled data, or of the folder or id of a Minari dataset.
+
+    Raises:
+        DatasetError: there is none, it is damaged, or the package that reads it is not installed.
+    """
+    if is_bundled(path):
+        env = reference(str(path))
+        return open_npz(bundled_path(str(path)))._replace(
+            observation_space=restore(env.observation_space), action_space=restore(env.action_space)
+        )
+    path = Path(path)
+    opener = OPENERS.get(path.suffix.lower())
+    if opener:
+        return opener(path)
+    if path.is_dir() or re.search(r"-v\d+$", path.name):
+        return open_minari(path)
+    raise DatasetError(
+        f"'{path}' is not a data file (.npz, .hdf5, .h5 or .parquet), the folder or id of a Minari dataset, or the "
+        f"name of bundled data.{'' if path.suffix else did_you_mean(path.name, bundled_names())}"
+    )
+
+
+def array_source(columns: Mapping[str, Any]) -> Source:
+    """Return the columns of a mapping: arrays, lists, or what is read by slices."""
+    flat = flatten(columns)
+    return Source(list(flat), lambda names, rows: {name: _as_column(flat[name], name) for name in names})
+
+
+def _as_column(values: Any, name: str) -> Column:
+    """Return what is read by slices, such as an ``h5py.Dataset``, as it is, and anything else as an array."""
+    if np.ma.is_masked(values):
+        raise DatasetError(f"Column '{name}' has masked values: fill them in, or drop those episodes.")
+    try:
+        if hasattr(values, "dtype") and np.ndim(values) and isinstance(values[:0], np.ndarray):
+            return np.asarray(values) if isinstance(values, np.ndarray) else values
+        return np.asarray(values)
+    except (ValueError, TypeError, RuntimeError) as error:
+        raise _not_an_array(name, error) from None
+
+
+def is_frame(values: Any) -> bool:
+    """Return whether this is a pandas or Polars frame, or similar."""
+    return hasattr(values, "columns") and hasattr(values, "__getitem__") and hasattr(values, "to_numpy")
+
+
+def frame_source(frame: Any) -> Source:
+    """Return the columns of a pandas or Polars frame."""
+    if not is_frame(frame):
+        raise DatasetError(f"frame is a {type(frame).__name__}: it must be a pandas or Polars DataFrame.")
+    names = {str(column): column for column in frame.columns}
+    if len(names) < len(frame.columns):
+        raise DatasetError("frame has two columns of the same name: rename one of them.")
+    return Source(list(names), lambda wanted, _: {name: _dense(frame[names[name]].to_numpy(), name) for name in wanted})
+
+
+def _dense(values: Any, name: str) -> NDArray[Any]:
+    """Return an array of arrays or of lists as one array of numbers."""
+    values = np.asarray(values)
+    if values.dtype.kind != "O" or not len(values):
+        return values
+    try:
+        return np.stack(
+            [_dense(value, name) if isinstance(value, np.ndarray) else np.asarray(value) for value in values]
+        )
+    except (ValueError, TypeError) as error:
+        raise _not_an_array(name, error) from None
+
+
+def _not_an_array(name: str, error: Exception) -> DatasetError:
+    return DatasetError(
+        f"Column '{name}' cannot be made an array ({one_line(error)}): all rows must have the same shape."
+    )
+
+
+def take(source: Source, theirs: Mapping[str, str | list[str]], rows: slice, name: str) -> dict[str, Column]:
+    """Return rows of columns under the names they have here.
+
+    Args:
+        source: what has them.
+        theirs: what ``resolve`` returned.
+        rows: which of them.
+        name: what errors call the source.
+
+    Raises:
+        DatasetError: a column is not of numbers, or columns to be put side by side differ in length.
+    """
+    read = source.read(list(dict.fromkeys(part for parts in theirs.values() for part in _as_list(parts))), rows)
+    for key, column in read.items():
+        _check_numbers(column, key, name)
+    table: dict[str, Column] = {}
+    for ours, parts in theirs.items():
+        if isinstance(parts, str):
+            table[ours] = read[parts]
+            continue
+        lengths = {part: (read[part].shape or (0,))[0] for part in parts}
+        if len(set(lengths.values())) > 1:
+            raise DatasetError(f"{name}: the columns of '{ours}' differ in length: {lengths}.")
+        joined = JoinedColumns([read[part] for part in parts])
+        if all(isinstance(part, np.ndarray) for part in joined.parts):
+            check_memory(len(joined) * row_bytes([joined]), name)
+            table[ours] = joined[:]
+        else:
+            table[ours] = joined
+    return table
+
+
+def _as_list(names: str | Sequence[str]) -> Sequence[str]:
+    return [names] if isinstance(names, str) else names
+
+
+def _check_numbers(column: Column, key: str, name: str) -> None:
+    if column.dtype.kind in "fiub":
+        return
+    held, way_out = f"values of type {column.dtype}", "convert it to numbers, or leave it out"
+    if column.dtype.kind in "Mm":
+        held, way_out = "times", "convert it to numbers, such as seconds since the episode began, or leave it out"
+    elif column.dtype.kind in "USO":
+        held = "text or Python objects"
+    raise DatasetError(f"{name}: column '{key}' holds {held}, but it must hold numbers: {way_out}.")
+
+
+def check_rows(rows: Any) -> slice:
+    """Return a slice of steps.
+
+    Raises:
+        DatasetError: it is something else, or has a stride.
+    """
+    if isinstance(rows, slice) and rows.step in (None, 1):
+        bounds = (rows.start, rows.stop)
+        if all(bound is None or isinstance(bound, int | np.integer) for bound in bounds):
+            return rows
+    raise DatasetError(f"rows={rows!r} must be a slice of steps without a stride, such as slice(0, 1_000_000).")
+
+
+def starts_inside(source: Source, theirs: Mapping[str, str | list[str]], rows: slice, name: str) -> bool:
+    """Return whether the first of the rows is inside an episode that began before it."""
+    if not rows.start:
+        return False
+    flags = {key: theirs[key] for key in ("terminals", "timeouts") if key in theirs}
+    before = take(source, flags, slice(rows.start - 1, rows.start), name)
+    # Counted from the end, there may be no row before.
+    return len(before["terminals"]) > 0 and not any(flag[:].any() for flag in before.values())
+
+
+def resolve(names: Iterable[str], chosen: ColumnNames, name: str) -> dict[str, str | list[str]]:
+    """Return what each column is called among ``names``: one of them, or several in order.
+
+    Raises:
+        DatasetError: a column that is required, or was chosen, is missing.
+    """
+    known = list(names)
+    found: dict[str, str | list[str]] = {}
+    for ours, theirs in chosen.items():
+        first, slash, _ = ours.partition("/")
+        allowed = ("observations", "next_observations") if slash else (*REQUIRED, *OPTIONAL)
+        if first not in allowed:
+            raise DatasetError(f"columns: a dataset has no column '{ours}'.{did_you_mean(first, allowed)}")
+        for wanted in _as_list(theirs):
+            if wanted not in known:
+                raise DatasetError(f"{name} has no column '{wanted}'.{did_you_mean(wanted, known)}")
+        if not theirs:
+            raise DatasetError(f"columns: '{ours}' is a list of no names.")
+        found[ours] = theirs if isinstance(theirs, str) else list(theirs)
+    given = {ours.partition("/")[0] for ours in chosen}
+    for wanted in (*REQUIRED, *OPTIONAL):
+        if wanted not in given:
+            found |= _named(wanted, known)
+    for wanted in REQUIRED:
+        if not any(ours.partition("/")[0] == wanted for ours in found):
+            raise _missing(wanted, known, name)
+    for ours in found:
+        if any(other.startswith(f"{ours}/") for other in found):
+            raise DatasetError(f"{name}: '{ours}' is a column, and there are columns '{ours}/...' as well: keep one.")
+    return found
+
+
+def _named(wanted: str, known: list[str]) -> dict[str, str | list[str]]:
+    """Return the columns that are ``wanted`` by their names: one, numbered ones, or those of a Dict."""
+    for candidate in (wanted, *ALIASES.get(wanted, ())):
+        if candidate in known:
+            return {wanted: candidate}
+    if wanted in PER_STEP:
+        return {}
+    numbered = [(int(match[1]), x) for x in known if (match := re.fullmatch(rf"{wanted}[._](\d+)", x))]
+    if numbered:
+        return {wanted: [x for _, x in sorted(numbered)]}
+    if wanted == "actions":
+        return {}
+    return {x: x for x in known if x.startswith(f"{wanted}/")}
+
+
+def _missing(wanted: str, known: list[str], name: str) -> DatasetError:
+    one_flag = next((flag for flag in ("dones", "done") if flag in known), None)
+    if wanted == "terminals" and one_flag:
+        return DatasetError(
+            f"{name}: '{one_flag}' does not say whether an episode terminated or was truncated: give 'terminals' (the "
+            "state is terminal) and 'timeouts' (the episode was truncated)."
+        )
+    return DatasetError(f"{name} has no column '{wanted}'.{did_you_mean(wanted, known)}")
