@@ -166,11 +166,11 @@ def test_v_and_q_have_the_widths_of_the_settings():
         assert [weight.shape for weight in network.weights] == [(3, 6), (6, 5), (5, 4)]
 
 
-def test_the_q_functions_start_with_different_weights():
-    config: Any = ALGORITHMS["awac"].config(hidden=8)
-    one, other = init_state(ALGORITHMS["awac"], config, 3, (), 2, seed=0).critic.networks
-    assert one.weights[0].shape == (5, 8)
-    assert not np.array_equal(one.weights[0], other.weights[0])
+def test_as_many_q_functions_as_asked_start_with_different_weights():
+    config: Any = ALGORITHMS["awac"].config(hidden=8, n_critics=3)
+    networks = init_state(ALGORITHMS["awac"], config, 3, (), 2, seed=0).critic.networks
+    assert [network.weights[0].shape for network in networks] == [(5, 8)] * 3
+    assert len({float(network.weights[0][0, 0]) for network in networks}) == 3
 
 
 def test_glorot_weights_are_uniform_with_biases_of_zero_and_outputs_as_small_as_asked():
