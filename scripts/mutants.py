@@ -45,8 +45,6 @@ def main(words: list[str]) -> int:
         for i, mutant in enumerate(mutants, start=1):
             verdict = try_one(mutant, source)
             print(f"{i:3}/{len(mutants)} {verdict:9} {describe(mutant)}", flush=True)
-                flush=True,
-            )
             if verdict != "noticed":
                 failures.append(mutant)
     print(f"{len(mutants) - len(failures)} of {len(mutants)} noticed in {time.monotonic() - began:.0f} s.")
