@@ -11,7 +11,6 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from rlox import Dataset, Trainer
-from rlox.core import replay as replays
 from rlox.errors import ConfigError, DatasetError, RloxError
 
 
@@ -47,6 +46,41 @@ def test_actions_arrive_in_the_policy_s_coding():
     table = columns(actions=np.array([[-2.0], [3.0], [0.5], [0.0], [1.0], [2.0]]))
     dataset = Dataset.from_arrays(table, action_space=spaces.Box(-2.0, 3.0, (1,)))
     np.testing.assert_allclose(dataset.transitions().action[:3, 0], [-1.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["next observations", "none"])
+def test_a_row_with_both_flags_is_terminal(given: bool):
+    both = columns(timeouts=np.array([0, 0, 1, 0, 0, 1], bool))
+    if given:
+        both["next_observations"] = both["observations"] + 100
+    dataset = Dataset.from_arrays(both)
+    assert dataset.columns["timeouts"][:].tolist() == [False] * 5 + [True]
+    steps = dataset.transitions()
+    assert len(steps.reward) == (6 if given else 5)
+    assert steps.terminated[:5].tolist() == [False, False, True, False, False]
+    assert not (steps.terminated & steps.truncated).any()
+
+
+def test_columns_given_are_not_changed():
+    given = columns(timeouts=np.array([0, 0, 1, 0, 0, 0], bool))
+    before = {name: column.copy() for name, column in given.items()}
+    Dataset.from_arrays(given).transitions()
+    for name, column in given.items():
+        np.testing.assert_array_equal(column, before[name])
+
+
+def test_numbered_columns_are_put_in_the_order_of_their_numbers():
+    numbers = {f"observations_{i}": np.full(6, i) for i in range(11)}
+    dataset = Dataset.from_arrays({**columns(observations=None), **numbers})
+    assert dataset.columns["observations"][0:1].tolist() == [list(range(11))]
+
+
+def test_actions_that_a_rounding_puts_beyond_a_bound_are_taken():
+    space = spaces.Box(-2.0, 2.0, (1,))
+    for beyond in (2 + 1e-6, -2 - 1e-6):
+        Dataset.from_arrays(columns(actions=np.full((6, 1), beyond)), action_space=space)
+    with pytest.raises(DatasetError, match="outside"):
+        Dataset.from_arrays(columns(actions=np.full((6, 1), 2.001)), action_space=space)
 
 
 def test_spaces_are_inferred_and_those_of_an_environment_replace_them():
@@ -181,26 +215,3 @@ def test_a_torn_or_damaged_file_is_refused_in_one_line_or_read_whole(
         assert len(Dataset.load(path)) == 6
     except RloxError as error:
         assert "\n" not in str(error)  # noqa: PT017
-
-
-@given(total=st.integers(1, 40), n=st.integers(1, 5), spare=st.integers(0, 9))
-@settings(max_examples=12, deadline=None)
-def test_a_replay_is_filled_with_every_step_once_in_order(total: int, n: int, spare: int):
-    flags = np.arange(total) % 4 == 3
-    ids = np.arange(total, dtype=np.float32)
-    table = columns(
-        observations=ids[:, None], next_observations=ids[:, None] + 1, actions=np.zeros(total, int), rewards=ids,
-        terminals=flags, timeouts=np.arange(total) == total - 1,
-    )  # fmt: skip
-    replay = replays.fill(Dataset.from_arrays(table).transitions(), total + spare, n)
-    order, stored = map(np.asarray, replays.in_order(replay))
-    flat = replays.flatten(replay)
-    seen: list[float] = []
-    for stream in range(n):
-        held = [place for place in order[:, stream] if stored[place]]
-        own = [float(np.asarray(flat.reward)[place]) for place in held]
-        assert own == sorted(own)
-        if held:
-            assert bool(flat.terminated[held[-1]] | flat.truncated[held[-1]])
-        seen += own
-    assert sorted(seen) == ids.tolist()
