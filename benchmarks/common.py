@@ -1,30 +1,51 @@
-"""What the benchmarks share: the machine's description, tables, and child processes with their time and peak memory.
+"""What the benchmarks share: child processes with their time and peak memory, result files, tables and pictures.
 
-Every measurement runs in a fresh child, which prints its row as the last line of its output, in JSON. Linux only.
+Every measurement runs in a fresh child process, which prints its row as the last line of its output, in JSON. Linux
+only.
 """
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import json
 import os
 import platform
+import queue
 import re
 import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from datetime import UTC, datetime
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CACHE = Path.home() / ".cache" / "rlox-benchmarks"
 THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "XLA_FLAGS")
 
+N_EPISODES = 20
+"""Episodes of a greedy return."""
+
 Row = dict[str, Any]
+T = TypeVar("T")
+
+
+def make_parser(description: str | None, results: Path = RESULTS) -> argparse.ArgumentParser:
+    """Return a parser of the command line, with ``--results``."""
+    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument(
+        "--results", type=Path, default=results, help=f"where raw rows are ({results.relative_to(ROOT)})"
+    )
+    return parser
 
 
 def describe_machine() -> Row:
@@ -51,7 +72,7 @@ def _lines(path: str) -> list[str]:
 
 
 def _commit() -> str:
-    """Return the commit of the checkout, with a plus sign where tracked files of the package differ from it."""
+    """Return the commit of the checkout, with a plus sign if files of the package differ from it."""
 
     def git(*args: str) -> str:
         command = ["git", "-C", str(ROOT), *args]
@@ -100,6 +121,23 @@ def run_worker(
     return row
 
 
+def run_on_cores(cores: Sequence[int], tasks: Iterable[T], run: Callable[[T, int], Row]) -> Iterator[Row]:
+    """Yield ``run(task, core)`` of every task, in order, running one on each core at a time."""
+    free: queue.Queue[int] = queue.Queue()
+    for core in cores:
+        free.put(core)
+
+    def run_one(task: T) -> Row:
+        core = free.get()
+        try:
+            return run(task, core)
+        finally:
+            free.put(core)
+
+    with ThreadPoolExecutor(len(cores)) as pool:
+        yield from pool.map(run_one, tasks)
+
+
 def start(main: Callable[[], None], worker: Callable[..., Row]) -> None:
     """Run a script: as the child that ``run_worker`` started, or else its command line."""
     if sys.argv[1:2] == ["worker"]:
@@ -109,17 +147,16 @@ def start(main: Callable[[], None], worker: Callable[..., Row]) -> None:
 
 
 def bind(cores: Sequence[int] | None) -> None:
-    """Keep this process, and the thread pools that it makes from now on, on the given cores."""
+    """Keep this process, and the thread pools that it starts from now on, on the given cores."""
     if cores:
         os.sched_setaffinity(0, cores)
 
 
 def make_venv(folder: Path, *requirements: str) -> Path:
-    """Return the Python of a virtual environment that holds the requirements, made where missing.
+    """Return the Python of a virtual environment with the requirements; the environment is created if missing.
 
-    Each is ``name==version``, or ``name[extra]==version``.
-
-    They are installed one after another, so that the first ones bind what the next ones may bring along.
+    Each is ``name==version``, or ``name[extra]==version``. They are installed one after another, so that the versions
+    of the first ones are kept.
     """
     python = folder / "bin" / "python"
     if not python.exists():
@@ -139,7 +176,7 @@ def make_venv(folder: Path, *requirements: str) -> Path:
 
 
 def log(*words: object) -> None:
-    """Print progress, apart from the results."""
+    """Print progress to standard error, so that results alone go to standard output."""
     print(*words, file=sys.stderr, flush=True)
 
 
@@ -165,10 +202,24 @@ def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None
 
 
 def write_results(path: Path, machine: Row, settings: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Write raw rows, with the machine and the settings that made them."""
+    """Write raw rows, with the machine and the settings that they come from."""
     path.parent.mkdir(parents=True, exist_ok=True)
     text = json.dumps({"machine": machine, "settings": settings, "rows": rows}, indent=1, allow_nan=False)
     path.write_text(text + "\n")
+
+
+def read_results(path: Path) -> Row:
+    """Return ``machine``, ``settings`` and ``rows`` of a file that ``write_results`` wrote."""
+    # Files of earlier commits have another name for an algorithm.
+    return json.loads(path.read_text().replace('"member"', '"algorithm"'))
+
+
+def groups(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
+    """Return rows by their values of ``keys``, in the order in which these are first seen."""
+    found: dict[tuple[Any, ...], list[Row]] = {}
+    for row in rows:
+        found.setdefault(tuple(row[key] for key in keys), []).append(row)
+    return found
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> str:
@@ -181,3 +232,40 @@ def spread(values: Sequence[float], digits: int = 1) -> str:
     """Return the median and, of several values, the range."""
     median = f"{statistics.median(values):.{digits}f}"
     return median if len(values) == 1 else f"{median} ({min(values):.{digits}f} to {max(values):.{digits}f})"
+
+
+def greedy_return(env_id: str, predict: Callable[[Any], Any]) -> float:
+    """Return the mean return of twenty episodes, the same ones for every policy."""
+    import gymnasium as gym
+
+    env, total = gym.make(env_id), 0.0
+    for seed in range(10_000, 10_000 + N_EPISODES):
+        obs, ended = env.reset(seed=seed)[0], False
+        while not ended:
+            obs, reward, terminated, truncated, _ = env.step(predict(obs))
+            total, ended = total + float(reward), terminated or truncated
+    env.close()
+    return total / N_EPISODES
+
+
+@contextlib.contextmanager
+def picture(path: Path, n_panels: int, *, size: tuple[float, float] = (4.6, 3.8)) -> Iterator[list[Axes]]:
+    """Give the panels of a figure, ``size`` inches each, at most three in a row; then write it to ``path``."""
+    import matplotlib as mpl
+
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
+
+    columns = min(3, n_panels)
+    shape = -(-n_panels // columns), columns
+    style: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
+    with plt.rc_context(style):
+        figure = plt.figure(figsize=(size[0] * columns, size[1] * shape[0]), layout="constrained")
+        axes: list[Axes] = [figure.add_subplot(*shape, i + 1) for i in range(n_panels)]
+        yield axes
+        for axis in axes:
+            axis.grid(alpha=0.25, lw=0.6)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        figure.savefig(path, dpi=150)
+        plt.close(figure)
+    log("drew", path)

@@ -1,4 +1,4 @@
-"""What it takes to open and summarise a large file: seconds and peak memory, against the columns that stay in memory.
+"""Seconds and peak memory of opening and summarising a large file, compared with the columns that stay in memory.
 
     python benchmarks/dataset_memory.py
 
@@ -14,10 +14,10 @@ import time
 from pathlib import Path
 
 from common import (
-    RESULTS,
     Row,
     describe_machine,
     log,
+    make_parser,
     print_machine,
     print_table,
     run_worker,
@@ -29,7 +29,7 @@ OBS_DIM, ACTION_DIM, EPISODE = 11, 3, 500
 
 
 def write(path: Path, rows: int) -> None:
-    """Write random steps, in episodes that end by turns in failure and at the time limit."""
+    """Write random steps, in episodes that end alternately in failure and at the time limit."""
     import h5py
     import numpy as np
 
@@ -50,7 +50,7 @@ def write(path: Path, rows: int) -> None:
 
 
 def worker(path: str, task: str) -> Row:
-    """Return the seconds and the memory of opening a file, and of what is asked for afterwards."""
+    """Return the seconds and the memory of opening a file, and of the task that follows."""
     from rlox import Dataset
 
     before, began = _peak_mib(), time.perf_counter()
@@ -85,39 +85,24 @@ def measure(args: argparse.Namespace) -> None:
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / "hopper.hdf5"
         log(f"writing {args.rows:,} rows")
-        # In a child, so that what writing takes is not counted in the others.
+        # In a child process: the memory that writing takes would count in the others.
         run_worker(__file__, path=str(path), task=f"write {args.rows}")
         size = path.stat().st_size / 2**20
         rows += [run_worker(__file__, path=str(path), task=task) for task in ("open", "summary", "transitions")]
     write_results(args.results / "dataset_memory.json", machine, {"rows": args.rows, "file_mib": size}, rows)
     print(f"\n{args.rows:,} rows, a file of {size:,.0f} MiB\n")
-    header = [
-        "open, and then",
-        "seconds",
-        "peak, MiB",
-        "libraries, MiB",
-        "columns in use, MiB",
-        "beyond the columns, MiB",
-    ]
-    print_table(
-        header,
-        [
-            [
-                row["task"],
-                f"{row['seconds']:.1f}",
-                *(f"{row[key]:,.0f}" for key in ("peak_mib", "import_mib", "columns_mib")),
-                f"{row['peak_mib'] - row['columns_mib']:,.0f}",
-            ]
-            for row in rows
-        ],
-    )
+    lines = []
+    for row in rows:
+        mib = [row["peak_mib"], row["import_mib"], row["columns_mib"], row["peak_mib"] - row["columns_mib"]]
+        lines.append([row["task"], f"{row['seconds']:.1f}", *(f"{x:,.0f}" for x in mib)])
+    header = ["peak, MiB", "libraries, MiB", "columns in use, MiB", "beyond the columns, MiB"]
+    print_table(["open, and then", "seconds", *header], lines)
     print_machine(machine)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rows", type=int, default=10_000_000, help="steps in the file (10,000,000)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
     measure(parser.parse_args())
 
 

@@ -1,11 +1,11 @@
-"""What both sides of `offline.py` are: settings, learning, the policy that it leaves, and its evaluation.
+"""Both sides of `offline.py`: their settings, how they learn, the policy that they write, and its evaluation.
 
-What stays different: d3rlpy squashes every mean by tanh, ours are clipped; its AWAC, IQL and CRR bound log std by
+What remains different: d3rlpy squashes every mean by tanh, ours are clipped; its AWAC, IQL and CRR bound log std by
 [-6, 0], [-5, 2] and [-20, 2] and start near a std of 0.05, 0.2 and 1, CRR with one for each state, where ours starts at
 1 over a floor of 0.05, the same in every state. Its BC is the squared error of the mean. The target of its AWAC takes
 actions of a Gaussian squashed after its noise, and has an entropy bonus of weight 1. The advantage of its CRR is of the
-mean of the Q functions, its target of a target policy; its `predict` draws from several actions by their Q, left out
-here.
+mean of the Q functions, its target of a target policy; its `predict` draws from several actions by their Q, which is
+not used here.
 """
 
 from __future__ import annotations
@@ -15,15 +15,13 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from common import Row
+from common import Row, greedy_return
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
     Columns = Mapping[str, NDArray[Any]]
-
-N_EPISODES = 20
 
 
 class Environment(NamedTuple):
@@ -34,10 +32,11 @@ class Environment(NamedTuple):
 
 
 ENVIRONMENTS = {"pendulum": Environment("Pendulum-v1", 2.0), "hopper": Environment("Hopper-v5", 1.0)}
-"""By what the files' names begin with."""
+"""By the first part of the files' names."""
 
 _Q = {"gamma": 0.99, "tau": 0.005, "n_critics": 2}
 _RATES = {"actor_learning_rate": 3e-4, "critic_learning_rate": 3e-4}
+_CRR = {"beta": 1.0, "n_action_samples": 4, **_Q, **_RATES}
 SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
     "bc": {"ours": {"learning_rate": 3e-4}, "theirs": {"learning_rate": 3e-4, "policy_type": "deterministic"}},
     "awac": {
@@ -45,29 +44,29 @@ SETTINGS: dict[str, dict[str, dict[str, Any]]] = {
         "theirs": {"lam": 1.0, "n_action_samples": 1, **_Q, **_RATES},
     },
     "crr": {
-        "ours": {
-            "beta": 1.0, "weights": "exp", "baseline": "mean", "max_advantage": 20.0, "n_action_samples": 4,
-            **_Q, **_RATES,
-        },
+        "ours": {"weights": "exp", "baseline": "mean", "max_advantage": 20.0, **_CRR},
         "theirs": {
-            "beta": 1.0, "weight_type": "exp", "advantage_type": "mean", "max_weight": 20.0, "n_action_samples": 4,
-            "target_update_type": "soft", **_Q, **_RATES,
+            "weight_type": "exp",
+            "advantage_type": "mean",
+            "max_weight": 20.0,
+            "target_update_type": "soft",
+            **_CRR,
         },
     },
     "iql": {
         "ours": {"beta": 1 / 3, "expectile": 0.7, "max_advantage": 100.0, **_Q, **_RATES},
         "theirs": {"weight_temp": 3.0, "expectile": 0.7, "max_weight": 100.0, **_Q, **_RATES},
     },
-}  # fmt: skip
+}
 
 
 def train(
-    side: str, member: str, data: str, steps: int, hidden: int, seed: int, warm_up: int, policy: str | None
+    side: str, algorithm: str, data: str, steps: int, hidden: int, seed: int, warm_up: int, policy: str | None
 ) -> Row:
-    """Learn from a file; time it after ``warm_up`` more steps, and write the policy."""
+    """Learn from a file, timed after ``warm_up`` steps; write the policy."""
     learner = ours if side == "ours" else theirs
     columns = read(data)
-    step, mode, predict = learner(member, environment(data), columns, hidden, seed)
+    step, mode, predict = learner(algorithm, environment(data), columns, hidden, seed)
     if warm_up:
         step(warm_up)
     begin, cpu = time.perf_counter(), time.process_time()
@@ -75,10 +74,9 @@ def train(
     seconds, cpu_seconds = time.perf_counter() - begin, time.process_time() - cpu
     if policy:
         write_policy(policy, mode(), predict, columns["observations"])
-    return {
-        "side": side, "member": member, "data": Path(data).stem, "steps": steps, "hidden": hidden, "seed": seed,
-        "seconds": seconds, "steps_per_second": steps / seconds, "steps_per_cpu_second": steps / cpu_seconds,
-    }  # fmt: skip
+    row = {"side": side, "algorithm": algorithm, "data": Path(data).stem, "steps": steps, "hidden": hidden}
+    rates = {"steps_per_second": steps / seconds, "steps_per_cpu_second": steps / cpu_seconds}
+    return {**row, "seed": seed, "seconds": seconds, **rates}
 
 
 def environment(data: str) -> Environment:
@@ -87,7 +85,7 @@ def environment(data: str) -> Environment:
 
 
 def read(data: str) -> dict[str, NDArray[Any]]:
-    """Return a file's columns, those that d3rlpy takes; of both ends of an episode the terminal state counts."""
+    """Return the columns of a file that d3rlpy takes; a step with both flags counts as terminal."""
     import numpy as np
 
     with np.load(data) as file:
@@ -99,26 +97,26 @@ Learner = tuple[Callable[[int], Any], Callable[[], dict[str, Any]], Callable[[An
 """Learn so many steps; the policy's mode as plain arrays; its mode by the library itself."""
 
 
-def ours(member: str, env: Environment, columns: Columns, hidden: int, seed: int) -> Learner:
+def ours(algorithm: str, env: Environment, columns: Columns, hidden: int, seed: int) -> Learner:
     import numpy as np
 
     from rlox import Trainer
 
-    config = {"batch_size": 256, "hidden": hidden, **SETTINGS[member]["ours"]}
-    trainer = Trainer(member, env=env.env_id, dataset=columns, config=config, seed=seed)
+    config = {"batch_size": 256, "hidden": hidden, **SETTINGS[algorithm]["ours"]}
+    trainer = Trainer(algorithm, env=env.env_id, dataset=columns, config=config, seed=seed)
 
     def step(n: int) -> None:
         trainer.train_offline(n, log_interval=n, progress=False)
 
     def mode() -> dict[str, Any]:
-        network = trainer.state.actor.network
+        network = trainer.policy.actor.network
         layers = zip(network.weights, network.biases, strict=True)
         return pack([(np.asarray(weight), np.asarray(bias)) for weight, bias in layers], env.bound, squash=False)
 
     return step, mode, trainer.predict
 
 
-def theirs(member: str, env: Environment, columns: Columns, hidden: int, seed: int) -> Learner:
+def theirs(algorithm: str, env: Environment, columns: Columns, hidden: int, seed: int) -> Learner:
     import d3rlpy  # pyright: ignore[reportMissingImports]
     import numpy as np
     import torch  # pyright: ignore[reportMissingImports]
@@ -127,11 +125,11 @@ def theirs(member: str, env: Environment, columns: Columns, hidden: int, seed: i
     d3rlpy.seed(seed)
     bound = np.full(columns["actions"].shape[1], env.bound, np.float32)
     scaler = d3rlpy.preprocessing.MinMaxActionScaler(minimum=-bound, maximum=bound)
-    make = getattr(d3rlpy.algos, f"{member.upper()}Config")
-    names = {"bc": ("",), "iql": ("actor_", "critic_", "value_")}.get(member, ("actor_", "critic_"))
+    make = getattr(d3rlpy.algos, f"{algorithm.upper()}Config")
+    names = {"bc": ("",), "iql": ("actor_", "critic_", "value_")}.get(algorithm, ("actor_", "critic_"))
     layers = d3rlpy.models.VectorEncoderFactory([hidden, hidden])
     networks = {f"{name}encoder_factory": layers for name in names}
-    settings = {"batch_size": 256, "action_scaler": scaler, **networks, **SETTINGS[member]["theirs"]}
+    settings = {"batch_size": 256, "action_scaler": scaler, **networks, **SETTINGS[algorithm]["theirs"]}
     algo = make(**settings).create(device="cpu:0")
     dataset = d3rlpy.dataset.MDPDataset(**columns)
 
@@ -145,7 +143,7 @@ def theirs(member: str, env: Environment, columns: Columns, hidden: int, seed: i
         return pack(arrays, env.bound, squash=True)
 
     def predict(obs: NDArray[Any]) -> NDArray[Any]:
-        if member != "crr":
+        if algorithm != "crr":
             return algo.predict(obs)
         with torch.no_grad():
             return scaler.reverse_transform(algo.impl.policy(torch.as_tensor(obs)).squashed_mu).numpy()
@@ -184,20 +182,11 @@ def write_policy(path: str, policy: dict[str, Any], predict: Callable[[Any], Any
 
 def evaluate(data: str, policy: str) -> Row:
     """Return the mean return of the twenty episodes, and of those in the data."""
-    import gymnasium as gym
     import numpy as np
 
     with np.load(policy) as file:
         arrays = dict(file)
-    env = gym.make(environment(data).env_id)
-    total = 0.0
-    for episode in range(N_EPISODES):
-        obs, _ = env.reset(seed=10_000 + episode)
-        ended = False
-        while not ended:
-            obs, reward, terminated, truncated, _ = env.step(act(arrays, obs[None].astype(np.float32))[0])
-            total += float(reward)
-            ended = terminated or truncated
+    found = greedy_return(environment(data).env_id, lambda obs: act(arrays, obs[None].astype(np.float32))[0])
     columns = read(data)
     n_episodes = int((columns["terminals"] | columns["timeouts"]).sum())
-    return {"return": total / N_EPISODES, "data_return": float(columns["rewards"].sum(dtype=float)) / n_episodes}
+    return {"return": found, "data_return": float(columns["rewards"].sum(dtype=float)) / n_episodes}

@@ -5,31 +5,30 @@
     python benchmarks/paper.py --plot                                  # draw all that was run again
 
 Each seed is a process of its own on one core. Greedy returns: 32 episodes at the reference's points, 10 between them;
-their time is left out. The reference, `benchmarks/reference/awr_released_code.csv`, has mean and standard deviation of
-the test returns in five logs of the released code, on the versions of the environments of its day (-v2).
+their time is not counted. The reference, `benchmarks/reference/awr_released_code.csv`, has mean and standard deviation
+of the test returns in five logs of the released code, which ran on environments of version v2.
 """
 
 from __future__ import annotations
 
 import argparse
 import csv
-import json
 import os
-import queue
 import statistics
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from common import (
-    RESULTS,
     ROOT,
     Row,
     bind,
     describe_machine,
-    log,
+    make_parser,
+    picture,
     print_machine,
     print_table,
+    read_results,
+    run_on_cores,
     run_worker,
     start,
     write_results,
@@ -74,20 +73,10 @@ def run(args: argparse.Namespace) -> None:
     """Train every seed, one on each core at a time, and write the rows."""
     machine = describe_machine()
     config = {name: getattr(args, name) for name in ("n_envs", "vectorization_mode") if getattr(args, name)}
-    free: queue.Queue[int] = queue.Queue()
-    for core in args.cores:
-        free.put(core)
-
-    def one(seed: int) -> Row:
-        core = free.get()
-        try:
-            task = {"env_id": args.env, "preset": args.preset, "config": config, "steps": args.steps, "seed": seed}
-            return run_worker(__file__, **task, cores=[core])
-        finally:
-            free.put(core)
-
-    with ThreadPoolExecutor(len(args.cores)) as pool:
-        rows = list(pool.map(one, args.seeds))
+    task = {"env_id": args.env, "preset": args.preset, "config": config, "steps": args.steps}
+    rows = list(
+        run_on_cores(args.cores, args.seeds, lambda seed, core: run_worker(__file__, **task, seed=seed, cores=[core]))
+    )
     settings = {name: getattr(args, name) for name in ("env", "preset", "steps", "seeds", "cores")} | config
     write_results(args.results / f"paper_{args.env}_{args.preset}.json", machine, settings, rows)
     print_machine(machine)
@@ -95,33 +84,21 @@ def run(args: argparse.Namespace) -> None:
 
 def draw(args: argparse.Namespace) -> None:
     """Print and draw everything that was run, over the reference."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
     runs: dict[str, dict[str, list[Row]]] = {}
     for file in sorted(args.results.glob("paper_*.json")):
-        found = json.loads(file.read_text())["rows"]
+        found = read_results(file)["rows"]
         runs.setdefault(found[0]["env"], {})[found[0]["preset"]] = found
     if not runs:
         raise SystemExit(f"No runs in {args.results}: train first.")
-    shown = [env_id for env_id in runs if reference(env_id)]
-    n_rows = -(-len(shown) // 3)
-    lines: list[list[str]] = []
-    style: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
-    with plt.rc_context(style):
-        figure = plt.figure(figsize=(4.6 * min(len(shown), 3), 3.8 * n_rows), layout="constrained")
-        for i, env_id in enumerate(shown):
-            draw_environment(figure.add_subplot(n_rows, min(len(shown), 3), i + 1), env_id, runs[env_id])
-        args.image.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(args.image, dpi=150)
-        plt.close(figure)
-    for env_id, presets in runs.items():
-        lines += [table_line(env_id, preset, rows) for preset, rows in sorted(presets.items())]
+    lines = [
+        table_line(env_id, preset, rows) for env_id, presets in runs.items() for preset, rows in sorted(presets.items())
+    ]
     header = ["environment", "preset", "steps", "greedy return", "each seed", "seconds", "steps / s", "released code"]
     print_table(header, lines)
-    log("drew", args.image)
+    if shown := [env_id for env_id in runs if reference(env_id)]:
+        with picture(args.image, len(shown)) as axes:
+            for axis, env_id in zip(axes, shown, strict=True):
+                draw_environment(axis, env_id, runs[env_id])
 
 
 def draw_environment(axis: Axes, env_id: str, presets: dict[str, list[Row]]) -> None:
@@ -142,7 +119,6 @@ def draw_environment(axis: Axes, env_id: str, presets: dict[str, list[Row]]) -> 
         axis.fill_between(steps, low, high, color=color, alpha=0.18, lw=0, label=f"{preset}: lowest to highest seed")
     axis.set(title=env_id, xlabel="environment steps", ylabel="greedy return")
     axis.xaxis.set_major_formatter(lambda x, _: f"{x / 1e6:g}M")
-    axis.grid(alpha=0.25, lw=0.6)
     axis.legend(fontsize=7, frameon=False, loc="best")
 
 
@@ -158,20 +134,16 @@ def table_line(env_id: str, preset: str, rows: list[Row]) -> list[str]:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--env", default="HalfCheetah-v5", help="environment (HalfCheetah-v5)")
     parser.add_argument("--preset", default="paper", help="preset (paper)")
     parser.add_argument("--steps", type=int, default=1_000_000, help="environment steps (1000000)")
     parser.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2], help="seeds (0 1 2)")
-    parser.add_argument(
-        "--cores", type=int, nargs="+", default=sorted(os.sched_getaffinity(0)), help="cores to use; all by default"
-    )
+    usable = sorted(os.sched_getaffinity(0))
+    parser.add_argument("--cores", type=int, nargs="+", default=usable, help="cores to use; all by default")
     parser.add_argument("--n-envs", type=int, help="environments; the preset's by default")
     parser.add_argument("--vectorization-mode", help="sync, async or envpool; the preset's by default")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
-    parser.add_argument(
-        "--image", type=Path, default=ROOT / "docs" / "images" / "paper.png", help="picture (docs/images/paper.png)"
-    )
+    parser.add_argument("--image", type=Path, default=ROOT / "docs" / "images" / "paper.png", help="picture")
     parser.add_argument("--plot", action="store_true", help="only draw what was run")
     args = parser.parse_args()
     if not args.plot:

@@ -1,38 +1,40 @@
-"""The specification's two quick starts: against rlox 1.2.0 from the package registry, and over seeds.
+"""The specification's two quick starts, compared with the published package rlox 1.2.0, and over seeds.
 
-    python benchmarks/quickstart.py compare     # time, memory and return of both, by turns
+    python benchmarks/quickstart.py compare     # time, memory and return of both, alternately
     python benchmarks/quickstart.py learn       # learning curves over five seeds, and docs/images/learning_curve.png
     python benchmarks/quickstart.py plot        # the picture again, from the curves of the last `learn`
 
-`compare` makes a virtual environment with rlox 1.2.0 in the cache folder where there is none yet.
+`compare` creates a virtual environment with rlox 1.2.0 in the cache folder, if there is none yet.
 """
 
 from __future__ import annotations
 
 import argparse
-import json
 import math
 import os
-import queue
 import statistics
 import time
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from common import (
     CACHE,
+    N_EPISODES,
     RESULTS,
     ROOT,
     Row,
     bind,
     describe_machine,
-    log,
+    greedy_return,
+    groups,
     make_venv,
+    picture,
     print_machine,
     print_table,
     ratios,
+    read_results,
+    run_on_cores,
     run_worker,
     spread,
     start,
@@ -45,8 +47,6 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
 
 OTHER = "1.2.0"
-EVAL_SEED = 10_000
-N_EVAL_EPISODES = 20
 
 
 class QuickStart(NamedTuple):
@@ -65,23 +65,6 @@ QUICK_STARTS = {
 
 Policy = Callable[[Any], Any]
 """From an observation to the greedy action."""
-
-
-def greedy_return(env_id: str, policy: Policy) -> float:
-    """Return the mean return of whole episodes, the same ones on either side."""
-    import gymnasium as gym
-
-    env = gym.make(env_id)
-    total = 0.0
-    for seed in range(EVAL_SEED, EVAL_SEED + N_EVAL_EPISODES):
-        obs, _ = env.reset(seed=seed)
-        ended = False
-        while not ended:
-            obs, reward, terminated, truncated, _ = env.step(policy(obs))
-            total += float(reward)
-            ended = terminated or truncated
-    env.close()
-    return total / N_EVAL_EPISODES
 
 
 def other_policy(trainer: Any) -> Policy:
@@ -123,9 +106,9 @@ def compare_worker(side: str, env_id: str, steps: int, seed: int) -> Row:
 
 
 def compare(args: argparse.Namespace) -> None:
-    """Run both sides by turns, each run in a fresh process."""
+    """Run both sides alternately, each run in a fresh process."""
     python = make_venv(args.other_venv, "torch==2.13.0", f"rlox=={OTHER}")
-    # A search path that leads to this rlox would lead the other side there too.
+    # PYTHONPATH may name this rlox, and the other side would import it.
     other_env = {name: value for name, value in os.environ.items() if name != "PYTHONPATH"}
     sides: dict[str, dict[str, Any]] = {"this": {}, "other": {"python": python, "env": other_env}}
     machine = describe_machine()
@@ -164,7 +147,7 @@ def print_comparison(env_id: str, rows: list[Row]) -> None:
     ratio = f"{OTHER} / this"
     print_table(["", "this rlox", f"rlox {OTHER}", f"{ratio}, of medians", f"{ratio}, pair by pair"], lines)
     print(
-        f"Greedy return: mean of {N_EVAL_EPISODES} episodes after training. mean_reward: of the last 100 episodes "
+        f"Greedy return: mean of {N_EPISODES} episodes after training. mean_reward: of the last 100 episodes "
         f"here, of all episodes in {OTHER}."
     )
 
@@ -185,55 +168,33 @@ def learn_worker(env_id: str, steps: int, seed: int, interval: int) -> Row:
 def learn(args: argparse.Namespace) -> None:
     """Train every seed in a process of its own on a core of its own; write, print and draw the curves."""
     machine = describe_machine()
-    free: queue.Queue[int] = queue.Queue()
     cores = args.cores or sorted(os.sched_getaffinity(0))
-    for core in cores:
-        free.put(core)
+    settings = {name: getattr(args, name) for name in ("steps", "seeds", "interval")}
 
-    def run(env_id: str, seed: int) -> Row:
-        core = free.get()
-        try:
-            steps = args.steps or QUICK_STARTS[env_id].total_timesteps
-            task = {"env_id": env_id, "steps": steps, "seed": seed, "interval": args.interval, "cores": [core]}
-            return run_worker(__file__, mode="learn", **task)
-        finally:
-            free.put(core)
+    def run(task: Row, core: int) -> Row:
+        return run_worker(__file__, mode="learn", **task, interval=args.interval, cores=[core])
 
-    with ThreadPoolExecutor(len(cores)) as pool:
-        futures = {env_id: [pool.submit(run, env_id, seed) for seed in args.seeds] for env_id in args.env}
-        for env_id, runs in futures.items():
-            rows = [future.result() for future in runs]
-            settings = {name: getattr(args, name) for name in ("steps", "seeds", "interval")}
-            write_results(curves_file(args.results, env_id), machine, settings, rows)
+    steps = {env_id: args.steps or QUICK_STARTS[env_id].total_timesteps for env_id in args.env}
+    tasks = [{"env_id": env_id, "steps": steps[env_id], "seed": seed} for env_id in args.env for seed in args.seeds]
+    for (env_id,), rows in groups(run_on_cores(cores, tasks, run), "env").items():
+        write_results(curves_file(args.results, env_id), machine, settings, rows)
     plot(args)
     print_machine(machine)
 
 
 def plot(args: argparse.Namespace) -> None:
     """Print and draw the curves that are there, side by side."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
     files = {env_id: curves_file(args.results, env_id) for env_id in QUICK_STARTS}
-    runs = {env_id: json.loads(file.read_text())["rows"] for env_id, file in files.items() if file.exists()}
+    runs = {env_id: read_results(file)["rows"] for env_id, file in files.items() if file.exists()}
     if not runs:
         raise SystemExit(f"No curves in {args.results}: run `learn` first.")
-    style: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
-    lines = []
-    with plt.rc_context(style):
-        figure, axes = plt.subplots(1, len(runs), figsize=(4.8 * len(runs), 3.6), squeeze=False, layout="constrained")
-        for axis, (env_id, rows) in zip(axes[0], runs.items(), strict=True):
-            lines.append(draw(axis, env_id, rows))
-        figure.legend(*axes[0, 0].get_legend_handles_labels(), loc="outside lower center", ncols=3, frameon=False)
-        args.image.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(args.image, dpi=150)
-        plt.close(figure)
+    with picture(args.image, len(runs), size=(4.8, 3.6)) as axes:
+        lines = [draw(axis, env_id, rows) for axis, (env_id, rows) in zip(axes, runs.items(), strict=True)]
+        handles = axes[0].get_legend_handles_labels()
+        axes[0].get_figure(root=True).legend(*handles, loc="outside lower center", ncols=3, frameon=False)
     header = ["environment", "steps", "interquartile mean", "95% interval", "minimum", "each seed"]
-    print(f"\nGreedy return of {N_EVAL_EPISODES} episodes at the end of training:\n")
+    print(f"\nGreedy return of {N_EPISODES} episodes at the end of training:\n")
     print_table(header, lines)
-    log("drew", args.image)
 
 
 def draw(axis: Axes, env_id: str, rows: list[Row]) -> list[str]:
@@ -248,10 +209,9 @@ def draw(axis: Axes, env_id: str, rows: list[Row]) -> list[str]:
         axis.plot(steps, curve, color=color, lw=0.7, alpha=0.35, label="single seeds" if i == 0 else None)
     axis.fill_between(steps, low, high, color=color, alpha=0.18, lw=0, label="95% bootstrap interval")
     axis.plot(steps, middle, color=color, lw=2, label="interquartile mean")
-    axis.set(title=env_id, xlabel="environment steps", ylabel=f"greedy return ({N_EVAL_EPISODES} episodes)")
+    axis.set(title=env_id, xlabel="environment steps", ylabel=f"greedy return ({N_EPISODES} episodes)")
     axis.xaxis.set_major_formatter(lambda x, _: f"{x:,.0f}")
     axis.set_xlim(0, steps[-1])
-    axis.grid(alpha=0.25, lw=0.6)
     final = curves[:, -1]
     interval = f"{low[-1]:.1f} to {high[-1]:.1f}"
     seeds = ", ".join(f"{x:.1f}" for x in final)
@@ -286,29 +246,25 @@ def main() -> None:
     names = list(QUICK_STARTS)
     runs.add_argument("--env", nargs="+", choices=names, default=names, help="both by default")
     runs.add_argument("--steps", type=int, help="environment steps; by default the specification's")
-    picture = argparse.ArgumentParser(add_help=False)
-    picture.add_argument(
-        "--image", type=Path, default=ROOT / "docs" / "images" / "learning_curve.png",
-        help="picture to draw (docs/images/learning_curve.png)",
-    )  # fmt: skip
+    drawn = argparse.ArgumentParser(add_help=False)
+    image = ROOT / "docs" / "images" / "learning_curve.png"
+    drawn.add_argument("--image", type=Path, default=image, help="picture (docs/images/learning_curve.png)")
 
-    mode = modes.add_parser("compare", parents=[common, runs], help=f"this rlox and rlox {OTHER}, by turns")
+    mode = modes.add_parser("compare", parents=[common, runs], help=f"this rlox and rlox {OTHER}, alternately")
     mode.add_argument("--rounds", type=int, default=3, help="pairs of runs for each seed (3)")
     mode.add_argument("--seeds", type=int, nargs="+", default=[42], help="seeds of the pairs (42)")
     mode.add_argument("--cores", type=int, nargs="+", help="cores that each run is bound to; all by default")
-    mode.add_argument(
-        "--other-venv", type=Path, default=CACHE / f"rlox-{OTHER}",
-        help=f"virtual environment of rlox {OTHER}, made where missing (~/.cache/rlox-benchmarks/rlox-{OTHER})",
-    )  # fmt: skip
+    venv = CACHE / f"rlox-{OTHER}"
+    mode.add_argument("--other-venv", type=Path, default=venv, help=f"virtual environment of rlox {OTHER} ({venv})")
     mode.set_defaults(run=compare)
 
-    mode = modes.add_parser("learn", parents=[common, runs, picture], help="curves of this rlox over seeds")
+    mode = modes.add_parser("learn", parents=[common, runs, drawn], help="curves of this rlox over seeds")
     mode.add_argument("--seeds", type=int, nargs="+", default=[0, 1, 2, 3, 4], help="seeds (0 1 2 3 4)")
     mode.add_argument("--interval", type=int, default=5000, help="environment steps between evaluations (5000)")
     mode.add_argument("--cores", type=int, nargs="+", help="cores to use, one seed on each at a time; all by default")
     mode.set_defaults(run=learn)
 
-    mode = modes.add_parser("plot", parents=[common, picture], help="draw the curves of the last `learn` again")
+    mode = modes.add_parser("plot", parents=[common, drawn], help="draw the curves of the last `learn` again")
     mode.set_defaults(run=plot)
     args = parser.parse_args()
     args.run(args)

@@ -3,8 +3,8 @@
     python benchmarks/scaling.py
 
 Steps: a Trainer on CartPole-v1 with a small network; the time of a step, and peak memory, should not depend on how
-many there are. Replay: a full one at CartPole-v1's sizes; the time of storing and learning should not depend on its
-size, and resident memory should grow by the raw bytes of its columns.
+many there are. Replay: a full one at CartPole-v1's sizes; the time to store and learn should not depend on its size,
+and resident memory should grow by the bytes of its columns.
 """
 
 from __future__ import annotations
@@ -16,13 +16,23 @@ import time
 from pathlib import Path
 from typing import Any
 
-from common import RESULTS, Row, describe_machine, print_machine, print_table, run_worker, spread, start, write_results
+from common import (
+    Row,
+    describe_machine,
+    make_parser,
+    print_machine,
+    print_table,
+    run_worker,
+    spread,
+    start,
+    write_results,
+)
 
 HIDDEN, BATCH, WARM_UP = 32, 64, 1000
 
 
 def steps_worker(steps: int) -> Row:
-    """Train ``steps`` environment steps, after enough for everything to be compiled."""
+    """Train ``steps`` environment steps, after some in which everything is compiled."""
     from rlox import Trainer
 
     config = {"hidden": HIDDEN, "batch_size": BATCH, "learning_starts": BATCH}
@@ -47,7 +57,7 @@ def replay_worker(size: int, calls: int) -> Row:
     config = algorithm.config(hidden=HIDDEN, batch_size=BATCH, buffer_size=size)
     programs = compile_programs(algorithm, config, 1)
     f32, i32 = np.dtype(np.float32), np.dtype(np.int32)
-    # In place, so that filling it leaves no second copy in the peak.
+    # In place: a second copy would count in the peak.
     fill = jax.jit(lambda replay: jax.tree.map(lambda x: ~x if x.dtype == bool else x + 1, replay), donate_argnums=0)
     replay = fill(replays.create(size, 1, 4, f32, 1, i32))
     replay = replay._replace(position=jnp.zeros(1, jnp.int32), size=jnp.full(1, size, jnp.int32))
@@ -79,7 +89,7 @@ def worker(what: str, **task: Any) -> Row:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Run every size by turns, then print and write."""
+    """Run the sizes alternately, then print and write."""
     machine = describe_machine()
     settings = {name: getattr(args, name) for name in ("steps", "sizes", "calls", "rounds")}
     tasks = [{"what": "steps", "steps": steps} for steps in args.steps]
@@ -109,23 +119,18 @@ def measure(args: argparse.Namespace) -> None:
         growth = [f"{grown[key] / grown['raw_mib']:.2f}" if grown["raw_mib"] else "" for key in list(grown)[1:]]
         numbers = (f"{medians[key]:.1f}" for key in medians)
         lines.append([f"{task['size']:,}", spread(values(task, "us")), *numbers, *growth])
-    print_table(
-        ["transitions", "us a call", "columns, MiB", "resident, MiB", "peak, MiB",
-         "growth resident / columns", "growth peak / columns"],
-        lines,
-    )  # fmt: skip
+    header = ["transitions", "us a call", "columns, MiB", "resident, MiB", "peak, MiB"]
+    print_table([*header, "growth resident / columns", "growth peak / columns"], lines)
     print_machine(machine)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--steps", type=int, nargs="+", default=[10_000, 100_000], help="of a run (10000 100000)")
-    parser.add_argument(
-        "--sizes", type=int, nargs="+", default=[100_000, 1_000_000], help="of a replay (100000 1000000)"
-    )
+    sizes = [100_000, 1_000_000]
+    parser.add_argument("--sizes", type=int, nargs="+", default=sizes, help="of a replay (100000 1000000)")
     parser.add_argument("--calls", type=int, default=5000, help="calls that store and learn at each size (5000)")
     parser.add_argument("--rounds", type=int, default=3, help="turns (3)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
     measure(parser.parse_args())
 
 

@@ -2,8 +2,8 @@
 
     python benchmarks/startup.py
 
-Every one is a fresh process, by turns. The first training step is that of `Trainer("awr", env="CartPole-v1")` at the
-defaults: after `learning_starts` random steps, compilation included. Stages are counted from the start of the process.
+Each is a fresh process; they alternate. The first training step is that of `Trainer("awr", env="CartPole-v1")` with the
+defaults: after `learning_starts` random steps, compilation included. Stages are timed from the start of the process.
 """
 
 from __future__ import annotations
@@ -16,9 +16,9 @@ import time
 from pathlib import Path
 
 from common import (
-    RESULTS,
     Row,
     describe_machine,
+    make_parser,
     print_machine,
     print_table,
     run_process,
@@ -46,7 +46,7 @@ def worker(began: float) -> Row:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Run every command by turns, then print and write."""
+    """Run the commands alternately, then print and write."""
     script = Path(sysconfig.get_path("scripts")) / "rlox"
     rlox = [str(script)] if script.exists() else [sys.executable, "-m", "rlox"]
     commands = {
@@ -57,7 +57,7 @@ def measure(args: argparse.Namespace) -> None:
     }
     machine = describe_machine()
     rows: list[Row] = []
-    # The first turn fills the file cache and is not counted.
+    # The first turn fills the file cache, and is not counted.
     for round_ in range(-1, args.rounds):
         seconds = {name: run_process(command).seconds for name, command in commands.items()}
         seconds |= run_worker(__file__, began=time.monotonic())["stages"]
@@ -74,9 +74,8 @@ def measure(args: argparse.Namespace) -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--rounds", type=int, default=7, help="turns (7)")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
     measure(parser.parse_args())
 
 

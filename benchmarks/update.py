@@ -1,17 +1,17 @@
 """Time of an update of AWR against that of its matrix products in the best BLAS at hand.
 
-    python benchmarks/update.py                               # makes a virtual environment with MKL in the cache folder
-    python benchmarks/update.py --mkl path/to/libmkl_rt.so    # or takes the MKL that is there
+    python benchmarks/update.py                               # installs MKL in the cache folder
+    python benchmarks/update.py --mkl path/to/libmkl_rt.so    # with an MKL that is installed
 
-Measured by turns, each turn in a fresh process bound to as many cores as it has threads, at CartPole-v1's sizes:
+Measured alternately, each time in a fresh process bound to as many cores as it has threads, at CartPole-v1's sizes:
 
 - `learn`: one call of the compiled program that follows an environment step (store, sample, critic step, actor step,
-  next action), up to where its action is there;
+  next action), until its action is computed;
 - `update`: critic and actor step alone, in one compiled scan;
 - the matrix products of one update in MKL, in NumPy's BLAS and in XLA: the eight hidden x hidden ones (critic forward
   on s and s', its two backward ones, forward on s again, actor forward and its two backward ones), and all of them,
   first and last layers too. Operands stay in cache and results are written in place, so that this is a lower limit.
-  XLA's are one compiled call, its dispatch counted.
+  XLA's are one compiled call, including its dispatch.
 """
 
 from __future__ import annotations
@@ -23,16 +23,15 @@ import os
 import statistics
 import time
 from collections.abc import Callable
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from common import (
     CACHE,
-    RESULTS,
     Row,
     bind,
     describe_machine,
     log,
+    make_parser,
     make_venv,
     print_machine,
     print_table,
@@ -111,11 +110,10 @@ def mkl_products(wanted: list[Product], library: str) -> Callable[[], None]:
         # Pointers made so keep their arrays alive.
         pointer_a, pointer_b, pointer_c = (array.ctypes.data_as(ctypes.c_void_p) for array in arrays)
         one, zero = ctypes.c_float(1), ctypes.c_float(0)
-        multiply = functools.partial(
-            gemm, row_major, transposed[product.transpose_a], transposed[product.transpose_b],
-            product.m, product.n, product.k, one, pointer_a, a.shape[1], pointer_b, b.shape[1], zero,
-            pointer_c, c.shape[1],
-        )  # fmt: skip
+        turned = transposed[product.transpose_a], transposed[product.transpose_b]
+        sizes = product.m, product.n, product.k
+        a_and_b = pointer_a, a.shape[1], pointer_b, b.shape[1]
+        multiply = functools.partial(gemm, row_major, *turned, *sizes, one, *a_and_b, zero, pointer_c, c.shape[1])
         multiply()
         x, y = oriented(product, a, b)
         if abs(c - x @ y).max() > 1e-2:
@@ -206,12 +204,17 @@ def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
     learn_us = time_calls(learn, seconds)
     update = make_update(algorithm, config)
     batches = replays.sample(replay, jax.random.key(1), (n_scan, config.n_critic_updates, batch))
-    compiled = jax.jit(lambda state, batches: lax.scan(update, state, batches), donate_argnums=0)
+    drawn = batches, jax.random.split(jax.random.key(2), n_scan)
+
+    @functools.partial(jax.jit, donate_argnums=0)
+    def compiled(state: TrainState, drawn: Any) -> Any:
+        return lax.scan(lambda state, batches_and_key: update(state, *batches_and_key), state, drawn)
+
     state = fresh()
 
     def scan() -> None:
         nonlocal state
-        state, metrics = compiled(state, batches)
+        state, metrics = compiled(state, drawn)
         jax.block_until_ready(metrics)
 
     scan_us = time_calls(scan, seconds, warm_up=1, at_least=2)
@@ -225,9 +228,8 @@ def worker(
     bind(sorted(os.sched_getaffinity(0))[:threads])
     os.environ |= {name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")}
     os.environ["JAX_PLATFORMS"] = "cpu"
-    runners = {
-        "mkl": functools.partial(mkl_products, library=mkl or ""), "numpy": numpy_products, "xla": xla_products,
-    }  # fmt: skip
+    with_mkl = functools.partial(mkl_products, library=mkl or "")
+    runners = {"mkl": with_mkl, "numpy": numpy_products, "xla": xla_products}
     times = {}
     for hidden in hiddens:
         if kind == "rlox":
@@ -239,7 +241,7 @@ def worker(
 
 
 def find_mkl(args: argparse.Namespace) -> str | None:
-    """Return the path of MKL's library, installed where none was given; None where it is not wanted."""
+    """Return the path of MKL's library, which is installed if none was given; None if it is not wanted."""
     if args.no_mkl:
         return None
     if args.mkl:
@@ -249,7 +251,7 @@ def find_mkl(args: argparse.Namespace) -> str | None:
 
 
 def measure(args: argparse.Namespace) -> None:
-    """Run every kind by turns, then print and write."""
+    """Run every kind alternately, then print and write."""
     mkl = find_mkl(args)
     kinds = ["rlox", *(["mkl"] if mkl else []), "numpy", "xla"]
     usable = len(os.sched_getaffinity(0))
@@ -260,15 +262,12 @@ def measure(args: argparse.Namespace) -> None:
         log(f"This process may use {usable} cores only: measuring --threads {threads}.")
     machine = describe_machine()
     settings = {name: getattr(args, name) for name in ("hidden", "batch", "scan", "rounds", "seconds")}
+    task = {"hiddens": args.hidden, "batch": args.batch, "n_scan": args.scan, "seconds": args.seconds, "mkl": mkl}
     rows: list[Row] = []
     for round_ in range(args.rounds):
         for n in threads:
             for kind in kinds:
-                row = run_worker(
-                    __file__, kind=kind, threads=n, hiddens=args.hidden, batch=args.batch, n_scan=args.scan,
-                    seconds=args.seconds, mkl=mkl,
-                )  # fmt: skip
-                rows.append({"round": round_, **row})
+                rows.append({"round": round_, **run_worker(__file__, kind=kind, threads=n, **task)})
                 write_results(args.results / "update.json", machine, settings, rows)
     print_results(rows, args.hidden, threads, kinds)
     print_machine(machine)
@@ -297,26 +296,22 @@ def print_results(rows: list[Row], hiddens: list[int], threads: list[int], kinds
             against = (ratios(x, best[what][1]) for what in SETS for x in (learn, update))
             lines.append([hidden, n, *medians, best["hidden"][0], *against])
     print("\nMicroseconds, medians; ratios median (range), round by round:\n")
-    print_table(
-        ["hidden", "threads", "learn call", "update in scan", "8 products", "all products", "best (threads)",
-         "learn / 8", "update / 8", "learn / all", "update / all"],
-        lines,
-    )  # fmt: skip
+    times_of = ["learn call", "update in scan", "8 products", "all products", "best (threads)"]
+    print_table(["hidden", "threads", *times_of, "learn / 8", "update / 8", "learn / all", "update / all"], lines)
     print("The products by library, microseconds:\n")
     print_table(["hidden", "threads", "products", *kinds[1:]], libraries)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = make_parser(__doc__)
     parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256, 1024], help="widths (64 256 1024)")
     parser.add_argument("--batch", type=int, default=256, help="minibatch (256)")
     parser.add_argument("--scan", type=int, default=200, help="updates in a scan (200)")
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (1 2)")
     parser.add_argument("--rounds", type=int, default=5, help="turns (5)")
     parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement of each turn (1)")
-    parser.add_argument("--mkl", help="path to libmkl_rt.so; by default that of a virtual environment made for it")
+    parser.add_argument("--mkl", help="path to libmkl_rt.so; by default MKL is installed in the cache folder")
     parser.add_argument("--no-mkl", action="store_true", help="do without MKL")
-    parser.add_argument("--results", type=Path, default=RESULTS, help="folder of the raw rows (benchmarks/results)")
     measure(parser.parse_args())
 
 

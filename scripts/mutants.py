@@ -44,7 +44,10 @@ def main(words: list[str]) -> int:
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
         for i, mutant in enumerate(mutants, start=1):
             verdict = try_one(mutant, source)
-            print(f"{i:3}/{len(mutants)} {verdict:9} {mutant.file}: {mutant.old.strip()} -> {mutant.new.strip()}", flush=True)
+            print(
+                f"{i:3}/{len(mutants)} {verdict:9} {mutant.file}: {mutant.old.strip()} -> {mutant.new.strip()}",
+                flush=True,
+            )
             if verdict != "noticed":
                 failures.append(mutant)
     print(f"{len(mutants) - len(failures)} of {len(mutants)} noticed in {time.monotonic() - began:.0f} s.")

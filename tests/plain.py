@@ -12,6 +12,12 @@ Net = list[Vector]
 """Weight, bias, weight, bias, ..."""
 
 
+def params_of(network: Any) -> Net:
+    """Return the parameters of one of rlox's perceptrons."""
+    pairs = zip(network.weights, network.biases, strict=True)
+    return [np.asarray(leaf, np.float64) for pair in pairs for leaf in pair]
+
+
 def forward(net: Net, x: Vector) -> tuple[Vector, list[Vector]]:
     """Return the outputs ``(B, n_out)`` of a perceptron with ReLU, and the inputs of its layers."""
     inputs = []

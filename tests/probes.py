@@ -130,3 +130,43 @@ class Counting(gym.Env[Any, Any]):
     def show(self) -> Any:
         self.array[:] = self.count
         return self.array if self.reuse else self.array.copy()
+
+
+class Diary(gym.Env[Any, Any]):
+    """Keeps what it is given: the seeds of its resets, and with each action the observation that it answers.
+
+    Observations are far from 0 and differ from step to step; the reward is the action. Episodes of ``length`` steps
+    are cut.
+    """
+
+    def __init__(self, kind: str = "continuous", length: int = 7):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (2,), np.float32)
+        self.action_space = ACTION_SPACES[kind]
+        self.length = length
+        self.seeds: list[int] = []
+        self.firsts: list[Any] = []
+        self.shown: list[Any] = []
+        self.actions: list[Any] = []
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> tuple[Any, dict[str, Any]]:
+        super().reset(seed=seed)
+        if seed is not None:
+            self.seeds.append(seed)
+        self.count = 0
+        self.firsts.append(self.show())
+        return self.obs, {}
+
+    def step(self, action: Any) -> tuple[Any, float, bool, bool, dict[str, Any]]:
+        self.shown.append(self.obs)
+        self.actions.append(np.array(action))
+        self.count += 1
+        return self.show(), float(np.ravel(action)[0]), False, self.count == self.length, {}
+
+    def show(self) -> Any:
+        self.obs = self.np_random.normal([300.0, -5.0], [10.0, 1.0]).astype(np.float32)
+        return self.obs
+
+    def forget(self) -> None:
+        """Begin an empty diary."""
+        for kept in (self.seeds, self.firsts, self.shown, self.actions):
+            kept.clear()

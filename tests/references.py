@@ -62,7 +62,7 @@ class Reference:
 
     def weight(self, advantage: Vector) -> Vector:
         with np.errstate(over="ignore"):
-            return np.minimum(np.exp(advantage / self.config.beta), self.config.max_advantage)
+            return np.minimum(np.exp(advantage / self.config.beta), getattr(self.config, "max_advantage", np.inf))
 
     def bootstrapped(self, batch: Any, next_value: Vector) -> Vector:
         return batch.reward + np.where(batch.terminated, 0.0, self.config.gamma * next_value)
@@ -117,15 +117,17 @@ class Reference:
     def update(self, batches: list[Any], noise: list[Vector]) -> dict[str, float]:
         """Take a step of the critic for each minibatch, and one of the actor; ``noise`` in the order it is drawn."""
         drawn, batch, target, loss = iter(noise), batches[-1], None, 0.0
+        variance = 0.0
         if self.critics:
             for batch in batches:
                 target = self.target(batch, drawn)
+                variance = explained(*self.fitted(batch, target))
                 loss = self.critic_step(self.losses(batch, target))
         advantage = self.advantage(batch, target, drawn)
         weight = self.weight(advantage)
         metrics = self.actor_step(batch, weight) | describe(self.config, advantage, weight)
         if self.critics:
-            metrics |= {"critic/loss": loss, "critic/explained_variance": explained(*self.fitted(batch, target))}
+            metrics |= {"critic/loss": loss, "critic/explained_variance": variance}
         assert next(drawn, None) is None
         return metrics
 
@@ -140,9 +142,16 @@ def describe(config: Any, advantage: Vector, weight: Vector) -> dict[str, float]
         "advantage/std": np.sqrt(((advantage - advantage.mean()) ** 2).mean()),
         "weight/mean": weight.mean(),
         "weight/max": weight.max(),
-        "weight/clipped_fraction": (weight >= config.max_advantage).mean(),
         "weight/effective_sample_size": weight.sum() ** 2 / (len(weight) * (weight**2).sum()),
+        **clipped(config, weight),
     }
+
+
+def clipped(config: Any, weight: Vector) -> dict[str, float]:
+    """Return the share of clipped weights, if they are clipped at all."""
+    if not hasattr(config, "max_advantage") or getattr(config, "weights", "exp") != "exp":
+        return {}
+    return {"weight/clipped_fraction": (weight >= config.max_advantage).mean()}
 
 
 class BC(Reference):
@@ -154,6 +163,10 @@ class BC(Reference):
 
 
 class AWR(Reference):
+    @property
+    def td_lambda(self) -> float:
+        return self.config.td_lambda
+
     def target(self, batch: Any, noise: Iterator[Vector]) -> Any:
         return self.bootstrapped(batch, value(self.config, self.targets[0], batch.next_obs))
 
@@ -168,6 +181,13 @@ class AWR(Reference):
 
 
 class MARWIL(AWR):
+    @property
+    def td_lambda(self) -> float:
+        return 1.0
+
+    def weight(self, advantage: Vector) -> Vector:
+        return np.exp(advantage / self.config.beta)
+
     def losses(self, batch: Any, target: Any) -> list[tuple[float, Net]]:
         return [value_loss(self.config, self.critics[0], batch.obs, target, 0.5)]
 
@@ -269,7 +289,7 @@ def learn_round(
         next_value = value(config, reference.critics[0], steps.next_obs)[order]
         target = np.zeros(len(steps.reward))
         target[order] = mixed_returns(
-            steps.reward[order], next_value, steps.terminated[order], ended, config.gamma, config.td_lambda
+            steps.reward[order], next_value, steps.terminated[order], ended, config.gamma, reference.td_lambda
         )
         return target
 
@@ -283,9 +303,8 @@ def learn_round(
     advantage[stored] = reference.scaled((target - predicted)[stored])
     weight = reference.weight(advantage)
     reports = [reference.actor_step(batch_at(places), weight[places]) for places in actor_places]
-    last = actor_places[-1]
     return {
-        **reference.describe_policy(reference.policy_loss(batch_at(last), weight[last])),
+        **reports[-1],
         **describe(config, advantage[stored], weight[stored]),
         "actor/loss": float(np.mean([report["actor/loss"] for report in reports])),
         "critic/loss": float(np.mean(losses)),

@@ -14,11 +14,12 @@ import pytest
 from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
+from inside import training_envs
 from probes import Counting
 from rlox import Trainer
 from rlox.envs.collector import Collector
 from rlox.envs.envs import Envs, make_envs
-from rlox.envs.spaces import action_codec
+from rlox.envs.spaces import action_codec, obs_encoder
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError
 
 LENGTHS = (3, 5, 2)
@@ -50,10 +51,16 @@ every_make = pytest.mark.parametrize(
 )
 
 
+def start(envs: Envs) -> Collector:
+    encoder, codec = obs_encoder(envs.observation_space), action_codec(envs.action_space)
+    collector = Collector(envs, encoder, codec, np.random.SeedSequence(0))
+    collector.start()
+    return collector
+
+
 def collect(envs: Envs, steps: int) -> tuple[list[list[Any]], list[Any]]:
     """Return each stream's real transitions as ``(obs, reward, next_obs, terminated, truncated)``, and episodes."""
-    collector = Collector(envs, action_codec(envs.action_space), np.random.SeedSequence(0))
-    collector.start()
+    collector = start(envs)
     streams, ended = [[] for _ in range(envs.n)], []
     for _ in range(steps):
         t, valid, episodes = collector.step(collector.random_action())
@@ -76,9 +83,9 @@ def counted(length: int, steps: int, cut: bool = False) -> list[Any]:
 
 
 def step_many(envs: Envs, steps: int) -> None:
-    envs.reset(0)
+    collector = start(envs)
     for _ in range(steps):
-        envs.step(np.zeros(envs.n, np.int64))
+        collector.step(np.zeros((envs.n, 1), np.int32))
 
 
 @every_make
@@ -135,15 +142,24 @@ def test_the_replay_of_a_trainer_holds_no_phantom_transitions(mode: AutoresetMod
     config = {"hidden": 4, "batch_size": 4, "buffer_size": 300, "learning_starts": 1000}
     trainer = Trainer("awr", env=sync(mode), config=config)
     trainer.train(60, progress=False)
-    replay = trainer._learner.replay
-    assert replay is not None
-    assert trainer.env_steps == int(replay.size.sum()) >= 60
-    for i, length in enumerate(LENGTHS):
-        size = int(replay.size[i])
-        stored = [np.asarray(column)[:size, i].astype(float) for column in replay.columns]
-        obs, _, reward, next_obs, terminated, truncated = stored
-        rows = list(zip(obs[:, 0], reward, next_obs[:, 0], terminated, truncated, strict=True))
-        assert rows == counted(length, size)
+    data = trainer.replay_dataset()
+    names = ("observations", "rewards", "next_observations", "terminals", "timeouts")
+    obs, reward, next_obs, terminated, truncated = (data.columns[name][:].astype(float) for name in names)
+    rows = list(zip(obs[:, 0], reward, next_obs[:, 0], terminated, truncated, strict=True))
+    assert trainer.env_steps == len(rows) >= 60
+    for length, size in zip(LENGTHS, sizes_of_streams(mode, 60), strict=True):
+        expected = counted(length, size)
+        # Where the streams stand, they are cut.
+        expected[-1] = (*expected[-1][:4], not expected[-1][3])
+        assert rows[:size] == expected
+        rows = rows[size:]
+
+
+def sizes_of_streams(mode: AutoresetMode, total: int) -> list[int]:
+    """Return how many steps each stream has where they have ``total`` together."""
+    spent = [length + 1 if mode == AutoresetMode.NEXT_STEP else 10**9 for length in LENGTHS]
+    found = ([steps - steps // each for each in spent] for steps in range(total))
+    return next(sizes for sizes in found if sum(sizes) >= total)
 
 
 def test_the_last_observation_of_a_dict_space_is_kept():
@@ -155,11 +171,11 @@ def test_the_last_observation_of_a_dict_space_is_kept():
         def observation(self, observation: Any) -> Any:
             return {"a": observation[:1], "b": -observation[1:]}
 
-    envs = Envs(SyncVectorEnv([DictCounting] * 2, autoreset_mode=AutoresetMode.SAME_STEP))
-    envs.reset(0)
-    steps = [envs.step(np.zeros(2, np.int64)) for _ in range(2)]
-    assert steps[-1].next_obs.tolist() == [[2.0, -2.0]] * 2
-    assert steps[-1].obs.tolist() == [[0.0, 0.0]] * 2
+    collector = start(Envs(SyncVectorEnv([DictCounting] * 2, autoreset_mode=AutoresetMode.SAME_STEP)))
+    transitions = [collector.step(np.zeros((2, 1), np.int32))[0] for _ in range(2)]
+    assert transitions[-1].obs.tolist() == [[1.0, -1.0]] * 2
+    assert transitions[-1].next_obs.tolist() == [[2.0, -2.0]] * 2
+    assert collector.obs.tolist() == [[0.0, 0.0]] * 2
 
 
 SPOILED = [
@@ -213,7 +229,7 @@ def test_a_bad_observation_of_a_reset_says_so():
             return np.full(2, np.nan, np.float32)
 
     with pytest.raises(InvalidStepError, match=r"[Rr]eset of the environment.*observation\[0\] is nan"):
-        Envs(Broken()).reset(0)
+        start(Envs(Broken()))
 
 
 def test_a_broken_environment_stops_training_with_its_step():
@@ -227,7 +243,7 @@ def test_a_broken_environment_stops_training_with_its_step():
     [("CartPol-v1", "CartPole"), ("CartPole-v9", "CartPole-v1|v1"), ("cartpole", "CartPole|cartpole")],
 )
 def test_an_unknown_id_keeps_gymnasiums_suggestion(name: str, suggestion: str):
-    with pytest.raises(ConfigError, match=f"Environment '{name}' is not to be had.*({suggestion})") as error:
+    with pytest.raises(ConfigError, match=f"Environment '{name}' could not be created.*({suggestion})") as error:
         make_envs(name)
     assert "\n" not in str(error.value)
 
@@ -303,13 +319,14 @@ def test_a_worker_that_dies_is_named_and_leaves_the_checkpoint(tmp_path: Any):
     config = {"hidden": 4, "batch_size": 8, "learning_starts": 10, "n_envs": 2, "vectorization_mode": "async"}
     trainer = Trainer("awr", env="CartPole-v1", config=config, run_dir=tmp_path / "run")
     trainer.train(40, progress=False)
-    vector: Any = trainer._learner.envs.env
+    vector: Any = training_envs(trainer).env
     os.kill(vector.processes[1].pid, signal.SIGKILL)
     vector.processes[1].join()
     with pytest.raises(WorkerDiedError, match=r"process that steps environments died at step 2\d"):
         trainer.train(40, progress=False)
-    assert Trainer.load(tmp_path / "run").env_steps >= 40
-    trainer._learner.envs.close()
+    trainer.close()
+    with Trainer.load(tmp_path / "run") as loaded:
+        assert loaded.env_steps >= 40
 
 
 def test_envpool_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
@@ -323,14 +340,13 @@ def test_envpool_steps_are_transitions_with_true_last_observations():
     config = {"hidden": 4, "batch_size": 8, "learning_starts": 500, "n_envs": 3, "vectorization_mode": "envpool"}
     trainer = Trainer("awr", env="CartPole-v1", config=config, seed=0)
     trainer.train(300, progress=False)
-    replay: Any = trainer._learner.replay
-    assert int(replay.size.sum()) == trainer.env_steps
-    for stream, size in enumerate(np.asarray(replay.size)):
-        columns = jax.tree.map(lambda column, s=stream, k=size: np.asarray(column)[:k, s], replay.columns)
-        ended = columns.terminated | columns.truncated
-        np.testing.assert_array_equal(columns.next_obs[:-1][~ended[:-1]], columns.obs[1:][~ended[:-1]])
-        assert (np.abs(columns.next_obs[columns.terminated][:, [0, 2]]) > [2.4, 0.2]).any(axis=1).all()
-        assert (np.abs(columns.obs) < 0.3).all(axis=1)[np.flatnonzero(ended[:-1]) + 1].all()
+    data = trainer.replay_dataset()
+    assert len(data) == trainer.env_steps
+    obs, next_obs, terminated = (data.columns[k][:] for k in ("observations", "next_observations", "terminals"))
+    ended = terminated | data.columns["timeouts"][:]
+    np.testing.assert_array_equal(next_obs[:-1][~ended[:-1]], obs[1:][~ended[:-1]])
+    assert (np.abs(next_obs[terminated][:, [0, 2]]) > [2.4, 0.2]).any(axis=1).all()
+    assert (np.abs(obs) < 0.3).all(axis=1)[np.flatnonzero(ended[:-1]) + 1].all()
     assert trainer.evaluate(3)["n_episodes"] == 3
 
 

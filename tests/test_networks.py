@@ -100,9 +100,9 @@ def test_any_depth_and_width_fits_the_annotations(sizes: tuple[int, ...], layer_
 
 @pytest.mark.parametrize(
     ("settings", "widths"),
-    [({}, [256, 256]), ({"hidden": 8}, [8, 8]), ({"hidden": 8, "hidden_sizes": (5, 6, 7)}, [5, 6, 7])],
+    [({}, [256, 256]), ({"hidden": 8}, [8, 8]), ({"hidden": (5, 6, 7)}, [5, 6, 7])],
 )
-def test_hidden_and_hidden_sizes_set_the_widths_of_actor_and_critic(settings: dict, widths: list[int]):
+def test_hidden_sets_the_widths_of_actor_and_critic(settings: dict, widths: list[int]):
     state = init_state(AWR, AWRConfig(**settings), 3, (4,), 1, seed=0)
     for network, n_out in ((state.actor.network, 4), (state.critic.network, 1)):
         assert [weight.shape for weight in network.weights] == list(zip([3, *widths], [*widths, n_out], strict=True))
@@ -157,24 +157,24 @@ def test_a_fixed_std_is_no_parameter():
     assert state.actor.log_std is None
 
 
-def test_actor_and_critic_take_their_own_widths():
-    config: Any = ALGORITHMS["iql"].config(hidden=8, actor_hidden_sizes=(7,), critic_hidden_sizes=(6, 5))
+def test_v_and_q_have_the_widths_of_the_settings():
+    config: Any = ALGORITHMS["iql"].config(hidden=(6, 5))
     state = init_state(ALGORITHMS["iql"], config, 3, (4,), 1, seed=0)
-    assert [weight.shape for weight in state.actor.network.weights] == [(3, 7), (7, 4)]
+    assert [weight.shape for weight in state.actor.network.weights] == [(3, 6), (6, 5), (5, 4)]
     assert [weight.shape for weight in state.critic.v.network.weights] == [(3, 6), (6, 5), (5, 1)]
     for network in state.critic.q.networks:
         assert [weight.shape for weight in network.weights] == [(3, 6), (6, 5), (5, 4)]
 
 
-def test_the_q_functions_start_with_different_weights():
-    config: Any = ALGORITHMS["awac"].config(hidden=8)
-    one, other = init_state(ALGORITHMS["awac"], config, 3, (), 2, seed=0).critic.networks
-    assert one.weights[0].shape == (5, 8)
-    assert not np.array_equal(one.weights[0], other.weights[0])
+def test_as_many_q_functions_as_asked_start_with_different_weights():
+    config: Any = ALGORITHMS["awac"].config(hidden=8, n_critics=3)
+    networks = init_state(ALGORITHMS["awac"], config, 3, (), 2, seed=0).critic.networks
+    assert [network.weights[0].shape for network in networks] == [(5, 8)] * 3
+    assert len({float(network.weights[0][0, 0]) for network in networks}) == 3
 
 
 def test_glorot_weights_are_uniform_with_biases_of_zero_and_outputs_as_small_as_asked():
-    config = AWRConfig(hidden_sizes=(200, 100), network_init="glorot", actor_output_scale=0.01)
+    config = AWRConfig(hidden=(200, 100), network_init="glorot", actor_output_scale=0.01)
     network = init_state(AWR, config, 50, (4,), 1, seed=0).actor.network
     for weight, limit in zip(network.weights, [(6 / 250) ** 0.5, (6 / 300) ** 0.5, 0.01], strict=True):
         assert 0.95 * limit < np.abs(weight).max() <= limit * 1.000001

@@ -154,14 +154,14 @@ def test_both_estimates_agree_on_a_bandit(kind: str, deterministic: bool):
     assert 0 < found["weight/effective_sample_size"] <= 1
 
 
-@pytest.mark.parametrize("member", ["bc", "marwil", "awac"])
-def test_every_member_is_evaluated_and_cloning_is_nearest_to_the_data(member: str):
+@pytest.mark.parametrize("algorithm", ["bc", "marwil", "awac"])
+def test_every_algorithm_is_evaluated_and_cloning_is_nearest_to_the_data(algorithm: str):
     data = bandit("continuous")
-    trainer = Trainer(member, dataset=data, config={"hidden": 8, "batch_size": 32})
+    trainer = Trainer(algorithm, dataset=data, config={"hidden": 8, "batch_size": 32})
     found = trainer.evaluate_offline(data, gradient_steps=5, progress=False)
     assert "wis/value" not in found  # a continuous mode has no ratio
     assert found["behavior/action_distance"] > 0
-    assert (found["weight/effective_sample_size"] == pytest.approx(1)) == (member == "bc")
+    assert (found["weight/effective_sample_size"] == pytest.approx(1)) == (algorithm == "bc")
 
 
 def test_bad_input_is_named():

@@ -21,12 +21,16 @@ from rlox.core.update import init_state
 
 ROWS = 7
 DRAWS = (20_000,)
-write = jax.jit(replays.write)
 extend = jax.jit(replays.extend)
 in_order = jax.jit(replays.in_order)
 draw = jax.jit(replays.draw, static_argnums=2)
 sample = jax.jit(replays.sample, static_argnums=2)
 cut = jax.jit(replays.cut)
+
+
+def write(replay: Replay, transition: Transition, valid: Any) -> Replay:
+    """Add one row."""
+    return extend(replay, jax.tree.map(lambda column: column[None], transition), np.asarray(valid)[None])
 
 
 def coded(ids: Any) -> Transition:
@@ -146,15 +150,16 @@ def test_capacity_is_shared_evenly_and_a_stream_has_at_least_one_row(capacity: i
     assert stored(replay) == streams
 
 
-def test_observations_of_one_byte_are_stored_so_and_sampled_as_float32():
-    replay = replays.create(4, 1, 2, np.dtype(np.uint8), 1, np.dtype(np.float32))
-    transition = coded([0])._replace(obs=np.array([[7, 255]], np.uint8), next_obs=np.array([[0, 128]], np.uint8))
-    replay = write(replay, transition, np.ones(1, bool))
-    assert replay.columns.obs.dtype == replay.columns.next_obs.dtype == np.uint8
+@pytest.mark.parametrize("dtype", [np.uint8, bool])
+def test_observations_are_stored_and_drawn_in_their_own_type(dtype: Any):
+    replay = replays.create(4, 1, 2, np.dtype(dtype), 1, np.dtype(np.float32))
+    obs, next_obs = np.array([[7, 255]]).astype(dtype), np.array([[0, 128]]).astype(dtype)
+    replay = write(replay, coded([0])._replace(obs=obs, next_obs=next_obs), np.ones(1, bool))
+    assert replay.columns.obs.dtype == replay.columns.next_obs.dtype == dtype
     batch = sample(replay, jax.random.key(0), (2,))
-    assert batch.obs.dtype == batch.next_obs.dtype == jnp.float32
-    assert batch.obs.tolist() == [[7.0, 255.0]] * 2
-    assert batch.next_obs.tolist() == [[0.0, 128.0]] * 2
+    assert batch.obs.dtype == batch.next_obs.dtype == dtype
+    np.testing.assert_array_equal(batch.obs, np.repeat(obs, 2, axis=0))
+    np.testing.assert_array_equal(batch.next_obs, np.repeat(next_obs, 2, axis=0))
 
 
 @pytest.mark.parametrize("steps", [3, ROWS, ROWS + 2])

@@ -1,5 +1,6 @@
 """The update: its parts by hand, against closed forms, and at its limits; against references in test_references."""
 
+import dataclasses
 from collections.abc import Callable
 from typing import Any
 
@@ -16,9 +17,10 @@ from probes import ObservedReward
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS, awr
 from rlox.algorithms.awr import AWRConfig
+from rlox.core.algorithm import Algorithm, equal_weight
 from rlox.core.networks import Critic
 from rlox.core.state import Networks, TrainState, Transition
-from rlox.core.update import Algorithm, init_state, make_update
+from rlox.core.update import init_state, make_update
 
 AWR = ALGORITHMS["awr"]
 OBS_DIM = 3
@@ -50,19 +52,9 @@ def make_batches(*lead: int, nvec: tuple[int, ...] = DISCRETE, seed: int = 0) ->
     )
 
 
-def run(config: AWRConfig, state: TrainState, batches: Transition, algorithm: Algorithm = AWR) -> Any:
-    # Not compiled: single operations are compiled once for all tests, a whole update would be for each.
-    return make_update(algorithm, config)(state, batches)
-
-
 def assert_trees_equal(first: Any, second: Any) -> None:
     for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
         np.testing.assert_array_equal(one, other)
-
-
-def assert_trees_close(first: Any, second: Any) -> None:
-    for one, other in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True):
-        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-5)
 
 
 # The parts, by hand.
@@ -93,6 +85,17 @@ def test_terminated_does_not_bootstrap_and_truncated_does():
     np.testing.assert_allclose(target, [19.0, 19.0, 1.0, 1.0])
 
 
+def test_the_seed_gives_networks_and_random_numbers():
+    one, again, other = (make_state(make_config(), seed=seed) for seed in (1, 1, 2))
+    for part in ("actor", "critic", "key"):
+        first, second, third = (
+            [np.asarray(jax.random.key_data(leaf) if part == "key" else leaf) for leaf in jax.tree.leaves(parts)]
+            for parts in (getattr(state, part) for state in (one, again, other))
+        )
+        assert all((a == b).all() for a, b in zip(first, second, strict=True))
+        assert not (first[0] == third[0]).all()
+
+
 def test_the_critic_is_its_own_target_where_tau_is_one():
     assert make_state(make_config(tau=1.0)).target_critic is None
 
@@ -105,42 +108,56 @@ def test_the_critic_loss_is_least_at_the_expectile(expectile: float):
 
     def loss(constant: Any) -> Any:
         moved = jax.tree.map(lambda leaf: leaf + constant if leaf.ndim == 1 else leaf, critic)
-        return awr.critic_loss(make_config(expectile=expectile), jnp.array(outcomes), awr.predict(moved, batch))
+        return awr.critic_loss(make_config(expectile=expectile), moved, batch, jnp.array(outcomes))[0]
 
     assert float(jax.grad(loss)(jnp.float32(best))) == pytest.approx(0.0, abs=1e-5)
 
 
-def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered():
-    config = make_config()
+@pytest.mark.parametrize(
+    ("name", "settings", "column"),
+    [("awr", {}, "reward"), ("bc", {}, "obs"), ("crr", {"weights": "binary"}, "reward")],
+    ids=["both losses", "the actor's", "the critic's"],
+)
+def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered(name: str, settings: dict[str, Any], column: str):
+    algorithm = ALGORITHMS[name]
+    config: Any = algorithm.config(hidden=8, batch_size=16, **settings)
+    update = jax.jit(make_update(algorithm, config))
     good = make_batches(1, 16)
-    bad = good._replace(reward=good.reward.at[0, 3].set(jnp.nan))
-    state, found = make_state(config), []
+    bad = good._replace(**{column: getattr(good, column).at[0, 3].set(jnp.nan)})
+    state, found = init_state(algorithm, config, OBS_DIM, DISCRETE, 2, seed=0), []
     for batches in (good, bad, good, bad):
-        state, _ = run(config, state, batches)
+        state, metrics = update(state, batches, state.key)
         found.append(int(state.diverged_at))
     assert found == [-1, 2, 2, 2]
+    assert np.isfinite(metrics["actor/loss"]) == (name == "crr")
 
 
 @pytest.mark.usefixtures("without_annotations")
-@pytest.mark.parametrize("hole", ["value_target", "advantage", "weight"])
-def test_a_hole_that_returns_a_column_is_refused(hole: str):
-    whole: Callable[..., Any] = getattr(AWR, hole)
-    broken = AWR._replace(**{hole: lambda *args: whole(*args)[:, None]})
+@pytest.mark.parametrize("slot", ["value_target", "advantage", "weight"])
+def test_a_function_that_returns_a_column_is_refused(slot: str):
+    right: Callable[..., Any] = getattr(AWR, slot)
+
+    def wrong(*args: Any) -> Any:
+        found = right(*args)
+        return (found[0][:, None], {}) if slot == "weight" else found[:, None]
+
+    broken: Any = dataclasses.replace(AWR, **{slot: wrong})
     config = make_config()
-    with pytest.raises(TypeError, match=rf"{hole} has shape \(16, 1\).*\(16,\)"):
-        jax.eval_shape(make_update(broken, config), make_state(config), make_batches(1, 16))
+    state = make_state(config)
+    with pytest.raises(TypeError, match=rf"{slot} has shape \(16, 1\).*\(16,\)"):
+        jax.eval_shape(make_update(broken, config), state, make_batches(1, 16), state.key)
 
 
 # Closed forms.
 
 
-def given_advantage(config: AWRConfig, networks: Networks, batch: Transition, target: Any, key: Any) -> Any:
+def given_advantage(config: AWRConfig, networks: Networks, batch: Transition, *_: Any) -> Any:
     """Return the reward: data can name its own advantages."""
     return batch.reward
 
 
-GIVEN = AWR._replace(advantage=given_advantage)
-UNIFORM = AWR._replace(weight=lambda config, advantage: jnp.ones_like(advantage))
+GIVEN = dataclasses.replace(AWR, advantage=given_advantage)
+UNIFORM = dataclasses.replace(AWR, weight=equal_weight)
 
 
 def fit(
@@ -148,7 +165,7 @@ def fit(
 ) -> TrainState:
     """Return the state after ``steps`` updates with the same batch."""
     update = make_update(algorithm, config)
-    return jax.jit(lambda state: jax.lax.fori_loop(0, steps, lambda _, s: update(s, batches)[0], state))(state)
+    return jax.jit(lambda state: jax.lax.fori_loop(0, steps, lambda _, s: update(s, batches, s.key)[0], state))(state)
 
 
 def tabular(obs: Any, action: Any, advantage: Any) -> Transition:
@@ -226,7 +243,7 @@ def test_a_training_traces_its_update_once(schedule: str, monkeypatch: pytest.Mo
         traces.append(schedule)
         return AWR.weight(config, advantage)
 
-    monkeypatch.setitem(ALGORITHMS, "awr", AWR._replace(weight=counted))
+    monkeypatch.setitem(ALGORITHMS, "awr", dataclasses.replace(AWR, weight=counted))
     trainer = train(ObservedReward(), buffer_size=50, **SCHEDULES[schedule])
     n_traces = len(traces)
     trainer.evaluate(2)

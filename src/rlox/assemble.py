@@ -10,10 +10,10 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
-from rlox.algorithms import find_algorithm
+from rlox.algorithms import find_algorithm, find_saved
 from rlox.core.config import silenced
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, make_envs
+from rlox.envs.envs import EnvLike, make_envs, names_module
 from rlox.envs.space_json import restore
 from rlox.envs.spaces import action_codec, interchangeable
 from rlox.errors import CheckpointError, ConfigError, DatasetError
@@ -86,9 +86,10 @@ def load_run(path: Path, env: EnvLike | None, dataset: DatasetLike | None) -> Lo
         CheckpointError: no checkpoint there, a torn one, or one made for other spaces than ``env``'s.
     """
     arrays, header = checkpoint.load(path)
+    find_saved(header["spec"]["algorithm"], path)
     spec = RunSpec.from_dict(header["spec"])
     saved = restore(header["observation_space"]), restore(header["action_space"])
-    if env is None and spec.env and ":" not in spec.env:
+    if env is None and not names_module(spec.env):
         env = spec.env
     data = None
     if dataset is not None:

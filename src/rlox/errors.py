@@ -3,6 +3,20 @@
 import difflib
 from collections.abc import Iterable
 
+_OTHER_WORDS = {
+    "net_arch": ("hidden",),
+    "ent_coef": ("entropy_coef",),
+    "gae_lambda": ("td_lambda",),
+    "n_steps": ("rollout_steps",),
+    "lr": ("learning_rate",),
+    "temperature": ("beta",),
+    "lam": ("beta", "td_lambda"),
+    "polyak": ("tau",),
+    "discount": ("gamma",),
+    "weight_clip": ("max_advantage",),
+}
+"""What other libraries call settings."""
+
 
 class RloxError(ValueError):
     """Base of every error that rlox raises on purpose."""
@@ -47,10 +61,27 @@ class DivergedError(RloxError):
 def did_you_mean(word: str, known: Iterable[str]) -> str:
     """Return ``" Did you mean 'x'?"`` for the nearest of ``known``, or a list that is not too long if none is near."""
     known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=1, cutoff=0.5)
+    near = difflib.get_close_matches(word, known, n=5, cutoff=0.5)
     if near:
-        return f" Did you mean '{near[0]}'?"
+        # Of names that are equally near, the one with the same letters: 'awr' for 'arw', not 'marwil'.
+        best = max(near, key=lambda name: (_ratio(word, name), sorted(name) == sorted(word)))
+        return f" Did you mean '{best}'?"
     return f" Known: {', '.join(known)}." if 0 < len(known) <= 60 else ""
+
+
+def _ratio(word: str, name: str) -> float:
+    return difflib.SequenceMatcher(None, word, name).ratio()
+
+
+def suggest(word: str, known: Iterable[str]) -> str:
+    """Return ``did_you_mean`` for a setting or its flag, where ``word`` may be another library's name for it."""
+    names = {_plain(name): name for name in known}
+    meant = next((names[name] for name in _OTHER_WORDS.get(_plain(word), ()) if name in names), None)
+    return f" Did you mean '{meant}'?" if meant else did_you_mean(word, names.values())
+
+
+def _plain(flag: str) -> str:
+    return flag.lstrip("-").replace("-", "_").lower()
 
 
 def one_line(error: BaseException) -> str:

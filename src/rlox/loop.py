@@ -130,7 +130,9 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
     with contextlib.ExitStack() as stack:
         sinks: list[Any] = [trainer.logger] if trainer.logger else []
         if trainer.run_dir:
-            sinks.insert(0, stack.enter_context(RunLog(trainer.run_dir, trainer.describe(), offline=cursor.offline)))
+            about = trainer.describe()
+            log_files = RunLog(trainer.run_dir, {**about.pop("spec"), **about}, offline=cursor.offline)
+            sinks.insert(0, stack.enter_context(log_files))
         bar = stack.enter_context(Progress(max(cursor.end - cursor.begin, 1), progress))
         stack.push(save_on_error)
         handlers = {"evaluate": evaluate, "log": log, "save": save}

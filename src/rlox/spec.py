@@ -26,6 +26,11 @@ def check_positive(**numbers: Any) -> None:
             raise ConfigError(f"{name}={number!r} must be a whole number of at least 1.")
 
 
+def evaluation_seed(seed: int) -> int:
+    """Return the seed of a run's evaluations, which follows from the run's."""
+    return int(np.random.SeedSequence([seed, 1]).generate_state(2)[0])
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Budget:
     """How long a run learns, and what happens on the way. Steps are environment steps, or offline gradient steps."""
@@ -115,8 +120,8 @@ class RunSpec:
         return cls(algorithm=name, config=config, budget=Budget(**values["budget"]), **rest)
 
     def to_toml(self) -> str:
-        """Return the file that ``rlox train --config FILE`` takes: one level, what is None left out."""
+        """Return the file that ``rlox train --config FILE`` takes: one level, ``"none"`` for settings of None."""
         values = self.to_dict()
-        flat = {**values, **values.pop("budget"), **values.pop("config")}
-        flat = {key: value for key, value in flat.items() if key not in ("budget", "config", "preset")}
-        return tomli_w.dumps({key: value for key, value in flat.items() if value is not None})
+        config = {name: "none" if value is None else value for name, value in values.pop("config").items()}
+        run = {name: value for name, value in {**values, **values.pop("budget")}.items() if name != "budget"}
+        return tomli_w.dumps({**{name: value for name, value in run.items() if value is not None}, **config})

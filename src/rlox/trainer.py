@@ -17,7 +17,7 @@ from rlox.assemble import is_discrete, load_run, make_learner
 from rlox.core.config import Config
 from rlox.core.state import TrainState
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, Envs, make_envs
+from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_module
 from rlox.envs.space_json import describe
 from rlox.errors import ConfigError, did_you_mean
 from rlox.policy.episodes import evaluate
@@ -27,7 +27,7 @@ from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.logs import check_new
 from rlox.runs.progress import Progress
-from rlox.spec import RunSpec, check_positive
+from rlox.spec import RunSpec, check_positive, evaluation_seed
 
 Callback = Callable[["Trainer", dict[str, float]], bool | None]
 """Called with the trainer and a record of metrics; returning False ends the training."""
@@ -131,7 +131,7 @@ class Trainer:
         self.logger = logger
         self.observation_space, self.action_space = learner.observation_space, learner.action_space
         self._eval_envs: Envs | None = None
-        self._eval_seed = int(np.random.SeedSequence([spec.seed, 1]).generate_state(2)[0])
+        self._eval_seed = evaluation_seed(spec.seed)
         self.last_metrics: Metrics = {}
         self._latest = True
 
@@ -197,7 +197,7 @@ class Trainer:
             DivergedError: a loss or a parameter is no longer finite.
         """
         if self._learner.envs is None:
-            raise ConfigError(self._no_env("train"))
+            raise self._no_env("train")
         if self._learner.state.pretrained and not self._learner.can_learn_offline:
             warnings.warn(
                 "The dataset that this run learned from is not available; training continues without it. "
@@ -230,7 +230,7 @@ class Trainer:
                 "train_offline learns from data: pass Trainer(..., dataset=), such as dataset='logs.npz'."
             )
         if intervals.get("eval_interval") is not None and self._env is None:
-            raise ConfigError(self._no_env("eval_interval"))
+            raise self._no_env("eval_interval")
         return self._train("gradient_steps", self.gradient_steps, gradient_steps, dict(intervals), progress)
 
     def _train(self, unit: str, at: int, n: int | None, how: dict[str, Any], progress: bool | None) -> Metrics:
@@ -272,7 +272,7 @@ class Trainer:
         """
         check_positive(n_episodes=n_episodes)
         if self._env is None or self._learner.envs is None:
-            raise ConfigError(self._no_env("evaluate"))
+            raise self._no_env("evaluate")
         if isinstance(self._env, gym.Env | gym.vector.VectorEnv):
             self._learner.end_episodes()
             envs = self._learner.envs
@@ -342,7 +342,7 @@ class Trainer:
         """
         check_positive(n_steps=n_steps)
         if self._env is None or self._learner.envs is None:
-            raise ConfigError(self._no_env("record"))
+            raise self._no_env("record")
         ready_made = isinstance(self._env, gym.Env | gym.vector.VectorEnv)
         envs = self._learner.envs if ready_made else make_envs(self._env)
         if ready_made:
@@ -436,13 +436,11 @@ class Trainer:
         spaces = {"observation_space": describe(self.observation_space), "action_space": describe(self.action_space)}
         return {"spec": self._spec.to_dict(), **spaces}
 
-    def _no_env(self, what: str) -> str:
-        if self._spec.env and ":" in self._spec.env:
-            return (
-                f"{what} needs the environment '{self._spec.env}', whose module is imported only if you name it: pass "
-                f"env='{self._spec.env}' to Trainer.load, or --env {self._spec.env}."
-            )
-        return f"{what} needs an environment: pass env= to Trainer or to Trainer.load, or --env ID."
+    def _no_env(self, what: str) -> ConfigError:
+        env_id = self._spec.env
+        if env_id is not None and names_module(env_id):
+            return unnamed_module(env_id)
+        return ConfigError(f"{what} needs an environment: pass env= to Trainer or to Trainer.load, or --env ID.")
 
 
 def _new_folder(run_dir: str | Path | None) -> Path | None:

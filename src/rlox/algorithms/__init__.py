@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-import re
+from pathlib import Path
 
 from rlox.algorithms.awac import AWAC
 from rlox.algorithms.awr import AWR
@@ -12,7 +12,7 @@ from rlox.algorithms.iql import IQL
 from rlox.algorithms.marwil import MARWIL
 from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config
-from rlox.errors import ConfigError, did_you_mean
+from rlox.errors import CheckpointError, ConfigError, did_you_mean
 
 ALGORITHMS: dict[str, Algorithm] = {"awr": AWR, "bc": BC, "marwil": MARWIL, "awac": AWAC, "crr": CRR, "iql": IQL}
 
@@ -29,20 +29,38 @@ def find_algorithm(name: str) -> tuple[str, Algorithm]:
     return key, ALGORITHMS[key]
 
 
-def register(name: str, algorithm: Algorithm) -> None:
-    """Make an algorithm of one's own known by a name, to ``Trainer``, to loading and to the command line.
-
-    Args:
-        name: lower-case letters, digits and underscores; not that of another algorithm.
-        algorithm: its settings and functions.
+def find_saved(name: str, path: str | Path) -> Algorithm:
+    """Return the algorithm of a saved run.
 
     Raises:
-        ConfigError: the name is malformed or taken, or ``algorithm`` is not one.
+        CheckpointError: it is one that somebody registered, and nothing has registered it here.
     """
-    if not isinstance(algorithm, Algorithm) or not issubclass(algorithm.config, Config):
-        raise ConfigError(f"register('{name}', ...) takes an rlox.Algorithm whose config is a subclass of rlox.Config.")
-    if not re.fullmatch(r"[a-z][a-z0-9_]*", str(name)):
-        raise ConfigError(f"'{name}' cannot name an algorithm: use lower-case letters, digits and underscores.")
-    if ALGORITHMS.get(name, algorithm) is not algorithm:
-        raise ConfigError(f"'{name}' is an algorithm of rlox already: choose another name.")
+    if name not in ALGORITHMS:
+        raise CheckpointError(
+            f"Run '{path}' was trained by '{name}', which is not an algorithm of rlox: import the module that "
+            "registers it first (on the command line: --import MODULE)."
+        )
+    return ALGORITHMS[name]
+
+
+def register(name: str, algorithm: Algorithm) -> None:
+    """Add an algorithm of one's own: ``Trainer`` knows it by its name, and so does the command line.
+
+    Args:
+        name: lower-case letters, digits and underscores, such as ``my_awr``.
+        algorithm: what it puts into the update.
+
+    Raises:
+        ConfigError: a name of another form or one that is taken, or something that is not an algorithm.
+    """
+    if not isinstance(name, str) or not name.isidentifier() or not name.isascii() or name != name.lower():
+        raise ConfigError(
+            f"{name!r} cannot name an algorithm: use lower-case letters, digits and underscores, such as 'my_awr'."
+        )
+    if name in ALGORITHMS:
+        raise ConfigError(f"'{name}' is an algorithm already: register yours under another name.")
+    if not isinstance(algorithm, Algorithm):
+        raise ConfigError(f"'{name}' is a {type(algorithm).__name__}: register takes an rlox.Algorithm.")
+    if not (isinstance(algorithm.config, type) and issubclass(algorithm.config, Config)):
+        raise ConfigError(f"The config of '{name}' must be a subclass of rlox.Config.")
     ALGORITHMS[name] = algorithm

@@ -1,30 +1,36 @@
-"""The commands of ``rlox dataset``, each a function whose parameters are its flags."""
+"""The commands of ``rlox dataset``. Each imports what it needs."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated
 
-import tyro
+from cyclopts import App, Parameter
 
 from rlox.errors import ConfigError
 
 if TYPE_CHECKING:
-    import gymnasium as gym
-
     from rlox.data.columns import ColumnNames
     from rlox.data.dataset import Dataset
 
-Source = Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATA")]
-Target = Annotated[Path, tyro.conf.Positional, tyro.conf.arg(metavar="OUT")]
+app = App(name="dataset")
+
+Source = Annotated[str, Parameter(metavar="DATA")]
+Target = Annotated[Path, Parameter(metavar="OUT")]
+Columns = Annotated[tuple[str, ...], Parameter(metavar="COLUMN", consume_multiple=(1, None), negative_iterable=())]
+Column = Annotated[str | None, Parameter(metavar="COLUMN")]
 
 
-def info(data: Source, *, env: str | None = None) -> None:
+@app.command(sort_key=1)
+def info(data: Source, /, *, env: str | None = None) -> None:
     """Say what data hold: episodes, returns, coverage of the actions, and what is suspicious.
 
-    Args:
-        data: A file (.npz, .hdf5, .h5, .parquet), a Minari id or folder, or a bundled name.
-        env: Gymnasium id of the environment that the data must fit.
+    Parameters
+    ----------
+    data
+        A file (.npz, .hdf5, .h5, .parquet), a Minari id or folder, or a bundled name.
+    env
+        Environment that the data must fit: a Gymnasium id, or module:Id, whose module is imported.
     """
     from rlox.data.dataset import make_dataset
     from rlox.data.summary import format_summary
@@ -32,8 +38,10 @@ def info(data: Source, *, env: str | None = None) -> None:
     print(format_summary(_of_env(make_dataset(data), env).summary()))
 
 
+@app.command(sort_key=2)
 def create(
     out: Target,
+    /,
     *,
     env: str | None = None,
     run: Path | None = None,
@@ -44,93 +52,120 @@ def create(
 ) -> None:
     """Record whole episodes of a random agent or of a trained policy, or write a run's replay.
 
-    Args:
-        out: File to write (.npz, .hdf5), or without a suffix the folder of a Minari dataset.
-        env: Gymnasium id of the environment; the run's by default.
-        run: Folder of the run whose policy acts; a random agent by default.
-        replay: Write the steps that the run's replay holds, instead of new ones.
-        n_steps: Least number of steps.
-        deterministic: The policy's modes; otherwise its samples, whose log-probabilities are kept.
-        seed: Of the episodes.
+    Parameters
+    ----------
+    out
+        File to write (.npz, .hdf5), or without a suffix the folder of a Minari dataset.
+    env
+        Environment: a Gymnasium id, or module:Id, whose module is imported; the run's by default.
+    run
+        Folder of the run whose policy acts; a random agent by default.
+    replay
+        Write the steps that the run's replay holds, instead of new ones.
+    n_steps
+        Least number of steps.
+    deterministic
+        The policy's modes; otherwise its samples, whose log-probabilities are kept.
+    seed
+        Of the episodes.
     """
     from rlox.data.formats import check_target
-    from rlox.data.record import random_agent, record
-    from rlox.trainer import Trainer
 
     check_target(out)
     if n_steps < 1:
         raise ConfigError(f"--n-steps {n_steps} must be at least 1.")
-    if run is None:
-        if env is None or replay:
-            raise ConfigError(
-                "Say what to record: --env ID for a random agent, --run RUN for a policy, or --run RUN --replay."
-            )
-        made = _made(env)
-        dataset = record(made, random_agent(made, seed), n_steps, seed)
+    if run is not None:
+        dataset = _of_run(run, env, replay, n_steps, deterministic, seed)
+    elif env is not None and not replay:
+        dataset = _of_random_agent(env, n_steps, seed)
     else:
-        trainer = Trainer.load(run, env=env)
-        if replay:
-            dataset = trainer.replay_dataset()
-        else:
-            dataset = trainer.record(n_steps, deterministic=deterministic, seed=seed)
+        raise ConfigError(
+            "Say what to record: --env ID for a random agent, --run RUN for a policy, or --run RUN --replay."
+        )
     dataset.save(out)
     _print_written(out, dataset)
 
 
+@app.command(sort_key=3)
 def convert(
     data: Source,
     out: Target,
+    /,
     *,
     env: str | None = None,
-    observations: tuple[str, ...] = (),
-    actions: tuple[str, ...] = (),
-    rewards: str | None = None,
-    terminals: str | None = None,
-    timeouts: str | None = None,
-    next_observations: tuple[str, ...] = (),
-    action_log_probs: str | None = None,
+    observations: Columns = (),
+    actions: Columns = (),
+    rewards: Column = None,
+    terminals: Column = None,
+    timeouts: Column = None,
+    next_observations: Columns = (),
+    action_log_probs: Column = None,
 ) -> None:
     """Write data in another format.
 
-    Args:
-        data: A file (.npz, .hdf5, .h5, .parquet), a Minari id or folder, or a bundled name.
-        out: File to write (.npz, .hdf5), or without a suffix the folder of a Minari dataset.
-        env: Gymnasium id of the environment that the data are from, whose spaces are kept with them.
-        observations: Columns that are the observations, where they are not called that.
-        actions: Columns that are the actions.
-        rewards: Column of the rewards.
-        terminals: Column that marks the ends of episodes in a terminal state.
-        timeouts: Column that marks the episodes that were cut.
-        next_observations: Columns that are the next observations.
-        action_log_probs: Column of the actions' log-probabilities.
+    Parameters
+    ----------
+    data
+        A file (.npz, .hdf5, .h5, .parquet), a Minari id or folder, or a bundled name.
+    out
+        File to write (.npz, .hdf5), or without a suffix the folder of a Minari dataset.
+    env
+        Environment that the data are from, whose spaces are kept with them: a Gymnasium id, or module:Id.
+    observations
+        Columns that are the observations, where they are not called that.
+    actions
+        Columns that are the actions.
+    rewards
+        Column of the rewards.
+    terminals
+        Column that marks the ends of episodes in a terminal state.
+    timeouts
+        Column that marks the episodes that were cut.
+    next_observations
+        Columns that are the next observations.
+    action_log_probs
+        Column of the actions' log-probabilities.
     """
     from rlox.data.dataset import Dataset, make_dataset
     from rlox.data.formats import check_target
 
     check_target(out)
     several = {"observations": observations, "actions": actions, "next_observations": next_observations}
-    single = {
-        "rewards": rewards, "terminals": terminals, "timeouts": timeouts, "action_log_probs": action_log_probs,
-    }  # fmt: skip
-    columns: ColumnNames = {name: given for name, given in {**several, **single}.items() if given}
+    single = {"rewards": rewards, "terminals": terminals, "timeouts": timeouts, "action_log_probs": action_log_probs}
+    columns: ColumnNames = {name: column for name, column in {**several, **single}.items() if column}
     dataset = _of_env(Dataset.load(data, columns=columns) if columns else make_dataset(data), env)
     dataset.save(out)
     _print_written(out, dataset)
 
 
+def _of_run(run: Path, env: str | None, replay: bool, n_steps: int, deterministic: bool, seed: int) -> Dataset:
+    from rlox.trainer import Trainer
+
+    trainer = Trainer.load(run, env=env)
+    return trainer.replay_dataset() if replay else trainer.record(n_steps, deterministic=deterministic, seed=seed)
+
+
+def _of_random_agent(env: str, n_steps: int, seed: int) -> Dataset:
+    from rlox.envs.envs import make_envs
+    from rlox.policy.episodes import RandomPolicy
+    from rlox.policy.recording import record
+
+    envs = make_envs(env)
+    try:
+        return record(RandomPolicy(envs.observation_space, envs.action_space, seed), envs, n_steps, seed=seed)
+    finally:
+        envs.close()
+
+
 def _of_env(dataset: Dataset, env_id: str | None) -> Dataset:
-    """Return the data as those of an environment, where one is named."""
+    """Return the data as those of an environment, if one is named."""
     if env_id is None:
         return dataset
-    env = _made(env_id)
-    return dataset.within(env.observation_space, env.action_space)
-
-
-def _made(env_id: str) -> gym.Env[Any, Any]:
-    """Return an environment by its id."""
     from rlox.envs.envs import make_envs
 
-    return make_envs(env_id).env  # pyright: ignore[reportReturnType]
+    envs = make_envs(env_id)
+    envs.close()
+    return dataset.within(envs.observation_space, envs.action_space)
 
 
 def _print_written(out: Path, dataset: Dataset) -> None:

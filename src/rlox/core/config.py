@@ -10,7 +10,7 @@ import typing
 from collections.abc import Mapping
 from typing import Any, Literal, TypeVar
 
-from rlox.errors import ConfigError, did_you_mean
+from rlox.errors import ConfigError, suggest
 
 C = TypeVar("C", bound="Config")
 
@@ -220,8 +220,9 @@ def make_config(kind: type[C], algorithm: str, values: object) -> C:
         if key in ("seed", "run_dir", "callbacks", "logger", "env"):
             raise ConfigError(f"'{key}' is not a setting of {algorithm}: pass it to Trainer itself, as {key}=....")
         if key not in known:
-            raise ConfigError(f"'{key}' is not a setting of {algorithm}.{did_you_mean(str(key), known)}")
-    return kind(**{key: tuple(value) if isinstance(value, list) else value for key, value in values.items()})
+            raise ConfigError(f"'{key}' is not a setting of {algorithm}.{suggest(str(key), known)}")
+    settings: dict[str, Any] = {key: tuple(x) if isinstance(x, list) else x for key, x in values.items()}
+    return kind(**settings)
 
 
 def _coerce(name: str, value: Any, hint: Any) -> Any:

@@ -17,6 +17,7 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from numpy.typing import NDArray
 
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError, did_you_mean, one_line
+from rlox.modules import import_named
 
 EnvLike = str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], Any]
 
@@ -183,7 +184,7 @@ def make_envs(env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0) 
     """Return environments from an id, an environment, a vector environment, or a callable that makes one.
 
     Args:
-        env: what to step.
+        env: what to step; the id may be ``module:Id``, whose module is imported and registers it.
         n_envs: how many to make of an id or a callable.
         mode: ``sync`` steps them one after another, ``async`` in processes of their own, ``envpool`` in EnvPool.
         seed: for EnvPool, which takes seeds only when it makes environments.
@@ -240,7 +241,7 @@ def _without_precision_warnings() -> Iterator[None]:
 
 def _maker(env: EnvLike) -> Callable[[], Any]:
     if isinstance(env, str):
-        return functools.partial(_make_from_spec, find_env(env))
+        return functools.partial(_make_from_spec, find_spec(env))
     if callable(env):
         return functools.partial(_make_from_callable, env)
     raise ConfigError(
@@ -249,14 +250,30 @@ def _maker(env: EnvLike) -> Callable[[], Any]:
     )
 
 
-def find_env(env_id: str) -> EnvSpec:
-    """Return what Gymnasium knows of an id.
+def names_module(env_id: str | None) -> bool:
+    """Return whether an id is ``module:Id``, whose module registers the environment."""
+    return env_id is not None and ":" in env_id
+
+
+def unnamed_module(env_id: str) -> ConfigError:
+    """Return the error that an environment is needed whose module only a saved run names."""
+    return ConfigError(
+        f"The run's environment is '{env_id}', and a saved run never imports a module by itself: pass "
+        f'env="{env_id}" again (on the command line: --env {env_id}).'
+    )
+
+
+def find_spec(env_id: str) -> EnvSpec:
+    """Return what Gymnasium knows of an id; the module of ``module:Id`` is imported.
 
     Raises:
-        ConfigError: it knows none; its suggestion is kept.
+        ConfigError: no such id (Gymnasium's suggestion is kept), or no such module.
     """
+    module, _, name = env_id.rpartition(":")
+    if names_module(env_id):
+        import_named(module, f"Environment '{env_id}' could not be created")
     try:
-        return gym.spec(env_id)
+        return gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
         raise ConfigError(f"Environment '{env_id}' could not be created: {one_line(error)}") from None
 

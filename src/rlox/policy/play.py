@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -11,7 +12,7 @@ import gymnasium as gym
 import numpy as np
 
 from rlox.envs.collector import Episode
-from rlox.envs.envs import Envs, find_env
+from rlox.envs.envs import Envs, find_spec
 from rlox.errors import ConfigError, one_line
 from rlox.policy.episodes import episodes
 from rlox.policy.policy import Predictor
@@ -31,9 +32,9 @@ def play(policy: Predictor, env_id: str, video: Path | None, n_episodes: int, se
         with contextlib.ExitStack() as stack:
             if video is not None:
                 writer = stack.enter_context(_open_video(video, env.metadata.get("render_fps", 30)))
-                env = _Filmed(env, writer.append_data)
+                env = _Filmed(env, lambda frame: _append(writer, frame))
             yield from episodes(Envs(env), policy.predict, n_episodes, seed)
-    except (gym.error.DependencyNotInstalled, ImportError) as error:
+    except gym.error.DependencyNotInstalled as error:
         raise ConfigError(
             f"Environment '{env_id}' cannot be shown: {one_line(error)} (the extra rlox[video] has it)."
         ) from None
@@ -64,7 +65,7 @@ class _Filmed(gym.Wrapper[Any, Any, Any, Any]):
 
 def _make(env_id: str, mode: str) -> gym.Env[Any, Any]:
     try:
-        env = gym.make(find_env(env_id), render_mode=mode)
+        env = gym.make(find_spec(env_id), render_mode=mode)
     except (gym.error.Error, ImportError) as error:
         raise ConfigError(f"Environment '{env_id}' cannot be shown: {one_line(error)}") from None
     if mode not in env.metadata.get("render_modes", ()):
@@ -81,13 +82,25 @@ def _check_video(video: Path) -> None:
         raise ConfigError(f"video '{video}' cannot be written: there is no folder '{video.parent}'.")
 
 
+def _append(writer: Any, frame: Any) -> None:
+    with warnings.catch_warnings():
+        # JAX warns of forks, but ffmpeg is started as a program of its own.
+        warnings.filterwarnings("ignore", ".*os.fork.*", RuntimeWarning)
+        writer.append_data(np.asarray(frame))
+
+
 def _open_video(video: Path, fps: int) -> Any:
     try:
         import imageio.v2 as imageio
-
-        if video.suffix == ".gif":
-            return imageio.get_writer(video, duration=1000 / fps)
-        # Macro blocks of 2, so that frames keep their size: the default rounds it to multiples of 16.
-        return imageio.get_writer(video, fps=fps, macro_block_size=2)
     except ImportError:
         raise ConfigError("Videos need the extra rlox[video]: pip install 'rlox[video]'.") from None
+    if video.suffix == ".gif":
+        return imageio.get_writer(video, duration=1000 / fps)
+    try:
+        import imageio_ffmpeg
+
+        imageio_ffmpeg.get_ffmpeg_exe()
+    except (ImportError, RuntimeError):
+        raise ConfigError("mp4 videos need the extra rlox[video]: pip install 'rlox[video]'.") from None
+    # Macro blocks of 2, so that frames keep their size: the default rounds it to multiples of 16.
+    return imageio.get_writer(video, fps=fps, macro_block_size=2)

@@ -100,6 +100,11 @@ def load(path: Path, only: tuple[str, ...] = ("",)) -> tuple[Arrays, dict[str, A
         return result
 
 
+def header(path: Path) -> dict[str, Any]:
+    """Read the header of a checkpoint, and no array of it (see ``load``)."""
+    return load(path, only=())[1]
+
+
 def _read(file: Path, only: tuple[str, ...]) -> tuple[Arrays, dict[str, Any]]:
     try:
         with safe_open(file, framework="numpy") as reader:

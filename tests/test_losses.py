@@ -6,7 +6,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from rlox.core.weights import effective_sample_size, exponential_weight, whiten
+from rlox.core.losses import effective_sample_size, exponential_weight, whiten
 
 advantages = st.lists(st.floats(-100, 100, width=32), min_size=1, max_size=8)
 betas = st.floats(0.01, 100)
@@ -16,21 +16,21 @@ betas = st.floats(0.01, 100)
 def test_beta_divides_the_advantage(beta: float):
     advantage = jnp.array([-1.0, 0.0, 0.1])
     expected = np.exp(np.array([-1.0, 0.0, 0.1]) / beta)
-    np.testing.assert_allclose(exponential_weight(advantage, beta, 1e9), expected, rtol=1e-5)
+    np.testing.assert_allclose(exponential_weight(advantage, beta, 1e9)[0], expected, rtol=1e-5)
 
 
 def test_the_weight_is_clamped_and_not_the_advantage():
-    weight = exponential_weight(jnp.array([2.9, 3.1, 19.0]), 1.0, 20.0)
+    weight = exponential_weight(jnp.array([2.9, 3.1, 19.0]), 1.0, 20.0)[0]
     np.testing.assert_allclose(weight, [np.exp(2.9), 20.0, 20.0], rtol=1e-6)
 
 
 def test_an_exponential_that_overflows_is_clamped():
-    assert exponential_weight(jnp.array([1e6]), 0.01, 20.0).tolist() == [20.0]
+    assert exponential_weight(jnp.array([1e6]), 0.01, 20.0)[0].tolist() == [20.0]
 
 
 @given(advantages, betas)
 def test_weights_lie_between_zero_and_the_clamp_in_the_order_of_the_advantages(advantage: list[float], beta: float):
-    weight = np.asarray(exponential_weight(jnp.array(sorted(advantage)), beta, 20.0))
+    weight = np.asarray(exponential_weight(jnp.array(sorted(advantage)), beta, 20.0)[0])
     assert (weight >= 0).all()
     assert (weight <= 20).all()
     assert (np.diff(weight) >= 0).all()

@@ -1,0 +1,61 @@
+"""``rlox list``: what there is to choose from."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING, Annotated, Literal
+
+from cyclopts import Parameter
+
+from rlox.cli.report import describe_algorithm
+
+if TYPE_CHECKING:
+    from rlox.presets import Preset
+
+
+def list_(
+    what: Annotated[Literal["algorithms", "presets", "datasets"], Parameter(metavar="WHAT")] = "algorithms", /
+) -> None:
+    """List the algorithms, their presets and what these reached, or the bundled data.
+
+    Parameters
+    ----------
+    what
+        What to list.
+    """
+    {"algorithms": _algorithms, "presets": _presets, "datasets": _datasets}[what]()
+
+
+def _algorithms() -> None:
+    from rlox.algorithms import ALGORITHMS
+
+    for name, algorithm in ALGORITHMS.items():
+        print(f"{name:8} {describe_algorithm(algorithm.config)}".rstrip())
+
+
+def _presets() -> None:
+    from rlox.presets import PRESETS
+
+    for algorithm, presets in PRESETS.items():
+        for name, environments in presets.items():
+            for env, preset in environments.items():
+                print(f"{algorithm:8} {name:8} {env:28} {_score(preset)}".rstrip())
+
+
+def _datasets() -> None:
+    from rlox.data.bundled import bundled_names, load_bundled, reference
+
+    for name in bundled_names():
+        data, made_for = load_bundled(name), reference(name)
+        mean = float(data.episode_returns.mean())
+        size = f"{len(data):,} steps, {data.n_episodes} episodes"
+        score = f"mean return {mean:.1f}, score {made_for.score(mean):.1f}"
+        print(f"{name:26} {made_for.env:15} {size:28} {score}")
+
+
+def _score(preset: Preset) -> str:
+    """Return what a preset reached, in words."""
+    if preset.score is None:
+        return ""
+    score = preset.score
+    seeds = f"{score.n_seeds} seeds" if score.n_seeds > 1 else "1 seed"
+    return f"{score.mean_reward:8.1f} after {score.env_steps:,} steps, {score.seconds:.0f} s ({seeds})"

@@ -1,0 +1,113 @@
+"""Flags of ``rlox train``: the options of a run, and the settings of an algorithm."""
+
+from __future__ import annotations
+
+import ast
+import dataclasses
+import functools
+import inspect
+import textwrap
+from collections.abc import Mapping
+from itertools import pairwise
+from pathlib import Path
+from typing import Annotated, Any, get_origin, get_type_hints
+
+from cyclopts import Group, Parameter
+
+from rlox.cli.values import arms_of
+from rlox.core.config import Config
+
+RUN = Group("Run", sort_key=1)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Options:
+    """What to learn from, for how long, and what to keep of it."""
+
+    env: str | None = None
+    """Environment to learn from or to evaluate in: a Gymnasium id, or module:Id, whose module is imported."""
+    total_timesteps: int | None = None
+    """Environment steps to learn from."""
+    dataset: str | None = None
+    """Data to learn from: file (.npz, .hdf5, .h5, .parquet), a Minari id or folder, or one of `rlox list datasets`."""
+    gradient_steps: int | None = None
+    """Gradient steps on the data, before any environment step; 20,000 by default."""
+    preset: str | None = None
+    """Named set of settings, paper or tuned, under those of a file and of flags (rlox list presets)."""
+    config: Path | None = None
+    """TOML file of settings and of these options, under the flags."""
+    print_config: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+    """Print the whole run as a file for --config, and train nothing."""
+    seed: int = 42
+    """Covers networks, sampling, environments and random actions."""
+    run_dir: Path | None = None
+    """New folder for configuration, metrics and checkpoint; by default one under runs/."""
+    eval_interval: int | None = None
+    """Steps between evaluations; none by default."""
+    n_eval_episodes: int = 20
+    """Episodes of an evaluation, and of the one at the end."""
+    log_interval: int = 1000
+    """Steps between records of metrics."""
+    checkpoint_interval: int = 10_000
+    """Steps between checkpoints."""
+
+
+def setting_parameters(algorithm: str, kind: type[Config]) -> list[inspect.Parameter]:
+    """Return a parameter for each setting, with its docstring as help, in the groups that the settings name."""
+    groups: dict[str, Group] = {"Algorithm": Group(f"Settings of {algorithm}", sort_key=2)}
+    hints, helps = get_type_hints(kind), _field_docstrings(kind)
+    parameters = []
+    for field in dataclasses.fields(kind):
+        named = field.metadata.get("group", "Algorithm")
+        several = any(get_origin(arm) is tuple for arm in arms_of(hints[field.name]))
+        flag = Parameter(
+            name="--" + field.name.replace("_", "-"),
+            help=helps.get(field.name, ""),
+            group=groups.setdefault(named, Group(named, sort_key=3 + len(groups))),
+            consume_multiple=(1, None) if several else None,
+            n_tokens=-1 if several else None,
+            negative_iterable=(),
+            show_default=_shown,
+        )
+        annotation = Annotated[hints[field.name], flag]
+        parameters.append(
+            inspect.Parameter(
+                field.name, inspect.Parameter.KEYWORD_ONLY, default=_default(field), annotation=annotation
+            )
+        )
+    return parameters
+
+
+def _default(field: dataclasses.Field[Any]) -> Any:
+    if field.default_factory is not dataclasses.MISSING:
+        return field.default_factory()
+    return inspect.Parameter.empty if field.default is dataclasses.MISSING else field.default
+
+
+def _shown(default: Any) -> str:
+    """Return a default as it would be typed."""
+    if isinstance(default, tuple):
+        return " ".join(map(_shown, default)) or "none"
+    if isinstance(default, float):
+        return f"{default:.4g}"
+    return "none" if default is None else str(default)
+
+
+def _field_docstrings(kind: type) -> Mapping[str, str]:
+    """Return the string literals below a dataclass's fields, those of its bases included."""
+    return {name: text for base in reversed(kind.__mro__) for name, text in _own_docstrings(base).items()}
+
+
+@functools.cache
+def _own_docstrings(kind: type) -> Mapping[str, str]:
+    if not dataclasses.is_dataclass(kind):
+        return {}
+    try:
+        tree = ast.parse(textwrap.dedent(inspect.getsource(kind)))
+    except OSError:  # A class of an interactive session has no source.
+        return {}
+    found = {}
+    for field, text in pairwise(getattr(tree.body[0], "body", [])):
+        if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
+            found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
+    return found

@@ -1,0 +1,142 @@
+"""Commands on a trained policy. Each imports what it needs."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Annotated, Any
+
+from cyclopts import Parameter
+
+from rlox.cli.report import print_estimates, print_evaluation
+from rlox.errors import ConfigError
+
+RunFolder = Annotated[Path, Parameter(metavar="RUN")]
+
+
+def evaluate(
+    run: RunFolder,
+    /,
+    *,
+    env: str | None = None,
+    dataset: str | None = None,
+    gradient_steps: int = 6_000,
+    n_episodes: int = 20,
+    seed: int | None = None,
+    deterministic: bool = True,
+) -> None:
+    """Run episodes with a trained policy and print their returns, or estimate them from data before it runs.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    env
+        Environment: a Gymnasium id, or module:Id, whose module is imported; the run's by default.
+    dataset
+        Data to estimate from without an environment, best such that the policy was not trained on.
+    gradient_steps
+        Of the Q functions that such an estimate fits; more for long episodes.
+    n_episodes
+        How many episodes.
+    seed
+        Of the episodes; one that follows from the run's seed by default.
+    deterministic
+        The policy's mode; otherwise its samples.
+    """
+    from rlox.envs.envs import make_envs
+    from rlox.policy.episodes import evaluate as run_episodes
+    from rlox.policy.policy import Policy
+    from rlox.runs.checkpoint import header
+    from rlox.spec import check_positive, evaluation_seed
+    from rlox.trainer import Trainer
+
+    check_positive(n_episodes=n_episodes)
+    if dataset is not None:
+        settings: dict[str, Any] = {"deterministic": deterministic, "gradient_steps": gradient_steps, "progress": True}
+        print_estimates(Trainer.load(run).evaluate_offline(dataset, seed=seed or 0, **settings))
+        if env is None:
+            return
+    policy, spec = Policy.load(run), header(run)["spec"]
+    env_id = _env_of(run, spec, env)
+    pooled = spec["config"].get("vectorization_mode") == "envpool"
+    start = evaluation_seed(spec.get("seed", 0))
+    envs = make_envs(env_id, 1, "envpool" if pooled else "sync", start)
+    result = run_episodes(policy, envs, n_episodes, deterministic=deterministic, seed=start if seed is None else seed)
+    envs.close()
+    print_evaluation(result, env_id)
+
+
+def _env_of(run: Path, spec: Mapping[str, Any], env: str | None) -> str:
+    """Return the id of the environment to act in: the one that was named, or the run's."""
+    from rlox.envs.envs import names_module, unnamed_module
+
+    env_id = env or spec.get("env")
+    if env_id is None:
+        raise ConfigError(
+            f"Run '{run}' was not trained in an environment with an id: say where to act, by --env ID, or estimate "
+            "its returns from data, by rlox evaluate --dataset DATA."
+        )
+    if env is None and names_module(env_id):
+        raise unnamed_module(env_id)
+    return env_id
+
+
+def play(
+    run: RunFolder,
+    /,
+    *,
+    env: str | None = None,
+    video: Path | None = None,
+    n_episodes: int = 1,
+    seed: int | None = None,
+) -> None:
+    """Watch a trained policy.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    env
+        Environment: a Gymnasium id, or module:Id, whose module is imported; the run's by default.
+    video
+        File to write, such as out.mp4; a window is opened by default.
+    n_episodes
+        How many episodes.
+    seed
+        Of the episodes; the run's by default.
+    """
+    from rlox.policy.play import play as run_episodes
+    from rlox.policy.policy import Policy
+    from rlox.runs.checkpoint import header
+    from rlox.spec import check_positive
+
+    check_positive(n_episodes=n_episodes)
+    policy, spec = Policy.load(run), header(run)["spec"]
+    env_id = _env_of(run, spec, env)
+    episodes = run_episodes(policy, env_id, video, n_episodes, spec.get("seed", 0) if seed is None else seed)
+    for i, episode in enumerate(episodes, start=1):
+        print(f"Episode {i}: return {episode.episode_return:.1f}, {episode.length} steps", flush=True)
+    if video:
+        print(f"Wrote {video}.")
+
+
+def export(run: RunFolder, file: Annotated[Path, Parameter(metavar="FILE.onnx")], /) -> None:
+    """Write a trained policy to an ONNX file, which needs only onnxruntime to act.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    file
+        File to write, ending in .onnx.
+    """
+    from rlox.policy.onnx import signature
+    from rlox.policy.onnx_check import N_CHECKED, can_check
+    from rlox.policy.policy import Policy
+
+    Policy.load(run).export_onnx(file)
+    checked = f"checked against predict in onnxruntime on {N_CHECKED} observations"
+    print(f"Wrote {file}, {checked if can_check() else 'not checked: onnxruntime is not installed'}.")
+    for line in signature(file):
+        print(f"  {line}")

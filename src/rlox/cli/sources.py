@@ -1,0 +1,98 @@
+"""Where settings come from besides flags: a TOML file, and below it a preset. Cyclopts applies them in this order."""
+
+from __future__ import annotations
+
+import tomllib
+from pathlib import Path
+from typing import Any
+
+from cyclopts import App, Argument, ArgumentCollection
+from cyclopts.argument import update_argument_collection
+
+from rlox.cli.values import describe_type, fits
+from rlox.errors import ConfigError, one_line, suggest
+
+
+def apply_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Give the flags that are not on the command line the values of the ``--config`` file.
+
+    Raises:
+        ConfigError: no such file, broken TOML, another algorithm's, an unknown key or a value of a wrong type.
+    """
+    flags = _by_name(arguments)
+    file = _value(flags["config"])
+    if file is None:
+        return
+    values = _read(Path(file))
+    algorithm, command = values.pop("algorithm", None), commands[-1].lower()
+    if algorithm is not None and str(algorithm).lower() != command:
+        raise ConfigError(f"'{file}' is for the algorithm '{algorithm}': use `rlox train {algorithm}`, not {command}.")
+    known = {name: flag for name, flag in flags.items() if name not in ("config", "print_config")}
+    for name, value in values.items():
+        if name not in known:
+            if isinstance(value, dict):
+                raise ConfigError(
+                    f"'{file}': [{name}] is a table, but settings and options stand at the top of the file."
+                )
+            near = suggest(name, known)
+            near = near if "Did you mean" in near else f" See `rlox train {command} --help`."
+            raise ConfigError(f"'{file}': '{name}' is not a setting of {command} or an option of a run.{near}")
+        if not fits(known[name].hint, value):
+            wanted = describe_type(known[name].hint)
+            raise ConfigError(f"'{file}': {name} = {value!r} has the wrong type: it must be {wanted}.")
+    env = values.get("env", "")
+    if ":" in env and not flags["env"].tokens:
+        raise ConfigError(
+            f"'{file}': env = '{env}' names a module, and a file never imports one: pass --env {env} as well."
+        )
+    _update(values, str(file), arguments)
+
+
+def apply_preset(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """Give the settings that neither flags nor the file set the values of the preset.
+
+    Raises:
+        ConfigError: no such preset, or no environment to choose its values by.
+    """
+    from rlox.assemble import is_discrete
+    from rlox.data.bundled import is_bundled, reference
+    from rlox.presets import check_preset, with_preset
+
+    flags = _by_name(arguments)
+    preset, env, dataset = (_value(flags[name]) for name in ("preset", "env", "dataset"))
+    if preset is None:
+        return
+    algorithm = commands[-1].lower()
+    check_preset(algorithm, preset)
+    if env is None and dataset and is_bundled(dataset):
+        env = reference(dataset).env
+    if env is None:
+        raise ConfigError(f"--preset {preset} needs --env: presets are values for an environment.")
+    _update(with_preset(algorithm, preset, env, lambda: is_discrete(env, None)), f"preset {preset}", arguments)
+
+
+def _by_name(arguments: ArgumentCollection) -> dict[str, Argument]:
+    """Return the flags by their names in Python."""
+    return {argument.field_info.name: argument for argument in arguments if not argument.children}
+
+
+def _value(flag: Argument) -> str | None:
+    """Return what a flag that takes text was given, on the command line or by a file."""
+    return flag.tokens[-1].value if flag.tokens else None
+
+
+def _read(file: Path) -> dict[str, Any]:
+    try:
+        values = tomllib.loads(file.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise ConfigError(f"--config '{file}': there is no such file.") from None
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"--config '{file}' cannot be read: {one_line(error)}") from None
+    except tomllib.TOMLDecodeError as error:
+        raise ConfigError(f"--config '{file}' is not valid TOML: {one_line(error)}.") from None
+    return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def _update(values: dict[str, Any], source: str, arguments: ArgumentCollection) -> None:
+    found = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
+    update_argument_collection(found, source, arguments, root_keys=(), allow_unknown=False)
