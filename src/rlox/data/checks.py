@@ -10,11 +10,12 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.data.columns import PER_STEP, Column, check_memory, group, pieces
+from rlox.data.columns import PER_STEP, Column, check_memory, group, pieces, row_bytes
 from rlox.data.encoding import encode
 from rlox.envs.spaces import action_codec
 from rlox.errors import DatasetError
 
+_LARGEST = float(np.finfo(np.float32).max)
 _MOST_CHOICES = 100_000
 """Whole numbers above this are taken for something else than choices."""
 
@@ -37,7 +38,9 @@ def check_columns(table: Mapping[str, Column], name: str) -> dict[str, Column]:
             raise DatasetError(f"{name}: column '{key}' has shape {shape}: its rows are empty.")
         if key in PER_STEP and math.prod(shape) != n:
             raise DatasetError(f"{name}: column '{key}' has shape {shape}: it must be ({n},), one number per step.")
-    check_memory(sum(n * table[key].dtype.itemsize for key in PER_STEP if key in table), name)
+    # A row of a space takes its bounds, and flags of what is bounded.
+    spaces_bytes = 4 * row_bytes(table.values())
+    check_memory(spaces_bytes + sum(n * table[key].dtype.itemsize for key in PER_STEP if key in table), name)
     return {key: _per_step(column, key, name) if key in PER_STEP else column for key, column in table.items()}
 
 
@@ -49,8 +52,9 @@ def _per_step(column: Column, key: str, name: str) -> NDArray[Any]:
         return values.astype(bool)
     check_finite(values, key, 0, name)
     # Rewards are learned from as float32.
-    if key == "rewards" and np.abs(values, dtype=np.float64).max() > np.finfo(np.float32).max:
-        raise DatasetError(f"{name}: column 'rewards' holds {values.max():g}: scale the rewards down.")
+    largest = float(values[np.abs(values.astype(np.float64)).argmax()])
+    if key == "rewards" and abs(largest) > _LARGEST:
+        raise DatasetError(f"{name}: column 'rewards' holds {largest:g}, which is too large: scale the rewards down.")
     return values
 
 
@@ -143,9 +147,9 @@ def infer_action_space(actions: Column, limits: ActionRange, name: str) -> space
     Raises:
         DatasetError: the actions are too large for either.
     """
-    shape, largest = actions.shape[1:], max(limits.high.max(), -limits.low.astype(np.float64).min())
+    shape, largest = actions.shape[1:], max(float(limits.high.max()), -float(limits.low.min()))
     if actions.dtype.kind == "f":
-        if largest > np.finfo(np.float32).max:
+        if largest > _LARGEST:
             raise DatasetError(f"{name}: column 'actions' holds {largest:g}, which is too large for an action.")
         low, high = np.minimum(limits.low, -1), np.maximum(limits.high, 1)
         return spaces.Box(low.reshape(shape).astype(np.float32), high.reshape(shape).astype(np.float32))
@@ -156,7 +160,7 @@ def infer_action_space(actions: Column, limits: ActionRange, name: str) -> space
         )
     # A negative choice is refused by check_actions.
     choices = np.maximum(limits.high.astype(np.int64), 0) + 1
-    return spaces.Discrete(int(choices[0])) if len(choices) == 1 else spaces.MultiDiscrete(choices)
+    return spaces.Discrete(int(choices[0])) if len(choices) == 1 else spaces.MultiDiscrete(choices.reshape(shape))
 
 
 def check_log_probs(table: Mapping[str, Column], space: spaces.Space[Any], name: str) -> None:

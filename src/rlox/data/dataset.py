@@ -142,8 +142,13 @@ class Dataset:
         table = checks.check_columns(sources.take(source, theirs, sources.check_rows(rows), name), name)
         partial = sources.starts_inside(source, theirs, rows, name), checks.mark_ends(table, name)
         limits = checks.action_range(table["actions"], name)
-        obs_space = observation_space or source.observation_space or checks.infer_observation_space(table)
-        act_space = action_space or source.action_space or checks.infer_action_space(table["actions"], limits, name)
+        # Not `or`: an empty space is false, and one of two axes warns when it is asked for its length.
+        obs_space = source.observation_space if observation_space is None else observation_space
+        act_space = source.action_space if action_space is None else action_space
+        if obs_space is None:
+            obs_space = checks.infer_observation_space(table)
+        if act_space is None:
+            act_space = checks.infer_action_space(table["actions"], limits, name)
         checks.check_actions(table["actions"], limits, act_space, name)
         checks.check_log_probs(table, act_space, name)
         dataset = cls(table, obs_space, act_space, name, partial)

@@ -58,12 +58,13 @@ def writing(path: Path) -> Iterator[Path]:
         partial.rename(path)
     except DatasetError:
         raise
-    except (OSError, RuntimeError, ValueError, TypeError, KeyError) as error:
-        raise DatasetError(f"'{path}' cannot be written: {one_line(error)}.") from None
+    except Exception as error:  # Writers raise many types of errors on names and types that they do not take.
+        reason = one_line(error) or type(error).__name__
+        raise DatasetError(f"'{path}' cannot be written: {reason}.") from None
     finally:
-        if partial.is_dir():
+        if os.path.isdir(partial):
             shutil.rmtree(partial)
-        elif partial.exists():
+        elif os.path.exists(partial):
             partial.unlink()
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import json
 import math
+import os
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -30,16 +31,15 @@ _SPACES = ("observation_space", "action_space")
 
 def open_npz(path: Path) -> Source:
     """Return the columns of a NumPy archive."""
-    # Opened here, since np.load(path) leaves a file open that it cannot read.
-    with reading(path), path.open("rb") as raw, np.load(raw, allow_pickle=False) as file:
-        names = [name for name in file.files if name not in _SPACES]
-        found = [_space(file[name]) if name in file.files else None for name in _SPACES]
+    with reading(path), zipfile.ZipFile(path) as archive:
+        names = [name.removesuffix(".npy") for name in archive.namelist()]
+        found = [_space(_read_npy(archive, name, slice(None))) if name in names else None for name in _SPACES]
 
     def read(wanted: list[str], rows: slice) -> dict[str, Column]:
         with reading(path), zipfile.ZipFile(path) as archive:
             return {name: _read_npy(archive, name, rows) for name in wanted}
 
-    return Source(names, read, *found)
+    return Source([name for name in names if name not in _SPACES], read, *found)
 
 
 def _read_npy(archive: zipfile.ZipFile, name: str, rows: slice) -> NDArray[Any]:
@@ -105,9 +105,14 @@ def open_hdf5(path: Path) -> Source:
 
 def _hdf5_names(file: Any, h5py: Any) -> Iterator[str]:
     """Yield the names of the columns of an HDF5 file, those at the top first."""
-    groups = [("", file)]
+    groups, seen = [("", file)], set()
     while groups:
         above, parent = groups.pop(0)
+        # Links can lead back to a group above.
+        address = h5py.h5o.get_info(parent.id)
+        if (address.fileno, address.addr) in seen:
+            continue
+        seen.add((address.fileno, address.addr))
         for key, value in parent.items():
             if isinstance(value, h5py.Group):
                 groups.append((f"{above}{key}/", value))
@@ -187,7 +192,7 @@ def check_target(path: Path) -> None:
             f"'{path}' has a suffix that rlox does not write: use .npz, .hdf5 or .h5, or no suffix for the folder of a "
             "Minari dataset."
         )
-    if path.exists():
+    if os.path.lexists(path):
         raise DatasetError(f"'{path}' exists: choose another name, or remove it first.")
     if suffix != ".npz":
         require("h5py" if suffix else "minari", f"To write '{path}'")

@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rlox.data.columns import Column, Source, check_memory, flatten, group
 from rlox.data.files import reading, require
+from rlox.envs.spaces import leaves
 from rlox.errors import DatasetError
 from rlox.runs.progress import track
 
@@ -113,6 +114,10 @@ def write_minari(
     """
     minari = require("minari", f"To write the Minari dataset '{name}'")
     storage = require("minari.dataset.minari_storage", f"To write the Minari dataset '{name}'")
+    if any("/" in str(key) for keys, _ in leaves(observation_space) for key in keys):
+        raise DatasetError(
+            f"Minari cannot store {observation_space}: save it as .hdf5, or rename entries with a slash."
+        )
     identity = re.sub(r"[^\w-]", "_", name)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")

@@ -71,6 +71,8 @@ def open_source(path: str | Path) -> Source:
 
 def array_source(columns: Mapping[str, Any]) -> Source:
     """Return the columns of a mapping: arrays, lists, or what is read by slices."""
+    if not isinstance(columns, Mapping):
+        raise DatasetError(f"columns is a {type(columns).__name__}: it must be a mapping from names to arrays.")
     flat = flatten(columns)
     return Source(list(flat), lambda names, rows: {name: _as_column(flat[name], name) for name in names})
 
@@ -89,7 +91,8 @@ def _as_column(values: Any, name: str) -> Column:
 
 def is_frame(values: Any) -> bool:
     """Return whether this is a pandas or Polars frame, or similar."""
-    return hasattr(values, "columns") and hasattr(values, "__getitem__") and hasattr(values, "to_numpy")
+    # A lazy frame of Polars has no to_numpy, and warns of a look at its columns.
+    return hasattr(values, "to_numpy") and hasattr(values, "__getitem__") and hasattr(values, "columns")
 
 
 def frame_source(frame: Any) -> Source:
@@ -201,9 +204,12 @@ def resolve(names: Iterable[str], chosen: ColumnNames, name: str) -> dict[str, s
     found: dict[str, str | list[str]] = {}
     for ours, theirs in chosen.items():
         first, slash, _ = ours.partition("/")
-        allowed = ("observations", "next_observations") if slash else (*REQUIRED, *OPTIONAL)
-        if first not in allowed:
-            raise DatasetError(f"columns: a dataset has no column '{ours}'.{did_you_mean(first, allowed)}")
+        if first not in (*REQUIRED, *OPTIONAL):
+            raise DatasetError(
+                f"columns: a dataset has no column '{ours}'.{did_you_mean(first, (*REQUIRED, *OPTIONAL))}"
+            )
+        if slash and not first.endswith("observations"):
+            raise DatasetError(f"columns: '{first}' is a single column, without parts such as '{ours}'.")
         for wanted in _as_list(theirs):
             if wanted not in known:
                 raise DatasetError(f"{name} has no column '{wanted}'.{did_you_mean(wanted, known)}")

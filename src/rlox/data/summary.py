@@ -32,8 +32,8 @@ def summarize(
 
     Returns:
         ``name``, ``steps``, ``columns``; ``episodes`` (whole ones), ``terminated`` and ``truncated`` (shares of
-        them), ``returns`` and ``lengths`` (``mean``, ``std``, ``min``, ``q25``, ``median``, ``q75``, ``max``; None if
-        there is no whole episode), ``rewards`` (``min``, ``max``, ``mean``); ``observations``, for each column ``shape``,
+        them), ``returns`` and ``lengths`` (``mean``, ``std``, ``min``, ``q25``, ``median``, ``q75``, ``max``; None
+        without a whole episode), ``rewards`` (``min``, ``max``, ``mean``); ``observations``, for each column ``shape``,
         ``dtype``, and ``min``, ``max``, ``mean``, ``std`` of each entry (of all together if there are more than 256);
         ``actions``, the same, and for each component of a choice ``frequency`` and ``never_taken``, for each of a
         continuous action ``bins_covered`` (share of ten bins of the range that hold data) and ``at_bounds`` (share of
