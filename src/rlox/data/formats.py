@@ -67,7 +67,7 @@ def _read_npy(archive: zipfile.ZipFile, name: str, rows: slice) -> NDArray[Any]:
 def _read_into(file: Any, array: NDArray[Any]) -> None:
     if not array.size:
         return
-    target = memoryview(array.reshape(-1).view(np.uint8))
+    target: Any = array.reshape(-1).view(np.uint8).data
     at = 0
     while at < len(target):
         read = file.read(min(len(target) - at, 2**24))
