@@ -251,6 +251,14 @@ def test_a_policy_is_recorded_in_whole_episodes_and_the_same_again():
     np.testing.assert_array_equal(modes.columns["actions"][:], trainer.predict(modes.columns["observations"][:]))
 
 
+def test_recorded_log_probabilities_are_those_of_the_policy():
+    trainer = Trainer("awr", env=DelayedReward("continuous"), config={**SMALL, "actor_output_scale": 1.0})
+    data = trainer.record(12)
+    obs, action, found = (data.columns[name][:] for name in ("observations", "actions", "action_log_probs"))
+    assert len(np.unique(obs)) > 1
+    np.testing.assert_allclose(found, trainer.log_prob(obs, action), atol=1e-4)
+
+
 def test_what_is_missing_is_said():
     with pytest.raises(ConfigError, match="learns from data: pass Trainer"):
         Trainer("iql", env="CartPole-v1").train_offline(10)
