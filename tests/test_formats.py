@@ -22,10 +22,11 @@ from minari.data_collector import EpisodeBuffer
 
 from rlox import Dataset, Trainer
 from rlox.data import columns as data_columns
-from rlox.data import formats
 from rlox.data.columns import FileColumn, JoinedColumns
 from rlox.data.dataset import make_dataset
+from rlox.data.sources import open_source
 from rlox.errors import DatasetError, RloxError
+from rlox.runs import progress
 
 N = 12
 
@@ -200,7 +201,7 @@ def test_pieces_of_any_size_give_the_same_steps(limit: int, with_next: bool, mon
         total = len(next(iter(columns)))
         return (slice(at, min(at + limit, total)) for at in range(0, total, limit))
 
-    for module in ("rlox.data.dataset", "rlox.data.checks"):
+    for module in ("rlox.data.encoding", "rlox.data.checks"):
         monkeypatch.setattr(f"{module}.pieces", small)
     for one, other in zip(Dataset.from_arrays(made).transitions(), expected, strict=True):
         np.testing.assert_array_equal(one, other)
@@ -291,7 +292,7 @@ def test_an_environment_with_named_observations_fits_its_data_only():
     assert dataset.within(space, dataset.action_space).transitions().obs.shape[1] == 5
     with pytest.raises(DatasetError, match=r"no column 'observations/pair/0'.* The environment must be the one"):
         dataset.within(GOALS, dataset.action_space)
-    with pytest.raises(DatasetError, match=r"no column 'observations' as .* but 'observations/achieved', 'observa"):
+    with pytest.raises(DatasetError, match=r"no column 'observations', which .* but 'observations/achieved', 'observa"):
         dataset.within(spaces.Box(-1, 1, (3,)), dataset.action_space)
     trainer = Trainer("bc", dataset=dataset, config={"hidden": 8, "batch_size": 4})
     assert trainer.predict({"achieved": np.zeros(2, np.float32), "kind": np.float32(0)}).shape == (2,)
@@ -341,7 +342,7 @@ def test_a_torn_minari_dataset_is_refused_in_one_line(tmp_path: Path):
     main.write_bytes(main.read_bytes()[:2000])
     for break_it in (lambda: None, main.unlink, (tmp_path / "logs" / "data" / "metadata.json").unlink):
         break_it()
-        with pytest.raises(DatasetError, match="is torn or no Minari file") as error:
+        with pytest.raises(DatasetError, match="is damaged, or not a Minari dataset") as error:
             Dataset.load(tmp_path / "logs")
         assert "\n" not in str(error.value)
 
@@ -349,7 +350,7 @@ def test_a_torn_minari_dataset_is_refused_in_one_line(tmp_path: Path):
 @pytest.mark.parametrize(
     ("column", "message"),
     [
-        ([[1.0, 2.0]] * (N - 1) + [[1.0]], "several lengths"),
+        ([[1.0, 2.0]] * (N - 1) + [[1.0]], "different lengths"),
         ([[1.0, None]] * N, "missing values"),
         ([None] * N, "missing values|must hold numbers"),
         (["a"] * N, "must hold numbers"),
@@ -361,9 +362,9 @@ def test_rows_that_are_no_array_are_refused(column: list[Any], message: str, tmp
     with pytest.raises(DatasetError, match=message):
         Dataset.load(tmp_path / "logs.parquet")
     for frame in (pd.DataFrame(made), pl.DataFrame(made)):
-        with pytest.raises(DatasetError, match=r"alike|must hold numbers|finite"):
+        with pytest.raises(DatasetError, match=r"same shape|must hold numbers|finite"):
             Dataset.from_frame(frame)
-    with pytest.raises(DatasetError, match=r"alike|must hold numbers|finite"):
+    with pytest.raises(DatasetError, match=r"same shape|must hold numbers|finite"):
         Dataset.from_arrays(made)
 
 
@@ -378,13 +379,10 @@ def test_files_without_the_columns_say_which_is_missing(tmp_path: Path):
     with h5py.File(tmp_path / "text.hdf5", "w") as file:
         for name, column in table(actions=np.array([b"a"] * N, object)).items():
             file[name] = column
-    with pytest.raises(DatasetError, match="'actions' is of type object: it must hold numbers"):
+    with pytest.raises(DatasetError, match="'actions' holds text or Python objects, but it must hold numbers"):
         Dataset.load(tmp_path / "text.hdf5")
     with pytest.raises(DatasetError, match="frame is a list"):
         Dataset.from_frame([1])  # pyright: ignore[reportArgumentType]
-    for name in ("none.h5", "none.parquet"):
-        with pytest.raises(DatasetError, match="There is no file"):
-            Dataset.load(tmp_path / name)
 
 
 @pytest.mark.parametrize(("module", "name"), [("h5py", "a.hdf5"), ("pyarrow.parquet", "a.parquet"), ("minari", "a-v0")])
@@ -421,10 +419,10 @@ def test_writing_replaces_nothing_and_leaves_nothing_half_written(
     assert not list(tmp_path.iterdir())
     dataset.save(tmp_path / name)
     before = sorted(tmp_path.rglob("*"))
-    with pytest.raises(DatasetError, match="is there already"):
+    with pytest.raises(DatasetError, match="exists: choose another name"):
         dataset.save(tmp_path / name)
     assert sorted(tmp_path.rglob("*")) == before
-    with pytest.raises(DatasetError, match=r"must end in \.npz, \.hdf5 or \.h5"):
+    with pytest.raises(DatasetError, match=r"does not write: use \.npz, \.hdf5 or \.h5"):
         dataset.save(tmp_path / "logs.csv")
     (tmp_path / "file").touch()
     with pytest.raises(DatasetError, match="cannot be written"):
@@ -442,12 +440,12 @@ def test_reading_that_lasts_shows_a_line_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     clock = iter(range(0, 100, 3))
-    monkeypatch.setattr(data_columns.time, "monotonic", lambda: next(clock))
-    assert len(list(data_columns.track("Reading", (slice(i, i + 1) for i in range(4)), 4))) == 4
+    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    assert list(progress.track("Reading", range(4), 4)) == [0, 1, 2, 3]
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")
     monkeypatch.setattr("rich.console.Console.is_terminal", True)
-    list(data_columns.track("Reading logs", (slice(i, i + 1) for i in range(4)), 4))
+    list(progress.track("Reading logs", range(4), 4))
     assert "Reading logs" in capsys.readouterr().err
 
 
@@ -458,4 +456,4 @@ def test_parquet_batches_are_put_together(tmp_path: Path):
     pl.DataFrame(made).write_parquet(tmp_path / "logs.parquet", row_group_size=30_000)
     dataset = Dataset.load(tmp_path / "logs.parquet", rows=slice(20_000, None))
     np.testing.assert_array_equal(dataset.columns["rewards"], rows[20_000:])
-    assert formats.open_source(tmp_path / "logs.parquet").names == list(made)
+    assert open_source(tmp_path / "logs.parquet").names == list(made)

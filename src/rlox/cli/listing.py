@@ -42,10 +42,11 @@ def _presets() -> None:
 
 
 def _datasets() -> None:
-    from rlox.data.bundled import bundled_names, load_bundled, reference
+    from rlox.data.bundled import bundled_names, reference
+    from rlox.data.dataset import Dataset
 
     for name in bundled_names():
-        data, made_for = load_bundled(name), reference(name)
+        data, made_for = Dataset.load(name), reference(name)
         mean = float(data.episode_returns.mean())
         size = f"{len(data):,} steps, {data.n_episodes} episodes"
         score = f"mean return {mean:.1f}, score {made_for.score(mean):.1f}"
