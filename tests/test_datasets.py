@@ -240,9 +240,12 @@ def test_columns_that_claim_to_be_enormous_are_refused_before_they_are_read(tmp_
 def test_the_memory_of_the_replay_is_counted_before_the_steps_are_encoded(monkeypatch: pytest.MonkeyPatch):
     n, obs_dim = 1_000, 6
     made = columns(
-        observations=np.zeros((n, obs_dim), np.float32), actions=np.arange(n) % 2, rewards=np.zeros(n),
-        terminals=np.arange(n) % 10 == 9, timeouts=None,
-    )  # fmt: skip
+        observations=np.zeros((n, obs_dim), np.float32),
+        actions=np.arange(n) % 2,
+        rewards=np.zeros(n),
+        terminals=np.arange(n) % 10 == 9,
+        timeouts=None,
+    )
     dataset = Dataset.from_arrays(made)
     a_step = 2 * 4 * obs_dim + 4 + 4 + 2
     # The steps, the replay, and a column of observations on its way from the one to the other.
@@ -270,9 +273,13 @@ def test_bundled_data_are_loaded_by_name(name: str):
 def test_a_replay_is_filled_with_every_step_once_in_order(total: int, n: int, spare: int):
     flags, ids = np.arange(total) % 4 == 3, np.arange(total, dtype=np.float32)
     made = columns(
-        observations=ids[:, None], next_observations=ids[:, None] + 1, actions=np.zeros(total, int), rewards=ids,
-        terminals=flags, timeouts=np.arange(total) == total - 1,
-    )  # fmt: skip
+        observations=ids[:, None],
+        next_observations=ids[:, None] + 1,
+        actions=np.zeros(total, int),
+        rewards=ids,
+        terminals=flags,
+        timeouts=np.arange(total) == total - 1,
+    )
     replay = replays.fill(Dataset.from_arrays(made).transitions(), total + spare, n)
     filled, size = jax.tree.map(np.asarray, replay.columns), np.asarray(replay.size)
     assert filled.reward.shape == (-(-(total + spare) // n), n)
