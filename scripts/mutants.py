@@ -44,16 +44,18 @@ def main(words: list[str]) -> int:
         shutil.copytree(ROOT / "src", source, ignore=shutil.ignore_patterns("__pycache__"))
         for i, mutant in enumerate(mutants, start=1):
             verdict = try_one(mutant, source)
-            print(
-                f"{i:3}/{len(mutants)} {verdict:9} {mutant.file}: {mutant.old.strip()} -> {mutant.new.strip()}",
-                flush=True,
-            )
+            print(f"{i:3}/{len(mutants)} {verdict:9} {describe(mutant)}", flush=True)
             if verdict != "noticed":
                 failures.append(mutant)
     print(f"{len(mutants) - len(failures)} of {len(mutants)} noticed in {time.monotonic() - began:.0f} s.")
     for mutant in failures:
-        print(f"Not noticed by {mutant.test}: {mutant.file}: {mutant.old.strip()} -> {mutant.new.strip()}")
+        print(f"Not noticed by {mutant.test}: {describe(mutant)}")
     return 1 if failures else 0
+
+
+def describe(mutant: Mutant) -> str:
+    """Return a fault in one line."""
+    return f"{mutant.file}: {mutant.old.strip()} -> {mutant.new.strip()}"
 
 
 def try_one(mutant: Mutant, source: Path) -> str:

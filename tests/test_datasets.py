@@ -6,13 +6,11 @@ from pathlib import Path
 from typing import Any
 
 import h5py
-import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
 
 from rlox import Dataset, Trainer
-from rlox.core import replay as replays
 from rlox.data import columns as data_columns
 from rlox.data.bundled import bundled_names
 from rlox.envs.spaces import action_codec
@@ -51,6 +49,41 @@ def test_actions_arrive_in_the_policy_s_coding():
     table = columns(actions=np.array([[-2.0], [3.0], [0.5], [0.0], [1.0], [2.0]]))
     dataset = Dataset.from_arrays(table, action_space=spaces.Box(-2.0, 3.0, (1,)))
     np.testing.assert_allclose(dataset.transitions().action[:3, 0], [-1.0, 1.0, 0.0])
+
+
+@pytest.mark.parametrize("given", [True, False], ids=["next observations", "none"])
+def test_a_row_with_both_flags_is_terminal(given: bool):
+    both = columns(timeouts=np.array([0, 0, 1, 0, 0, 1], bool))
+    if given:
+        both["next_observations"] = both["observations"] + 100
+    dataset = Dataset.from_arrays(both)
+    assert dataset.columns["timeouts"][:].tolist() == [False] * 5 + [True]
+    steps = dataset.transitions()
+    assert len(steps.reward) == (6 if given else 5)
+    assert steps.terminated[:5].tolist() == [False, False, True, False, False]
+    assert not (steps.terminated & steps.truncated).any()
+
+
+def test_columns_given_are_not_changed():
+    given = columns(timeouts=np.array([0, 0, 1, 0, 0, 0], bool))
+    before = {name: column.copy() for name, column in given.items()}
+    Dataset.from_arrays(given).transitions()
+    for name, column in given.items():
+        np.testing.assert_array_equal(column, before[name])
+
+
+def test_numbered_columns_are_put_in_the_order_of_their_numbers():
+    numbers = {f"observations_{i}": np.full(6, i) for i in range(11)}
+    dataset = Dataset.from_arrays({**columns(observations=None), **numbers})
+    assert dataset.columns["observations"][0:1].tolist() == [list(range(11))]
+
+
+def test_actions_that_a_rounding_puts_beyond_a_bound_are_taken():
+    space = spaces.Box(-2.0, 2.0, (1,))
+    for beyond in (2 + 1e-6, -2 - 1e-6):
+        Dataset.from_arrays(columns(actions=np.full((6, 1), beyond)), action_space=space)
+    with pytest.raises(DatasetError, match="outside"):
+        Dataset.from_arrays(columns(actions=np.full((6, 1), 2.001)), action_space=space)
 
 
 def test_spaces_are_inferred_and_those_of_an_environment_replace_them():
@@ -267,29 +300,3 @@ def test_bundled_data_are_loaded_by_name(name: str):
     assert part.observation_space == dataset.observation_space
     with pytest.raises(DatasetError, match=f"Did you mean '{name}'"):
         Dataset.load(f"{name[:-1]}")
-
-
-@pytest.mark.parametrize(("total", "n", "spare"), [(1, 1, 0), (8, 1, 0), (7, 1, 5), (10, 3, 0), (2, 4, 3)])
-def test_a_replay_is_filled_with_every_step_once_in_order(total: int, n: int, spare: int):
-    flags, ids = np.arange(total) % 4 == 3, np.arange(total, dtype=np.float32)
-    made = columns(
-        observations=ids[:, None],
-        next_observations=ids[:, None] + 1,
-        actions=np.zeros(total, int),
-        rewards=ids,
-        terminals=flags,
-        timeouts=np.arange(total) == total - 1,
-    )
-    replay = replays.fill(Dataset.from_arrays(made).transitions(), total + spare, n)
-    filled, size = jax.tree.map(np.asarray, replay.columns), np.asarray(replay.size)
-    assert filled.reward.shape == (-(-(total + spare) // n), n)
-    np.testing.assert_array_equal(replay.position, size % len(filled.reward))
-    held = [filled.reward[:rows, stream] for stream, rows in enumerate(size)]
-    np.testing.assert_array_equal(np.concatenate(held), ids)
-    for stream, rows in enumerate(size):
-        kept = filled.reward[:rows, stream]
-        np.testing.assert_array_equal(filled.obs[:rows, stream, 0], kept)
-        np.testing.assert_array_equal(filled.next_obs[:rows, stream, 0], kept + 1)
-        np.testing.assert_array_equal(filled.terminated[:rows, stream], kept % 4 == 3)
-        # A stretch that ends inside an episode truncates it.
-        assert not rows or filled.terminated[rows - 1, stream] | filled.truncated[rows - 1, stream]

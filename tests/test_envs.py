@@ -138,6 +138,19 @@ def test_a_new_start_forgets_the_episodes_that_were_running():
 
 
 @every_mode
+@pytest.mark.parametrize(("n_episodes", "each"), [(6, (2, 2, 2)), (4, (2, 1, 1)), (2, (1, 1, 0))])
+def test_an_evaluation_counts_as_many_episodes_of_each_environment(
+    mode: AutoresetMode, n_episodes: int, each: tuple[int, ...]
+):
+    found = Trainer("awr", env=sync(mode), config={"hidden": 4}).evaluate(n_episodes)
+    lengths = np.repeat(LENGTHS, each)
+    assert found["n_episodes"] == n_episodes
+    assert found["mean_length"] == lengths.mean()
+    assert found["mean_reward"] == (lengths * (lengths + 1) / 2).mean()
+    assert (found["min_reward"], found["max_reward"]) == (3 if each[2] else 6, 15)
+
+
+@every_mode
 def test_the_replay_of_a_trainer_holds_no_phantom_transitions(mode: AutoresetMode):
     config = {"hidden": 4, "batch_size": 4, "buffer_size": 300, "learning_starts": 1000}
     trainer = Trainer("awr", env=sync(mode), config=config)

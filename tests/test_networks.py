@@ -167,7 +167,8 @@ def test_v_and_q_have_the_widths_of_the_settings():
 
 
 def test_as_many_q_functions_as_asked_start_with_different_weights():
-    config: Any = ALGORITHMS["awac"].config(hidden=8, n_critics=3)
+    kind: Any = ALGORITHMS["awac"].config
+    config = kind(hidden=8, n_critics=3)
     networks = init_state(ALGORITHMS["awac"], config, 3, (), 2, seed=0).critic.networks
     assert [network.weights[0].shape for network in networks] == [(5, 8)] * 3
     assert len({float(network.weights[0][0, 0]) for network in networks}) == 3

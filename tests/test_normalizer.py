@@ -40,8 +40,9 @@ def test_it_sees_each_observation_once_and_then_is_frozen(settings: dict[str, An
     normalizer = trainer.state.normalizer
     assert normalizer is not None
     assert float(normalizer.count) == 100
-    replay: Any = trainer._learner.replay
-    np.testing.assert_allclose(normalizer.mean, np.asarray(replay.columns.obs)[:100, 0].mean(axis=0), atol=1e-5)
+    obs = trainer.replay_dataset().columns["observations"][:]
+    np.testing.assert_allclose(normalizer.mean, obs.mean(axis=0), atol=1e-5)
+    np.testing.assert_allclose(normalizer.std, np.maximum(obs.std(axis=0), 0.02), rtol=1e-4)
     trainer.train(100, progress=False)
     frozen = [np.asarray(leaf) for leaf in jax.tree.leaves(trainer.state.normalizer)]
     assert frozen[0] == 150

@@ -176,16 +176,6 @@ def test_a_run_whose_data_are_gone_says_so_and_starts_with_no_random_steps(tmp_p
     assert metrics["mean_reward"] > 0.5
 
 
-def test_the_share_of_the_data_in_the_mix_falls_to_nothing():
-    settings = {**SETTINGS["awr"], "data_ratio": 0.8, "data_ratio_decay": 100}
-    trainer = Trainer("awr", env=DelayedReward(), dataset=logged(), config=settings)
-    shares = []
-    for _ in range(3):
-        shares.append(trainer._learner.data_share)
-        trainer.train(50, progress=False)
-    assert shares == pytest.approx([0.8, 0.4, 0.0])
-
-
 @pytest.mark.parametrize("member", ["awr", "awr in rounds"])
 def test_observations_are_whitened_by_the_statistics_of_the_data(member: str):
     settings = {**SETTINGS[member], "normalize_obs": True}
@@ -194,14 +184,6 @@ def test_observations_are_whitened_by_the_statistics_of_the_data(member: str):
     assert normalizer is not None
     np.testing.assert_allclose(normalizer.mean, obs.mean(axis=0), atol=1e-6)
     np.testing.assert_allclose((normalizer.m2 / normalizer.count) ** 0.5, obs.std(axis=0), rtol=1e-5)
-
-
-def test_the_loop_is_traced_once_whatever_it_is_asked_for():
-    trainer = Trainer("iql", dataset=logged(), config={**SETTINGS["iql"], "hidden": 17})
-    trainer.train_offline(30, log_interval=7, progress=False)
-    trainer.train_offline(11, progress=False)
-    programs: Any = trainer._learner.programs
-    assert programs.learn_offline._cache_size() == 1
 
 
 def test_a_preset_fits_the_kind_of_the_data_s_actions():

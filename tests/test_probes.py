@@ -87,6 +87,4 @@ def test_the_policy_aims_at_the_continuous_action_that_pays_in_each_state():
 
 def stored_reward(trainer: Trainer) -> float:
     """Return the mean reward in the replay, whose value the critic learns."""
-    replay = trainer._learner.replay
-    assert replay is not None
-    return float(replay.columns.reward.mean())
+    return float(trainer.replay_dataset().columns["rewards"][:].mean())

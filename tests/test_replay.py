@@ -25,6 +25,7 @@ extend = jax.jit(replays.extend)
 in_order = jax.jit(replays.in_order)
 draw = jax.jit(replays.draw, static_argnums=2)
 sample = jax.jit(replays.sample, static_argnums=2)
+sample_mixed = jax.jit(replays.sample_mixed, static_argnums=4)
 cut = jax.jit(replays.cut)
 
 
@@ -63,7 +64,7 @@ def rings(n: int) -> Replay:
     return empty(ROWS * n, n)
 
 
-def fill(replay: Replay, valid: Any) -> tuple[Replay, list[list[int]]]:
+def filled(replay: Replay, valid: Any) -> tuple[Replay, list[list[int]]]:
     """Write a row for each row of ``valid`` ``(steps, n)``; returns what each stream should hold, oldest first."""
     rows, n = replay.columns.reward.shape
     streams: list[list[int]] = [[] for _ in range(n)]
@@ -91,13 +92,13 @@ def stored(replay: Replay) -> list[list[int]]:
 @pytest.mark.parametrize("steps", [1, ROWS - 1, ROWS, ROWS + 1, 2 * ROWS + 3])
 @pytest.mark.parametrize("n", [1, 3])
 def test_each_stream_keeps_its_latest_transitions_in_order(steps: int, n: int):
-    replay, streams = fill(rings(n), np.ones((steps, n)))
+    replay, streams = filled(rings(n), np.ones((steps, n)))
     assert stored(replay) == streams
     assert replay.size.tolist() == [min(steps, ROWS)] * n
 
 
 def test_the_ring_fills_up_to_its_last_row():
-    replay, streams = fill(rings(3), np.ones((ROWS + 3, 3)))
+    replay, streams = filled(rings(3), np.ones((ROWS + 3, 3)))
     assert replay.size.tolist() == [ROWS] * 3
     assert streams[1] == [1003, 1004, 1005, 1006, 1007, 1008, 1009]
     assert set(ids_of(sample(replay, jax.random.key(0), DRAWS)).tolist()) == {i for stream in streams for i in stream}
@@ -106,7 +107,7 @@ def test_the_ring_fills_up_to_its_last_row():
 @settings(max_examples=25)
 @given(st.lists(st.tuples(st.booleans(), st.booleans(), st.booleans()), min_size=1, max_size=15))
 def test_only_valid_transitions_are_written_and_drawn(valid: list[tuple[bool, bool, bool]]):
-    replay, streams = fill(rings(3), valid)
+    replay, streams = filled(rings(3), valid)
     assert stored(replay) == streams
     assert replay.size.tolist() == [len(stream) for stream in streams]
     if any(streams):
@@ -117,7 +118,7 @@ def test_only_valid_transitions_are_written_and_drawn(valid: list[tuple[bool, bo
 @pytest.mark.parametrize("sizes", [[7], [5, 5, 5], [1, 7, 3], [0, 4, 2], [7, 0, 0], [2, 0, 5], [9, 12, 4]], ids=str)
 def test_every_transition_is_drawn_equally_often(sizes: list[int]):
     n = len(sizes)
-    replay, streams = fill(rings(n), np.arange(max(sizes))[:, None] < np.array(sizes))
+    replay, streams = filled(rings(n), np.arange(max(sizes))[:, None] < np.array(sizes))
     drawn = ids_of(sample(replay, jax.random.key(1), DRAWS))
     counts = [(drawn == i).sum() for stream in streams for i in stream]
     assert sum(counts) == len(drawn)
@@ -125,27 +126,27 @@ def test_every_transition_is_drawn_equally_often(sizes: list[int]):
 
 
 def test_minibatches_have_the_shape_asked_for_and_differ():
-    replay, _ = fill(rings(1), np.ones((ROWS, 1)))
+    replay, _ = filled(rings(1), np.ones((ROWS, 1)))
     ids = ids_of(sample(replay, jax.random.key(0), (3, 16)))
     assert ids.shape == (3, 16)
     assert len({tuple(row) for row in ids.tolist()}) == 3
 
 
 def test_a_key_decides_the_draw():
-    replay, _ = fill(rings(1), np.ones((ROWS, 1)))
+    replay, _ = filled(rings(1), np.ones((ROWS, 1)))
     first, same, other = (ids_of(sample(replay, jax.random.key(k), (16,))).tolist() for k in (0, 0, 1))
     assert first == same
     assert first != other
 
 
 def test_one_stored_transition_is_enough_to_sample():
-    replay, _ = fill(rings(3), [[False, True, False]])
+    replay, _ = filled(rings(3), [[False, True, False]])
     assert ids_of(sample(replay, jax.random.key(0), DRAWS)).tolist() == [1000] * DRAWS[0]
 
 
 @pytest.mark.parametrize(("capacity", "n", "rows"), [(10, 1, 10), (10, 2, 5), (11, 2, 5), (2, 3, 1), (1, 4, 1)])
 def test_capacity_is_shared_evenly_and_a_stream_has_at_least_one_row(capacity: int, n: int, rows: int):
-    replay, streams = fill(empty(capacity, n), np.ones((3, n)))
+    replay, streams = filled(empty(capacity, n), np.ones((3, n)))
     assert replay.columns.reward.shape == (rows, n)
     assert stored(replay) == streams
 
@@ -187,7 +188,7 @@ def test_cut_keeps_what_was_truncated():
 
 
 def test_cut_changes_nothing_else():
-    replay, _ = fill(rings(3), np.ones((6, 3)))
+    replay, _ = filled(rings(3), np.ones((6, 3)))
     marked = cut(replay)
     for name in set(Transition._fields) - {"truncated"}:
         np.testing.assert_array_equal(getattr(marked.columns, name), getattr(replay.columns, name))
@@ -233,7 +234,7 @@ def test_extending_is_writing_one_row_after_another(data: st.DataObject):
 def test_in_order_the_newest_step_of_each_stream_comes_last(data: st.DataObject):
     n = data.draw(st.integers(1, 3))
     valid = data.draw(st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=1, max_size=3 * ROWS))
-    replay, streams = fill(rings(n), valid)
+    replay, streams = filled(rings(n), valid)
     order, stored = map(np.asarray, in_order(replay))
     for stream, held in enumerate(streams):
         places = order[:, stream]
@@ -242,11 +243,72 @@ def test_in_order_the_newest_step_of_each_stream_comes_last(data: st.DataObject)
 
 
 def test_places_drawn_are_those_of_stored_steps_and_all_are_as_likely():
-    replay, streams = fill(rings(2), [[True, step < 3] for step in range(ROWS + 2)])
+    replay, streams = filled(rings(2), [[True, step < 3] for step in range(ROWS + 2)])
     place = np.asarray(draw(replay, jax.random.key(0), DRAWS))
     ids, counts = np.unique(ids_of(at(replay, place)), return_counts=True)
     assert ids.tolist() == sorted(streams[0] + streams[1])
     assert stats.chisquare(counts).pvalue > 1e-3
+
+
+@pytest.mark.parametrize("share", [0.0, 0.8, 1.0])
+def test_a_mix_has_its_share_of_the_data_and_the_rest_of_the_replay(share: float):
+    replay, streams = filled(rings(3), np.ones((5, 3)))
+    data, _ = filled(rings(1), np.ones((ROWS, 1)))
+    data = data._replace(columns=jax.tree.map(jnp.asarray, coded(5000 + np.arange(ROWS)[:, None])))
+    drawn = ids_of(sample_mixed(replay, data, share, jax.random.key(0), (4, *DRAWS)))
+    assert (drawn >= 5000).mean(axis=1) == pytest.approx(share, abs=0.01)
+    logged, seen = (np.unique(part, return_counts=True) for part in (drawn[drawn >= 5000], drawn[drawn < 5000]))
+    assert logged[0].tolist() == ([*range(5000, 5000 + ROWS)] if share > 0 else [])
+    assert seen[0].tolist() == (sorted(i for stream in streams for i in stream) if share < 1 else [])
+    for _, counts in (logged, seen):
+        assert not len(counts) or stats.chisquare(counts).pvalue > 1e-3
+    # Which are the data's differs from minibatch to minibatch.
+    assert share in (0.0, 1.0) or len(np.unique(drawn >= 5000, axis=0)) == 4
+
+
+@pytest.mark.parametrize(
+    ("total", "capacity", "n", "rows"),
+    [(12, 12, 1, 12), (12, 30, 1, 30), (12, 5, 1, 12), (13, 0, 3, 5), (12, 20, 3, 7), (3, 10, 4, 3), (2, 0, 4, 1)],
+)
+def test_data_fill_each_stream_with_steps_that_follow_one_another(total: int, capacity: int, n: int, rows: int):
+    ids = 6 * np.arange(total) + 1
+    replay = replays.fill(coded(ids), capacity, n)
+    assert replay.columns.reward.shape == (rows, n)
+    stretch = -(-total // n)
+    expected = [ids[stretch * i : stretch * (i + 1)].tolist() for i in range(n)]
+    assert [len(stream) for stream in expected] == replay.size.tolist()
+    # None of these ids has a flag of its own: what is marked is where the stretches end.
+    ends = {stream[-1] for stream in expected if stream}
+    order, there = map(np.asarray, in_order(replay))
+    for i, stream in enumerate(expected):
+        steps = at(replay, [place for place in order[:, i] if there[place]])
+        assert steps.truncated.tolist() == [j in ends for j in stream]
+        assert ids_of(steps._replace(truncated=np.zeros(len(stream), bool))).tolist() == stream
+    # What comes next takes an empty row, or else the oldest.
+    grown = write(replay, coded(np.full(n, 6001)), np.ones(n, bool))
+    for i, stream in enumerate(expected):
+        assert np.asarray(grown.columns.action)[:, i, 0].tolist().count(6001) == 1
+        kept = [*stream, 6001][-rows:]
+        places = [place for place in np.asarray(in_order(grown)[0])[:, i] if np.asarray(in_order(grown)[1])[place]]
+        assert at(grown, places).action[:, 0].tolist() == kept
+
+
+def test_a_trimmed_replay_has_the_rows_in_use_and_is_refilled_to_what_it_was():
+    for steps in (3, ROWS, ROWS + 2):
+        replay, streams = filled(rings(2), [[True, step % 2 == 0] for step in range(steps)])
+        kept = replays.trim(replay)
+        assert len(kept.columns.reward) == min(steps, ROWS)
+        again = replays.refill(ROWS, kept)
+        assert stored(again) == streams
+        for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(replay), strict=True):
+            assert one.dtype == other.dtype
+            np.testing.assert_array_equal(one, other)
+
+
+def test_some_streams_are_cut_and_others_not():
+    replay = write(rings(3), coded([1, 5, 7]), np.ones(3, bool))
+    marked = cut(replay, np.array([True, False, True]))
+    assert np.asarray(marked.columns.truncated)[0].tolist() == [True, False, True]
 
 
 def at(replay: Replay, places: Any) -> Transition:

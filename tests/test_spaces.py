@@ -3,6 +3,7 @@
 import json
 from typing import Any
 
+import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -28,8 +29,14 @@ EXAMPLES: dict[str, tuple[spaces.Space[Any], Any, list[float]]] = {
     "box of rows": (spaces.Box(-5.0, 5.0, (2, 2), np.float64), np.array([[1.0, 2.0], [3.0, 4.0]]), [1, 2, 3, 4]),
     "box without bounds": (spaces.Box(-np.inf, np.inf, (2,)), np.array([1e6, -1e6], np.float32), [1e6, -1e6]),
     "box of bytes": (spaces.Box(0, 255, (3,), np.uint8), np.array([0, 128, 255], np.uint8), [0, 128, 255]),
-    "box of small integers": (spaces.Box(-9, 9, (2,), np.int8), np.array([-9, 9], np.int8), [-9, 9]),
-    "box of integers": (spaces.Box(-9, 900, (2,), np.int64), np.array([-9, 900]), [-9, 900]),
+    "box of signed bytes": (spaces.Box(-128, 127, (3,), np.int8), np.array([-128, 0, 127], np.int8), [0, 128, 255]),
+    "box of few bytes": (spaces.Box(0, 8, (3,), np.uint8), np.array([0, 2, 8], np.uint8), [0, 0.25, 1]),
+    "box of small integers": (spaces.Box(-9, 11, (2,), np.int8), np.array([-9, 6], np.int8), [0, 0.75]),
+    "box of integers": (
+        spaces.Box(np.array([-9, 0]), np.array([1, 900]), dtype=np.int64), np.array([-4, 900]), [0.5, 1],
+    ),
+    "box of one integer": (spaces.Box(4, 4, (1,), np.int64), np.array([4]), [0]),
+    "box of any integers": (spaces.Box(-(2**63), 2**63 - 1, (2,), np.int64), np.array([-9, 900]), [-9, 900]),
     "box of one number": (spaces.Box(-1.0, 1.0, ()), np.float32(0.5), [0.5]),
     "discrete": (spaces.Discrete(3), 1, [0, 1, 0]),
     "discrete with start": (spaces.Discrete(3, start=-1), -1, [1, 0, 0]),
@@ -75,6 +82,28 @@ def test_an_observation_is_flattened_and_whole_numbers_are_one_hot(name: str):
 
 
 @every_space
+def test_an_encoded_observation_is_a_copy(name: str):
+    space, obs, _ = EXAMPLES[name]
+    given = batch_of_one(obs)
+    encoded = obs_encoder(space)(given, 1)
+    before = encoded.copy()
+    for part in jax.tree.leaves(given):
+        part[...] = 0
+    np.testing.assert_array_equal(encoded, before)
+
+
+@pytest.mark.parametrize("name", [name for name in EXAMPLES if name.startswith("box")])
+def test_observations_of_a_box_come_back_from_their_coding(name: str):
+    space, obs, _ = EXAMPLES[name]
+    space.seed(0)
+    given = stack(space, [obs, *(space.sample() for _ in range(4))])
+    encoder = obs_encoder(space)
+    decoded = encoder.decode(encoder(given, 5))
+    assert decoded.dtype == space.dtype
+    np.testing.assert_allclose(decoded, given, rtol=1e-6)
+
+
+@every_space
 def test_a_batch_is_encoded_row_by_row(name: str):
     space, obs, _ = EXAMPLES[name]
     space.seed(0)
@@ -95,10 +124,11 @@ def test_one_observation_is_told_from_a_batch(name: str):
 
 @pytest.mark.parametrize(
     ("name", "dtype"),
-    [("box", "float32"), ("box of bytes", "uint8"), ("box of small integers", "int8"), ("box of integers", "float32"),
-     ("multi-binary", "int8"), ("discrete", "float32"), ("dict and tuple", "float32")],
+    [("box", "float32"), ("box of bytes", "uint8"), ("box of signed bytes", "uint8"), ("box of few bytes", "float32"),
+     ("box of small integers", "float32"), ("box of integers", "float32"), ("multi-binary", "bool"),
+     ("discrete", "float32"), ("dict and tuple", "float32")],
 )  # fmt: skip
-def test_one_byte_spaces_stay_one_byte_and_all_others_become_float32(name: str, dtype: str):
+def test_pictures_stay_bytes_and_bits_stay_bits_and_all_others_become_float32(name: str, dtype: str):
     assert obs_encoder(EXAMPLES[name][0]).dtype == dtype
 
 

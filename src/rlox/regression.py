@@ -4,13 +4,12 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 import gymnasium as gym
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
 from numpy.typing import NDArray
 
 from rlox.core import replay as replays
@@ -18,10 +17,10 @@ from rlox.core import rollout as rollouts
 from rlox.core.acting import act
 from rlox.core.algorithm import Algorithm
 from rlox.core.normalizer import Normalizer
-from rlox.core.pack import pack, unpack
 from rlox.core.programs import Mix, Report, compile_programs
 from rlox.core.replay import Replay
 from rlox.core.rollout import Rollout
+from rlox.core.run_state import RunState, from_arrays, to_arrays
 from rlox.core.state import TrainState, Transition
 from rlox.core.update import init_state
 from rlox.core.weigh import share_in_use
@@ -36,24 +35,6 @@ PATIENCE = 0.5
 """Seconds after which ``advance`` comes back, so that the loop can save, evaluate or stop."""
 RECENT = 100
 """Finished training episodes that ``mean_reward`` is the mean of."""
-
-
-class RunState(NamedTuple):
-    """The state of a run. A checkpoint is this value."""
-
-    train: TrainState
-    replay: Replay | None
-    """None until the first step of an environment, or the first logged one of a round."""
-    rollout: Rollout | None
-    """In rounds, the steps since the last one."""
-    action: Array | None
-    """The next actions ``(n, action_dim)``, if the last update has chosen them already."""
-    env_steps: int
-    episodes: int
-    pretrained: bool
-    """Whether it has learned offline."""
-    recent: NDArray[np.float64]
-    """Return and length of the last finished training episodes, ``(k, 2)``."""
 
 
 class RegressionLearner:
@@ -292,13 +273,7 @@ class RegressionLearner:
             DivergedError: the state is not finite.
         """
         self.check_finite()
-        state, rows = self.state, 0
-        if state.replay is not None:
-            rows = len(state.replay.columns.reward)
-            state = state._replace(replay=replays.trim(state.replay))
-        if state.rollout is not None:
-            state = state._replace(rollout=rollouts.trim(state.rollout))
-        return {**pack(state), "replay_rows": np.array(rows)}
+        return to_arrays(self.state)
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
         """Take over a snapshot; new episodes begin, which are not those that it has seen.
@@ -306,20 +281,9 @@ class RegressionLearner:
         Raises:
             CheckpointError: it was made with another configuration.
         """
-        arrays = {name: array for name, array in arrays.items() if name != "action"}
-        rows, rollout = int(arrays.pop("replay_rows")), self._new_rollout()
-        template = self.state._replace(
-            replay=replays.trim(replays.create(1, self._n, *self._dims)) if rows else None,
-            rollout=rollouts.trim(rollout) if rollout and "rollout.filled" in arrays else None,
-            recent=np.zeros((0, 2)),
-            action=None,
-        )
-        state = unpack(template, arrays)
-        if state.replay is not None:
-            state = state._replace(replay=replays.refill(rows, state.replay))
-        if rollout and state.rollout:
-            rollout = rollouts.refill(rollout, state.rollout)
-        self.state = state._replace(rollout=rollout)
+        empty = replays.create(1, self._n, *self._dims)
+        fresh = self.state._replace(replay=empty, rollout=self._new_rollout(), action=None)
+        self.state = state = from_arrays(fresh, arrays)
         self._collector = self._new_collector(np.random.SeedSequence([self._seed, state.env_steps]))
         self.end_episodes()
 

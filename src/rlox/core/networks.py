@@ -177,9 +177,12 @@ class Actor(eqx.Module):
         n_out = sum(nvec) if nvec else action_dim * (1 + self.state_std)
         sizes = (obs_dim, *config.widths, n_out)
         self.network = MLP(
-            sizes, init=config.network_init, output_scale=config.actor_output_scale, layer_norm=config.layer_norm,
+            sizes,
+            init=config.network_init,
+            output_scale=config.actor_output_scale,
+            layer_norm=config.layer_norm,
             rng=rng,
-        )  # fmt: skip
+        )
         self.nvec = nvec
         learned = not nvec and config.learn_std
         self.min_std = config.min_std if config.learn_std else config.initial_std

@@ -32,13 +32,13 @@ class Transition(NamedTuple):
 
 
 class Networks(NamedTuple):
-    """What a member's functions see of a state."""
+    """What an algorithm's functions see of a state."""
 
     actor: Actor
     critic: Any
-    """The member's critic: V, Q, both, or None."""
+    """The algorithm's critic: V, Q, both, or None."""
     target_critic: Any
-    """Polyak copy of the critic; the critic itself where it is its own target."""
+    """Polyak copy of the critic; the critic itself if it is its own target."""
 
 
 class TrainState(NamedTuple):
@@ -46,13 +46,13 @@ class TrainState(NamedTuple):
 
     actor: Actor
     critic: Any
-    """The member's critic; None where it has none."""
+    """The algorithm's critic; None if it has none."""
     target_critic: Any
-    """Polyak copy of the critic; None where ``tau`` is 1 and the critic is its own target."""
+    """Polyak copy of the critic; None if ``tau`` is 1 and the critic is its own target."""
     actor_opt: optax.OptState
     critic_opt: optax.OptState
     normalizer: Normalizer | None
-    """What observations are whitened by before they reach the networks; None where they are not."""
+    """What observations are whitened by before they reach the networks; None if they are not."""
     key: PRNGKeyArray
     gradient_steps: Int[Array, ""]
     """Actor steps so far."""
@@ -60,5 +60,5 @@ class TrainState(NamedTuple):
     """The first gradient step with a loss that is not finite; -1 while there is none."""
 
     def networks(self) -> Networks:
-        """Return the networks, the critic in the place of its own target where it has no other."""
+        """Return the networks, the critic as its own target if it has no other."""
         return Networks(self.actor, self.critic, self.critic if self.target_critic is None else self.target_critic)

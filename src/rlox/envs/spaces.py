@@ -25,8 +25,8 @@ class ObsEncoder:
     """Flattens observations of a space, Dict and Tuple in the space's order.
 
     A Box of floats stays as it is; one of whole numbers with finite bounds is scaled to [0, 1]; choices are one-hot.
-    Where the whole space is bytes that take all values (images), the replay keeps bytes, and the scaling to [0, 1]
-    is done by ``core.normalizer.as_float``.
+    Where the whole space is bytes that take all values (images), the replay keeps bytes, and
+    ``core.normalizer.as_float`` scales them to [0, 1].
     """
 
     space: spaces.Space[Any]

@@ -20,7 +20,7 @@ Act = Callable[[Any], NDArray[Any]]
 
 
 class Taken(NamedTuple):
-    """A step of ``n`` environments: what was seen, what was done, and what came of it."""
+    """A step of ``n`` environments: what was observed, the actions, and what followed."""
 
     obs: Any
     action: NDArray[Any]

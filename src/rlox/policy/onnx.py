@@ -6,7 +6,7 @@ import json
 import math
 import os
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from gymnasium import spaces
@@ -18,7 +18,9 @@ from rlox.envs.space_json import describe
 from rlox.envs.spaces import ActionCodec, leaves, whole_range
 from rlox.errors import ConfigError, SpaceError, one_line
 from rlox.policy.onnx_check import can_check, check, input_dtype, input_name
-from rlox.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from rlox.policy.policy import Policy
 
 _OPSET, _IR_VERSION = 17, 8
 
@@ -136,9 +138,12 @@ def _build(policy: Policy) -> Any:
     outputs += [value(name, np.float32, (width,)) for name, width in parameters.items()]
     made = onnx.helper.make_graph(graph.nodes, "policy", inputs, outputs, graph.constants)
     return onnx.helper.make_model(
-        made, producer_name="rlox", producer_version=__version__, ir_version=_IR_VERSION,
+        made,
+        producer_name="rlox",
+        producer_version=__version__,
+        ir_version=_IR_VERSION,
         opset_imports=[onnx.helper.make_opsetid("", _OPSET)],
-    )  # fmt: skip
+    )
 
 
 def _encoded(graph: _Graph, space: spaces.Space[Any]) -> str:

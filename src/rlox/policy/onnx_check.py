@@ -6,7 +6,7 @@ import functools
 import importlib.util
 import itertools
 import operator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import jax
 import numpy as np
@@ -15,7 +15,9 @@ from numpy.typing import NDArray
 
 from rlox.envs.spaces import leaves
 from rlox.errors import ExportError
-from rlox.policy.policy import Policy
+
+if TYPE_CHECKING:
+    from rlox.policy.policy import Policy
 
 N_CHECKED = 64
 """Observations on which the file is compared with the policy."""

@@ -21,7 +21,7 @@ class Progress:
     Args:
         total: steps to go when it starts.
         show: True, False, or None for a terminal only.
-        what: what is being done, in front of the line.
+        what: the name of the work, in front of the line.
     """
 
     def __init__(self, total: int, show: bool | None, *, what: str = ""):
@@ -81,7 +81,7 @@ def track(what: str, items: Iterable[T], total: int, *, at: Callable[[T], int] |
     """Yield items; if that takes over two seconds, show on a terminal how far it is.
 
     Args:
-        what: what is being done.
+        what: the name of the work.
         items: what is yielded.
         total: steps in all of them.
         at: steps before an item; by default it is a step itself.

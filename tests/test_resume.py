@@ -1,0 +1,111 @@
+"""What a loaded run continues with: its replay, its counters, and episodes that it has not seen."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from probes import ACTION_SPACES, Diary
+from rlox import Dataset, Trainer
+
+COLLECTING: dict[str, Any] = {"hidden": 4, "batch_size": 8, "learning_starts": 1000, "buffer_size": 1000}
+ROUNDS = {**COLLECTING, "rollout_steps": 25}
+schedules = pytest.mark.parametrize("config", [COLLECTING, ROUNDS], ids=["every step", "rounds"])
+LENGTH = 7
+
+
+def trained(env: Diary, folder: Path, config: dict[str, Any], steps: int = 40) -> Trainer:
+    trainer = Trainer("awr", env, config=config)
+    trainer.train(steps, progress=False)
+    trainer.save(folder)
+    return trainer
+
+
+def ends(trainer: Trainer) -> list[int]:
+    """Return the stored steps that are truncated; the last one always is."""
+    return np.flatnonzero(trainer.replay_dataset().columns["timeouts"][:]).tolist()
+
+
+@schedules
+def test_episodes_and_random_actions_are_not_those_of_the_start(tmp_path: Path, config: dict[str, Any]):
+    env, other = Diary(), Diary()
+    trained(env, tmp_path, config)
+    Trainer.load(tmp_path, env=other).train(40, progress=False)
+    assert set(env.seeds).isdisjoint(other.seeds)
+    assert (np.stack(env.firsts)[:, None] != np.stack(other.firsts)).all()
+    assert (np.stack(env.actions) != np.stack(other.actions)).all()
+
+
+@schedules
+def test_counters_and_the_last_episodes_come_back(tmp_path: Path, config: dict[str, Any]):
+    trainer = trained(Diary(), tmp_path, config)
+    loaded = Trainer.load(tmp_path, env=Diary())
+    assert (loaded.env_steps, loaded.episodes, loaded.gradient_steps) == (40, 5, 0)
+    metrics = loaded.train(1, progress=False)
+    assert (metrics["env_steps"], metrics["episodes"]) == (41, 5)
+    for name in ("rollout/episode_return", "rollout/episode_length"):
+        assert metrics[name] == trainer.last_metrics[name]
+    assert metrics["mean_reward"] != 0
+    assert loaded.train(LENGTH - 1, progress=False)["episodes"] == 6
+
+
+@schedules
+@pytest.mark.parametrize("steps", [40, 42])
+def test_the_episode_that_was_running_is_cut(tmp_path: Path, config: dict[str, Any], steps: int):
+    env, other = Diary(), Diary()
+    trainer = trained(env, tmp_path, config, steps)
+    loaded = Trainer.load(tmp_path, env=other)
+    loaded.train(10, progress=False)
+    assert ends(loaded) == sorted({6, 13, 20, 27, 34, steps - 1, steps + 6, steps + 9})
+    obs = loaded.replay_dataset().columns["observations"][:]
+    np.testing.assert_array_equal(obs, np.stack([*env.shown, *other.shown]))
+    # The run that goes on by itself is not cut by having been saved.
+    trainer.train(10, progress=False)
+    assert ends(trainer) == [6, 13, 20, 27, 34, 41, 48, steps + 9]
+
+
+def test_a_ring_that_has_come_round_continues_where_it_was(tmp_path: Path):
+    env, other = Diary(), Diary()
+    trained(env, tmp_path, {**COLLECTING, "buffer_size": 30}, 47)
+    loaded = Trainer.load(tmp_path, env=other)
+    loaded.train(5, progress=False)
+    obs = loaded.replay_dataset().columns["observations"][:]
+    np.testing.assert_array_equal(obs, np.stack([*env.shown, *other.shown])[-30:])
+
+
+def logged(n: int) -> Dataset:
+    rng = np.random.default_rng(0)
+    columns = {
+        "observations": rng.normal(size=(n, 2)), "actions": rng.uniform(-2, 3, (n, 1)), "rewards": rng.normal(size=n),
+        "terminals": np.arange(n) % 5 == 4, "next_observations": rng.normal(size=(n, 2)),
+    }  # fmt: skip
+    return Dataset.from_arrays(columns, action_space=ACTION_SPACES["continuous"])
+
+
+def test_rounds_keep_all_data_even_where_they_are_more_than_the_buffer_holds(tmp_path: Path):
+    data, env, other = logged(60), Diary(), Diary()
+    config = {**ROUNDS, "rollout_steps": 10, "buffer_size": 20}
+    trainer = Trainer("awr", env, dataset=data, config=config)
+    assert len(trainer.replay_dataset()) == 60
+    trainer.train(12, progress=False)
+    trainer.save(tmp_path)
+    loaded = Trainer.load(tmp_path, env=other)
+    loaded.train(8, progress=False)
+    obs = np.concatenate([data.columns["observations"][:], env.shown, other.shown])
+    np.testing.assert_allclose(loaded.replay_dataset().columns["observations"][:], obs[-60:])
+
+
+@schedules
+def test_an_evaluation_in_the_environment_of_the_training_cuts_the_episode(config: dict[str, Any]):
+    env = Diary()
+    trainer = Trainer("awr", env, config=config)
+    trainer.train(30, progress=False)
+    shown = [*env.shown]
+    trainer.evaluate(1)
+    env.forget()
+    trainer.train(10, progress=False)
+    obs = trainer.replay_dataset().columns["observations"][:]
+    np.testing.assert_array_equal(obs, np.stack([*shown, *env.shown]))
+    assert ends(trainer) == [6, 13, 20, 27, 29, 36, 39]
+    assert trainer.episodes == 5
