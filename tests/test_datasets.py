@@ -1,17 +1,20 @@
 """Logged data: what is read from them, and what is refused."""
 
-import io
+import datetime
+import zipfile
 from pathlib import Path
 from typing import Any
 
+import h5py
 import numpy as np
 import pytest
 from gymnasium import spaces
-from hypothesis import given, settings
-from hypothesis import strategies as st
 
 from rlox import Dataset, Trainer
-from rlox.errors import ConfigError, DatasetError, RloxError
+from rlox.data import columns as data_columns
+from rlox.data.bundled import bundled_names
+from rlox.envs.spaces import action_codec
+from rlox.errors import ConfigError, DatasetError
 
 
 def columns(**changes: Any) -> dict[str, Any]:
@@ -26,9 +29,9 @@ def columns(**changes: Any) -> dict[str, Any]:
     return {name: column for name, column in {**table, **changes}.items() if column is not None}
 
 
-def test_without_next_observations_those_of_the_following_step_serve():
+def test_without_next_observations_they_are_taken_from_the_next_row():
     steps = Dataset.from_arrays(columns()).transitions()
-    # The step that was cut is left out, since nobody knows where it led; the one before it is cut instead.
+    # The observation after a truncated step is not known: it is left out, and the step before it is truncated.
     assert steps.obs[:, 0].tolist() == [0, 2, 4, 6, 8]
     assert steps.next_obs[:, 0].tolist() == [2, 4, 4, 8, 10]
     assert steps.terminated.tolist() == [False, False, True, False, False]
@@ -114,14 +117,6 @@ def test_spaces_are_inferred_and_those_of_an_environment_replace_them():
     assert wider.action_space == spaces.Discrete(5)
 
 
-def test_a_file_gives_what_its_arrays_do(tmp_path: Path):
-    np.savez(tmp_path / "logs.npz", **columns())
-    for found, expected in zip(
-        Dataset.load(tmp_path / "logs.npz").transitions(), Dataset.from_arrays(columns()).transitions(), strict=True
-    ):
-        np.testing.assert_array_equal(found, expected)
-
-
 def test_the_names_of_gymnasium_and_d4rl_are_known():
     known = columns()
     other = {"terminations": known.pop("terminals"), "truncations": known.pop("timeouts")}
@@ -129,6 +124,28 @@ def test_the_names_of_gymnasium_and_d4rl_are_known():
     for found, expected in zip(dataset.transitions(), Dataset.from_arrays(columns()).transitions(), strict=True):
         np.testing.assert_array_equal(found, expected)
     assert dataset.columns["action_log_probs"].shape == (6,)
+
+
+@pytest.mark.parametrize(
+    ("actions", "expected"),
+    [
+        (np.array([0, 1, 0, 1, 1, 0], bool), spaces.Discrete(2)),
+        (np.array([[0, 2]] * 6), spaces.MultiDiscrete([1, 3])),
+        (np.array([[[0, 2], [1, 0]]] * 6), spaces.MultiDiscrete([[1, 3], [2, 1]])),
+        (np.linspace(-3, 0, 6, dtype=np.float32), spaces.Box(-3, 1, ())),
+        (np.zeros((6, 2, 2)), spaces.Box(-1, 1, (2, 2))),
+    ],
+)
+def test_action_spaces_are_inferred_from_type_and_shape(actions: Any, expected: Any):
+    dataset = Dataset.from_arrays(columns(actions=actions))
+    assert dataset.action_space == expected
+    codec = action_codec(expected)
+    np.testing.assert_array_equal(codec.decode(dataset.transitions().action), actions[:5])
+
+
+def test_whole_floats_are_choices_where_the_space_says_so():
+    dataset = Dataset.from_arrays(columns(actions=np.array([0.0, 1, 0, 1, 1, 0])), action_space=spaces.Discrete(2))
+    assert dataset.transitions().action.tolist() == [[0], [1], [0], [1], [1]]
 
 
 def test_densities_may_be_above_one():
@@ -179,6 +196,35 @@ BAD = {
     ),
     "named actions": (columns(actions={"x": np.zeros(6)}), r"no column 'actions'\. Did you mean 'actions/x'"),
     "two rewards a step": (columns(rewards=np.zeros((6, 2))), r"must be \(6,\)"),
+    "empty observations": (
+        columns(observations=np.zeros((6, 0))),
+        r"'observations' has shape \(6, 0\): its rows are empty",
+    ),
+    "empty actions": (columns(actions=np.zeros((6, 0), int)), "'actions' .* its rows are empty"),
+    "masked": (columns(rewards=np.ma.array(np.zeros(6), mask=np.arange(6) == 2)), "'rewards' has masked values"),
+    "dates": (columns(rewards=np.array(["2020-01-01"] * 6, "M8[s]")), "'rewards' holds times.* such as seconds"),
+    "durations": (columns(observations={"t": np.zeros(6, "m8[ns]")}), "'observations/t' holds times"),
+    "datetimes": (columns(rewards=[datetime.datetime(2020, 1, 1)] * 6), "'rewards' holds text or Python objects"),
+    "complex": (columns(rewards=np.zeros(6, complex)), "type complex128, but it must hold numbers"),
+    "a scalar": (columns(terminals=True), r"'terminals' has shape \(\), but there are 6 rewards"),
+    "only negative actions": (columns(actions=[-1] * 6), r"the action in row 0 is -1, which is outside Discrete\(1\)"),
+    "enormous choices": (
+        columns(actions=np.full(6, 2**62)),
+        "too large for a choice: give continuous actions as floats",
+    ),
+    "enormous actions": (columns(actions=np.full(6, -1e300)), r"'actions' holds 1e\+300, which is too large"),
+    "enormous rewards": (columns(rewards=[0, 0, -1e300, 0, 0, 1]), r"'rewards' holds -1e\+300, .* scale the rewards"),
+    "enormous half rewards": (columns(rewards=np.full(6, np.inf, np.float16)), "'rewards' holds inf in row 0"),
+    "one path twice": (
+        {**columns(observations={"x": np.zeros(6)}), "observations/x": np.zeros(6)},
+        "There are two columns 'observations/x'",
+    ),
+    "a column and a group": (
+        {**columns(observations=None), "observations/x": np.zeros(6), "observations/x/y": np.zeros(6)},
+        "'observations/x' is a column, and there are columns 'observations/x/...' as well",
+    ),
+    "every step truncated": (columns(terminals=np.zeros(6), timeouts=np.ones(6)), "every step is truncated"),
+    "no mapping": ([1, 2], "columns is a list: it must be a mapping"),
 }
 
 
@@ -214,27 +260,66 @@ def test_data_that_are_not_the_environment_s_are_refused():
 
 
 def test_files_that_cannot_be_read_are_named(tmp_path: Path):
-    with pytest.raises(DatasetError, match="There is no file"):
-        Dataset.load(tmp_path / "none.npz")
-    with pytest.raises(DatasetError, match=r"is not a data file \(\.npz, "):
+    for name in ("none.npz", "none.h5", "none.parquet", "logs.npz/none.npz"):
+        with pytest.raises(DatasetError, match="There is no file"):
+            Dataset.load(tmp_path / name)
+    with pytest.raises(DatasetError, match=r"not a data file \(\.npz"):
         Dataset.load(tmp_path / "logs.txt")
+    for name in ("folder.npz", "folder.hdf5", "folder.parquet"):
+        (tmp_path / name).mkdir()
+        with pytest.raises(DatasetError, match=f"is a folder, not a {Path(name).suffix} file"):
+            Dataset.load(tmp_path / name)
     np.savez(tmp_path / "pickled.npz", **columns(rewards=np.array([{}] * 6, object)), allow_pickle=True)
     with pytest.raises(DatasetError, match="does not unpickle"):
         Dataset.load(tmp_path / "pickled.npz")
 
 
-@given(cut=st.integers(0, 1500), flip=st.integers(0, 1500), value=st.integers(0, 255))
-@settings(max_examples=80, deadline=None)
-def test_a_torn_or_damaged_file_is_refused_in_one_line_or_read_whole(
-    tmp_path_factory: pytest.TempPathFactory, cut: int, flip: int, value: int
-):
-    buffer = io.BytesIO()
-    np.savez(buffer, **columns())
-    raw = bytearray(buffer.getvalue())
-    raw[flip % len(raw)] = value
-    path = tmp_path_factory.mktemp("torn") / "logs.npz"
-    path.write_bytes(raw[: max(len(raw) - cut, 0)])
-    try:
-        assert len(Dataset.load(path)) == 6
-    except RloxError as error:
-        assert "\n" not in str(error)  # noqa: PT017
+def test_columns_that_claim_to_be_enormous_are_refused_before_they_are_read(tmp_path: Path):
+    with zipfile.ZipFile(tmp_path / "claim.npz", "w") as archive:
+        for name, column in columns().items():
+            with archive.open(f"{name}.npy", "w") as entry:
+                shape = (6, 2**40) if name == "observations" else column.shape
+                header = {"descr": column.dtype.str, "fortran_order": False, "shape": shape}
+                np.lib.format.write_array_header_1_0(entry, header)
+                entry.write(column.tobytes())
+    with h5py.File(tmp_path / "claim.h5", "w") as file:
+        for name, column in columns().items():
+            if name == "observations":
+                file.create_dataset(name, (6, 2**45), column.dtype, chunks=(1, 1024))
+            else:
+                file[name] = column
+    for name in ("claim.npz", "claim.h5"):
+        with pytest.raises(DatasetError, match="GiB of memory"):
+            Dataset.load(tmp_path / name)
+
+
+def test_the_memory_of_the_replay_is_counted_before_the_steps_are_encoded(monkeypatch: pytest.MonkeyPatch):
+    n, obs_dim = 1_000, 6
+    made = columns(
+        observations=np.zeros((n, obs_dim), np.float32),
+        actions=np.arange(n) % 2,
+        rewards=np.zeros(n),
+        terminals=np.arange(n) % 10 == 9,
+        timeouts=None,
+    )
+    dataset = Dataset.from_arrays(made)
+    a_step = 2 * 4 * obs_dim + 4 + 4 + 2
+    # The steps, the replay, and a column of observations on its way from the one to the other.
+    needed = n * (2 * a_step + 4 * obs_dim)
+    monkeypatch.setattr(data_columns, "available_memory", lambda: needed)
+    assert sum(column.nbytes for column in dataset.transitions()) == n * a_step
+    monkeypatch.setattr(data_columns, "available_memory", lambda: needed - 1)
+    with pytest.raises(DatasetError, match=r"needs 0\.0 GiB of memory, but 0\.0 GiB are available.*rows=slice"):
+        dataset.transitions()
+
+
+@pytest.mark.parametrize("name", [x for x in bundled_names() if x.endswith("-random")])
+def test_bundled_data_are_loaded_by_name(name: str):
+    dataset = Dataset.load(name)
+    assert (dataset.name, dataset.partial) == (name, (False, False))
+    assert np.isfinite(dataset.action_space.sample()).all()
+    part = Dataset.load(name, rows=slice(100, 900), columns={"rewards": "rewards"})
+    np.testing.assert_array_equal(part.columns["rewards"], dataset.columns["rewards"][100:900])
+    assert part.observation_space == dataset.observation_space
+    with pytest.raises(DatasetError, match=f"Did you mean '{name}'"):
+        Dataset.load(f"{name[:-1]}")

@@ -1,5 +1,6 @@
 """What is said about logged data: numbers against NumPy's; a sentence for what is suspicious, none for what is not."""
 
+import dataclasses
 import json
 from typing import Any
 
@@ -142,8 +143,7 @@ def test_without_a_whole_episode_nothing_is_said_about_them():
     summary = Dataset.from_arrays({**made, "terminals": np.arange(30) == 0, "timeouts": np.zeros(30)}).summary()
     assert summary["episodes"] == 1
     made = Dataset.from_arrays({**made, "terminals": np.arange(30) == 29, "timeouts": np.zeros(30)})
-    object.__setattr__(made, "partial", (True, False))
-    summary = made.summary()
+    summary = dataclasses.replace(made, partial=(True, False)).summary()
     assert (summary["episodes"], summary["returns"], summary["lengths"]) == (0, None, None)
     assert "0 whole episodes" in format_summary(summary)
 
