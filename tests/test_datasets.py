@@ -131,7 +131,7 @@ def test_the_names_of_gymnasium_and_d4rl_are_known():
     [
         (np.array([0, 1, 0, 1, 1, 0], bool), spaces.Discrete(2)),
         (np.array([[0, 2]] * 6), spaces.MultiDiscrete([1, 3])),
-        (np.array([[[0, 2], [1, 0]]] * 6), spaces.MultiDiscrete([[1, 3], [2, 1]])),
+        (np.array([[[0, 2], [1, 0]]] * 6), spaces.MultiDiscrete(np.array([[1, 3], [2, 1]]))),
         (np.linspace(-3, 0, 6, dtype=np.float32), spaces.Box(-3, 1, ())),
         (np.zeros((6, 2, 2)), spaces.Box(-1, 1, (2, 2))),
     ],
