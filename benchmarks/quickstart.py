@@ -191,7 +191,8 @@ def plot(args: argparse.Namespace) -> None:
     with picture(args.image, len(runs), size=(4.8, 3.6)) as axes:
         lines = [draw(axis, env_id, rows) for axis, (env_id, rows) in zip(axes, runs.items(), strict=True)]
         handles = axes[0].get_legend_handles_labels()
-        axes[0].get_figure(root=True).legend(*handles, loc="outside lower center", ncols=3, frameon=False)
+        figure: Any = axes[0].get_figure(root=True)
+        figure.legend(*handles, loc="outside lower center", ncols=3, frameon=False)
     header = ["environment", "steps", "interquartile mean", "95% interval", "minimum", "each seed"]
     print(f"\nGreedy return of {N_EPISODES} episodes at the end of training:\n")
     print_table(header, lines)

@@ -14,7 +14,9 @@ from rlox.envs.envs import Envs
 
 _traced: list[str] = []
 jax.monitoring.register_event_duration_secs_listener(
-    lambda event, _, **about: _traced.append(str(about.get("fun_name"))) if event.endswith("trace_duration") else None
+    lambda event, duration_secs, **about: (
+        _traced.append(str(about.get("fun_name"))) if event.endswith("trace_duration") else None
+    )
 )
 
 
@@ -34,4 +36,6 @@ def set_state(trainer: Trainer, **changes: Any) -> None:
 
 def training_envs(trainer: Trainer) -> Envs:
     """Return the environments that a trainer learns in."""
-    return trainer._learner.envs
+    envs = trainer._learner.envs
+    assert envs is not None
+    return envs

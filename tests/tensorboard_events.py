@@ -4,7 +4,7 @@ import struct
 from collections import defaultdict
 from pathlib import Path
 
-from tensorboardX.proto.event_pb2 import Event
+from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
 
 
 def scalars(folder: Path) -> dict[str, list[tuple[int, float]]]:

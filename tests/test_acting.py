@@ -4,9 +4,11 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from probes import ACTION_SPACES, Diary
 from rlox import Dataset, Trainer
+from rlox.policy.episodes import RandomPolicy
 
 STARTS = 20
 STD = 0.1
@@ -123,6 +125,13 @@ def test_the_seed_decides_first_observations_and_random_actions(kind: str):
     np.testing.assert_array_equal(first.actions, again.actions)
     assert (first.firsts[0] != other.firsts[0]).all()
     assert (np.array(first.actions) != np.array(other.actions)).mean() > 0.2
+
+
+def test_the_random_policy_knows_its_odds():
+    for space, volume in ((ACTION_SPACES["continuous"], 5), (spaces.Discrete(4), 4), (spaces.MultiDiscrete([2, 3]), 6)):
+        policy = RandomPolicy(spaces.Box(-1, 1, (1,)), space, seed=0)
+        actions = np.concatenate([policy.predict(np.zeros((1, 1))) for _ in range(3)])
+        np.testing.assert_allclose(policy.log_prob(np.zeros((3, 1)), actions), [-np.log(volume)] * 3)
 
 
 def test_environments_made_from_a_callable_are_not_the_same_one():

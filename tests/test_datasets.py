@@ -38,6 +38,20 @@ def test_without_next_observations_they_are_taken_from_the_next_row():
     assert steps.truncated.tolist() == [False, False, False, False, True]
 
 
+def test_a_step_that_is_left_out_takes_its_whole_row_with_it():
+    # An episode that is cut, a step alone that is cut after one that fails, and a last episode that fails.
+    flags = {"terminals": np.array([0, 0, 1, 0, 0, 1], bool), "timeouts": np.array([0, 1, 0, 1, 0, 0], bool)}
+    dataset = Dataset.from_arrays(columns(**flags))
+    assert dataset.columns["timeouts"][:].tolist() == flags["timeouts"].tolist()
+    steps = dataset.transitions()
+    assert steps.reward.tolist() == [0, 2, 4, 5]
+    assert steps.obs[:, 1].tolist() == [1, 5, 9, 11]
+    assert steps.next_obs[:, 1].tolist() == [3, 5, 11, 11]
+    assert steps.action[:, 0].tolist() == [0, 0, 1, 0]
+    assert steps.terminated.tolist() == [False, True, False, True]
+    assert steps.truncated.tolist() == [True, False, False, False]
+
+
 def test_next_observations_are_taken_where_they_are_given():
     given = np.arange(12, dtype=np.float32).reshape(6, 2) + 100
     steps = Dataset.from_arrays(columns(next_observations=given)).transitions()
@@ -84,6 +98,15 @@ def test_actions_that_a_rounding_puts_beyond_a_bound_are_taken():
         Dataset.from_arrays(columns(actions=np.full((6, 1), beyond)), action_space=space)
     with pytest.raises(DatasetError, match="outside"):
         Dataset.from_arrays(columns(actions=np.full((6, 1), 2.001)), action_space=space)
+
+
+def test_choices_are_checked_and_counted_from_their_start():
+    dataset = Dataset.from_arrays(
+        columns(actions=np.array([1, 2, 1, 2, 2, 1])), action_space=spaces.Discrete(2, start=1)
+    )
+    assert dataset.transitions().action[:, 0].tolist() == [0, 1, 0, 1, 1]
+    with pytest.raises(DatasetError, match="the action in row 0 is 0, which is outside"):
+        Dataset.from_arrays(columns(), action_space=spaces.Discrete(2, start=1))
 
 
 def test_spaces_are_inferred_and_those_of_an_environment_replace_them():

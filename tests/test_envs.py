@@ -150,22 +150,85 @@ def test_an_evaluation_counts_as_many_episodes_of_each_environment(
     assert (found["min_reward"], found["max_reward"]) == (3 if each[2] else 6, 15)
 
 
+def test_a_single_environment_tells_cuts_from_ends():
+    for cut in (False, True):
+        (stream,), episodes = collect(Envs(Counting(cut=cut)), 7)
+        assert stream == counted(3, 7, cut)
+        assert [tuple(episode) for episode in episodes] == [(6.0, 3)] * 2
+
+
+def test_an_episode_that_was_cut_from_outside_does_not_go_on():
+    collector = start(Envs(Counting(5)))
+    for _ in range(2):
+        collector.step(np.zeros((1, 1), np.int32))
+    collector.start()
+    episodes = [episode for _ in range(5) for episode in collector.step(np.zeros((1, 1), np.int32))[2]]
+    assert [tuple(episode) for episode in episodes] == [(15.0, 5)]
+
+
+def test_random_actions_are_counted_from_zero_and_take_every_value():
+    env = Counting()
+    env.action_space = spaces.Discrete(3, start=5)
+    collector = start(Envs(env))
+    drawn = np.concatenate([collector.random_action() for _ in range(60)])
+    assert drawn.shape == (60, 1)
+    assert np.unique(drawn).tolist() == [0, 1, 2]
+
+
+def test_episodes_of_all_environments_are_counted():
+    trainer = Trainer("awr", env=sync(AutoresetMode.SAME_STEP), config=COLLECTING)
+    metrics = trainer.train(36, progress=False)
+    # In twelve steps, four of length 3, two of 5 and six of 2.
+    assert metrics["episodes"] == 12
+    assert metrics["mean_reward"] == (4 * 6 + 2 * 15 + 6 * 3) / 12
+    assert metrics["rollout/episode_length"] == (4 * 3 + 2 * 5 + 6 * 2) / 12
+
+
+COLLECTING: dict[str, Any] = {"hidden": 4, "batch_size": 4, "buffer_size": 300, "learning_starts": 1000}
+schedules = pytest.mark.parametrize("rounds", [{}, {"rollout_steps": 45}], ids=["every step", "rounds"])
+
+
 @every_mode
-def test_the_replay_of_a_trainer_holds_no_phantom_transitions(mode: AutoresetMode):
-    config = {"hidden": 4, "batch_size": 4, "buffer_size": 300, "learning_starts": 1000}
+@schedules
+def test_the_replay_of_a_trainer_holds_no_phantom_transitions(mode: AutoresetMode, rounds: dict[str, int]):
+    config = COLLECTING | rounds
     trainer = Trainer("awr", env=sync(mode), config=config)
     trainer.train(60, progress=False)
+    rows = stored_rows(trainer)
+    assert trainer.env_steps == len(rows) >= 60
+    for length, size in zip(LENGTHS, sizes_of_streams(mode, 60), strict=True):
+        assert rows[:size] == stopped(length, size)
+        rows = rows[size:]
+
+
+@pytest.mark.parametrize("mode", [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP], ids=lambda mode: mode.name)
+@schedules
+@pytest.mark.parametrize("steps", [4, 9])
+def test_an_evaluation_cuts_each_stream_where_it_stands(mode: AutoresetMode, rounds: dict[str, int], steps: int):
+    trainer = Trainer("awr", env=sync(mode), config=COLLECTING | rounds)
+    trainer.train(steps, progress=False)
+    trainer.evaluate(3)
+    trainer.train(12, progress=False)
+    rows = stored_rows(trainer)
+    sizes = zip(LENGTHS, sizes_of_streams(mode, steps), sizes_of_streams(mode, 12), strict=True)
+    for length, before, after in sizes:
+        assert rows[: before + after] == stopped(length, before) + stopped(length, after)
+        rows = rows[before + after :]
+    assert not rows
+
+
+def stored_rows(trainer: Trainer) -> list[Any]:
+    """Return the replay's steps as ``counted`` has them, stream after stream."""
     data = trainer.replay_dataset()
     names = ("observations", "rewards", "next_observations", "terminals", "timeouts")
     obs, reward, next_obs, terminated, truncated = (data.columns[name][:].astype(float) for name in names)
-    rows = list(zip(obs[:, 0], reward, next_obs[:, 0], terminated, truncated, strict=True))
-    assert trainer.env_steps == len(rows) >= 60
-    for length, size in zip(LENGTHS, sizes_of_streams(mode, 60), strict=True):
-        expected = counted(length, size)
-        # Where the streams stand, they are cut.
-        expected[-1] = (*expected[-1][:4], not expected[-1][3])
-        assert rows[:size] == expected
-        rows = rows[size:]
+    return list(zip(obs[:, 0], reward, next_obs[:, 0], terminated, truncated, strict=True))
+
+
+def stopped(length: int, steps: int) -> list[Any]:
+    """Return what ``counted`` does, cut where it stands."""
+    *rows, (obs, reward, next_obs, terminated, _) = counted(length, steps)
+    return [*rows, (obs, reward, next_obs, terminated, not terminated)]
 
 
 def sizes_of_streams(mode: AutoresetMode, total: int) -> list[int]:
@@ -359,7 +422,7 @@ def test_envpool_steps_are_transitions_with_true_last_observations():
     ended = terminated | data.columns["timeouts"][:]
     np.testing.assert_array_equal(next_obs[:-1][~ended[:-1]], obs[1:][~ended[:-1]])
     assert (np.abs(next_obs[terminated][:, [0, 2]]) > [2.4, 0.2]).any(axis=1).all()
-    assert (np.abs(obs) < 0.3).all(axis=1)[np.flatnonzero(ended[:-1]) + 1].all()
+    assert (np.abs(obs[np.flatnonzero(ended[:-1]) + 1]) < 0.3).all()
     assert trainer.evaluate(3)["n_episodes"] == 3
 
 

@@ -524,3 +524,23 @@ def test_parquet_batches_are_put_together(tmp_path: Path):
     dataset = Dataset.load(tmp_path / "logs.parquet", rows=slice(20_000, None))
     np.testing.assert_array_equal(dataset.columns["rewards"], rows[20_000:])
     assert open_source(tmp_path / "logs.parquet").names == list(made)
+
+
+@pytest.mark.parametrize("width", [1, 1000])
+@pytest.mark.parametrize("n", [1, 65_536, 65_537, 140_000])
+def test_pieces_cover_every_row(n: int, width: int):
+    columns = [np.broadcast_to(np.float64(0), (n, width)), np.zeros(n)]
+    parts = list(data_columns.pieces(columns, "Reading"))
+    assert np.concatenate([np.arange(part.start, part.stop) for part in parts]).tolist() == list(range(n))
+    rows = max(part.stop - part.start for part in parts)
+    assert rows <= 65_536
+    assert rows * 8 * (width + 1) <= 2**24
+
+
+def test_columns_of_several_types_side_by_side_keep_their_values():
+    made = table(with_next=False, observations=None)
+    given = {**made, "x": np.arange(N), "v": np.arange(N) / 8}
+    for values in (given, {**given, "x": np.arange(N, dtype=np.uint8)}):
+        frame = pd.DataFrame({k: list(v) for k, v in values.items() if k != "observations"})
+        found = Dataset.from_frame(frame, {"observations": ["x", "v"]}).columns["observations"][:]
+        np.testing.assert_array_equal(found, np.stack([np.arange(N), np.arange(N) / 8], axis=1))

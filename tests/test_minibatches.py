@@ -92,7 +92,8 @@ def test_several_updates_of_a_step_have_minibatches_of_their_own():
     preference = []
     for _ in range(20):
         trainer.train(1, progress=False)
-        logits = trainer.state.actor(jnp.array([[SHOWN]])).logits[0]
+        policy: Any = trainer.state.actor(jnp.array([[SHOWN]]))
+        logits = policy.logits[0]
         preference.append(float(logits[1] - logits[0]))
     # Each of eight draws of one action moves it by the same amount, one way or the other; the same draw, all one way.
     moved = np.abs(np.diff(preference))

@@ -23,6 +23,25 @@ def test_statistics_of_parts_are_those_of_the_whole():
     np.testing.assert_allclose(normalizer(jnp.array(seen)), (seen - seen.mean(axis=0)) / seen.std(axis=0), atol=1e-4)
 
 
+@pytest.mark.parametrize("n", [50, 70_000])
+def test_statistics_of_logged_observations_are_numpys(n: int):
+    rng = np.random.default_rng(0)
+    obs = rng.normal([5.0, -3000.0], [2.0, 0.5], size=(n, 2)).astype(np.float32)
+    pictures = rng.integers(0, 256, size=(n, 2), dtype=np.uint8)
+    for seen, shown in ((obs, obs), (pictures, pictures / 255)):
+        normalizer = Normalizer.fit(seen)
+        assert float(normalizer.count) == n
+        np.testing.assert_allclose(normalizer.mean, shown.mean(axis=0, dtype=float), rtol=1e-5)
+        np.testing.assert_allclose(normalizer.std, shown.astype(float).std(axis=0), rtol=1e-4)
+
+
+def test_bytes_are_taken_as_numbers_from_0_to_1():
+    pictures = jnp.array([[0, 51, 255]], jnp.uint8)
+    np.testing.assert_allclose(normalize(None, pictures), [[0, 0.2, 1]], rtol=1e-6)
+    bits = jnp.array([[False, True]])
+    assert normalize(None, bits).tolist() == [[0.0, 1.0]]
+
+
 def test_before_it_has_seen_anything_it_changes_nothing_and_afterwards_no_entry_is_blown_up():
     obs = jnp.array([[1.0, 2.0], [1.0, 4.0]])
     fresh = Normalizer.create(2)

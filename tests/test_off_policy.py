@@ -16,9 +16,11 @@ from rlox.core.state import Transition
 from rlox.errors import ConfigError, DatasetError
 from rlox.policy.estimates import (
     Actions,
+    behavior_statistics,
     discounted_returns,
     episode_numbers,
     fitted_q_evaluation,
+    policy_actions,
     weighted_importance_sampling,
 )
 
@@ -162,6 +164,104 @@ def test_every_algorithm_is_evaluated_and_cloning_is_nearest_to_the_data(algorit
     assert "wis/value" not in found  # a continuous mode has no ratio
     assert found["behavior/action_distance"] > 0
     assert (found["weight/effective_sample_size"] == pytest.approx(1)) == (algorithm == "bc")
+
+
+def test_the_first_states_are_valued_by_the_policy_s_own_actions_there_and_later():
+    def at_step(age: int) -> Any:
+        def act(obs: Any) -> Actions:
+            actions = policy(0.0)(obs)
+            probability = np.stack([obs[:, 0] != age, obs[:, 0] == age]).astype(np.float32)
+            return Actions(actions.action, probability)
+
+        return act
+
+    for age in (0, 1):
+        estimate, _ = fitted_q_evaluation(chain(), at_step(age), (2,), SMALL, gradient_steps=800, seed=0)
+        assert estimate.value == pytest.approx(GAMMA**age, abs=0.1)
+
+
+def test_the_interval_is_as_wide_as_chance_makes_the_value():
+    # The mean of n rewards of variance 1; the data's actions are half of each kind, and so are the policy's.
+    n, settings = 200, FQEConfig(gamma=GAMMA, hidden=8, n_critics=20, learning_rate=1e-2)
+    steps = chain(n, length=1)
+    steps = steps._replace(reward=np.random.default_rng(1).normal(size=n).astype(np.float32))
+    estimate, _ = fitted_q_evaluation(steps, policy(0.5), (2,), settings, gradient_steps=300, seed=0)
+    assert estimate.high - estimate.low == pytest.approx(2 * 1.96 / np.sqrt(n), rel=0.5)
+
+
+def test_the_interval_of_weighted_importance_sampling_is_the_bootstrap_s():
+    n = 400
+    reward = np.random.default_rng(0).normal(size=n)
+    estimate, share = weighted_importance_sampling(reward, np.arange(n, dtype=np.int32), np.zeros(n), GAMMA, 0)
+    assert (estimate.value, share) == pytest.approx((reward.mean(), 1))
+    half = 1.96 * reward.std() / np.sqrt(n)
+    assert (estimate.low, estimate.high) == pytest.approx(
+        (estimate.value - half, estimate.value + half), abs=0.15 * half
+    )
+
+
+def test_extreme_ratios_leave_the_weighted_estimate_finite():
+    log_ratio = np.array([2000.0, 1999.0, -2000.0])
+    estimate, share = weighted_importance_sampling(
+        np.array([1.0, 2.0, 3.0]), np.arange(3, dtype=np.int32), log_ratio, GAMMA, 0
+    )
+    second = np.exp(-1)
+    assert estimate.value == pytest.approx((1 + 2 * second) / (1 + second))
+    assert share == pytest.approx((1 + second) ** 2 / (3 * (1 + second**2)))
+
+
+def test_the_distance_from_the_data_is_that_of_actions_as_they_are_taken():
+    data = bandit("continuous")
+    trainer = Trainer("bc", dataset=data, config={"hidden": 8, "actor_output_scale": 10.0})
+    obs, action = data.columns["observations"][:], data.columns["actions"][:]
+    taken = trainer.predict(obs)
+    assert (np.abs(taken) == 3).mean() > 0.2, "no mode is beyond a bound"
+    found = behavior_statistics(trainer.policy, data.transitions())
+    assert found["behavior/action_distance"] == pytest.approx(np.abs(taken - action).mean() / 3, rel=1e-5)
+    per_unit = trainer.log_prob(obs, action) + np.log(3)
+    assert found["behavior/log_prob"] == pytest.approx(per_unit.mean(), rel=1e-4)
+
+
+def test_choices_are_compared_component_by_component():
+    rng = np.random.default_rng(0)
+    action = rng.integers(0, [2, 3], size=(60, 2))
+    columns = {"observations": rng.normal(size=(60, 2)), "actions": action, "rewards": np.zeros(60)}
+    data = Dataset.from_arrays({**columns, "terminals": np.ones(60)}, action_space=spaces.MultiDiscrete([2, 3]))
+    trainer = Trainer("bc", dataset=data, config={"hidden": 8, "actor_output_scale": 1.0})
+    differs = trainer.predict(data.columns["observations"][:]) != action
+    assert 0.1 < differs.mean() < 0.9
+    found = behavior_statistics(trainer.policy, data.transitions())
+    assert found["behavior/action_distance"] == pytest.approx(differs.mean())
+
+
+def test_the_ratio_of_a_mode_is_one_over_the_probability_that_the_data_give_it():
+    data, rng = bandit("discrete"), np.random.default_rng(1)
+    trainer = Trainer("bc", dataset=data, config={"hidden": 8, "actor_output_scale": 1.0, "gamma": GAMMA})
+    probability, ends = rng.uniform(0.2, 0.9, 400), np.arange(400) % 2 == 1
+    reward = rng.normal(size=400).astype(np.float32)
+    # Episodes of two steps.
+    columns = {**data.columns, "action_log_probs": np.log(probability), "terminals": ends, "rewards": reward}
+    columns["next_observations"] = data.columns["observations"]
+    del columns["timeouts"]
+    found = trainer.evaluate_offline(columns, gradient_steps=1, progress=False)
+    agrees = trainer.predict(data.columns["observations"][:]) == data.columns["actions"][:]
+    weight = np.where(agrees, 1 / probability, 0.0).reshape(200, 2).prod(axis=1)
+    assert 10 < (weight > 0).sum() < 190
+    returns = reward.reshape(200, 2) @ [1, GAMMA]
+    assert found["wis/value"] == pytest.approx((weight * returns).sum() / weight.sum(), rel=1e-4)
+    assert found["data/value"] == pytest.approx(returns.mean(), rel=1e-4)
+
+
+def test_a_policy_is_asked_in_pieces_about_every_step(monkeypatch: pytest.MonkeyPatch):
+    trainer = Trainer("bc", dataset=bandit("discrete"), config={"hidden": 8, "actor_output_scale": 1.0})
+    obs = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
+    monkeypatch.setattr("rlox.policy.estimates.PIECE", 7)
+    modes = policy_actions(trainer.policy, True, 0)(obs)
+    assert modes.action[0, :, 0].tolist() == trainer.predict(obs).tolist()
+    assert modes.probability.tolist() == [[1] * 20]
+    support = policy_actions(trainer.policy, False, 0)(obs)
+    assert support.action[:, :, 0].tolist() == [[0] * 20, [1] * 20]
+    np.testing.assert_allclose(np.log(support.probability[1]), trainer.log_prob(obs, np.ones(20, int)), atol=1e-5)
 
 
 def test_bad_input_is_named():

@@ -48,9 +48,9 @@ def choices(trainer: Trainer) -> Any:
     return trainer.predict(np.array([[-1.0], [1.0]], np.float32))
 
 
-@pytest.mark.parametrize("member", [name for name in SETTINGS if name != "bc"])
-def test_every_member_does_better_than_the_random_agent_that_it_learns_from(member: str):
-    trainer = Trainer(member.split()[0], dataset=logged(), config=SETTINGS[member], seed=0)
+@pytest.mark.parametrize("case", [name for name in SETTINGS if name != "bc"])
+def test_every_algorithm_does_better_than_the_random_agent_that_it_learns_from(case: str):
+    trainer = Trainer(case.split()[0], dataset=logged(), config=SETTINGS[case], seed=0)
     metrics = trainer.train_offline(600, progress=False)
     assert choices(trainer).tolist() == [0, 1]
     assert metrics["gradient_steps"] == trainer.gradient_steps >= 600
@@ -58,9 +58,9 @@ def test_every_member_does_better_than_the_random_agent_that_it_learns_from(memb
     assert metrics["time/gradient_steps_per_second"] > 0
 
 
-@pytest.mark.parametrize("member", ["awac", "iql"])
-def test_continuous_actions_move_towards_the_paid_ones(member: str):
-    trainer = Trainer(member, dataset=logged("continuous"), config={**SETTINGS[member], "beta": 0.05}, seed=0)
+@pytest.mark.parametrize("case", ["awac", "iql"])
+def test_continuous_actions_move_towards_the_paid_ones(case: str):
+    trainer = Trainer(case, dataset=logged("continuous"), config={**SETTINGS[case], "beta": 0.05}, seed=0)
     trainer.train_offline(1500, progress=False)
     np.testing.assert_allclose(choices(trainer)[:, 0], AIMS, atol=0.4)
 
@@ -94,10 +94,10 @@ def test_the_same_seed_learns_the_same_and_another_differs():
     assert not all(np.array_equal(a, b) for a, b in zip(leaves[0], leaves[2], strict=True))
 
 
-@pytest.mark.parametrize("member", ["iql", "awr in rounds"])
-def test_a_run_that_was_stopped_ends_as_one_that_was_not(member: str, tmp_path: Path):
-    algorithm, dataset = member.split()[0], logged()
-    whole, part = (Trainer(algorithm, dataset=dataset, config=SETTINGS[member], seed=0) for _ in range(2))
+@pytest.mark.parametrize("case", ["iql", "awr in rounds"])
+def test_a_run_that_was_stopped_ends_as_one_that_was_not(case: str, tmp_path: Path):
+    algorithm, dataset = case.split()[0], logged()
+    whole, part = (Trainer(algorithm, dataset=dataset, config=SETTINGS[case], seed=0) for _ in range(2))
     whole.train_offline(100, progress=False)
     part.train_offline(40, log_interval=7, progress=False)
     part.save(tmp_path)
@@ -135,10 +135,10 @@ def test_the_environment_goes_on_where_the_data_ended():
     assert metrics["mean_reward"] > 0.5
 
 
-@pytest.mark.parametrize("member", ["iql", "awr in rounds"])
-def test_the_actor_waits_while_the_critic_learns_alone_after_the_switch(member: str):
-    settings = {**SETTINGS[member], "learning_starts": 32, "critic_warmup_steps": 64}
-    trainer = Trainer(member.split()[0], env=ObservedActionReward(), dataset=logged(), config=settings, seed=0)
+@pytest.mark.parametrize("case", ["iql", "awr in rounds"])
+def test_the_actor_waits_while_the_critic_learns_alone_after_the_switch(case: str):
+    settings = {**SETTINGS[case], "learning_starts": 32, "critic_warmup_steps": 64}
+    trainer = Trainer(case.split()[0], env=ObservedActionReward(), dataset=logged(), config=settings, seed=0)
     trainer.train_offline(20, progress=False)
     actor, critic = (copied(network) for network in (trainer.state.actor, trainer.state.critic))
     before = trainer.gradient_steps
@@ -153,7 +153,8 @@ def test_the_actor_waits_while_the_critic_learns_alone_after_the_switch(member: 
 
 def test_nothing_waits_where_there_were_no_data():
     settings = {**SMALL, "learning_starts": 32, "critic_warmup_steps": 64}
-    trainer = Trainer("awr", env=ObservedActionReward(), config=settings, seed=0)
+    with pytest.warns(UserWarning, match="critic_warmup_steps=64 has no effect without a dataset"):
+        trainer = Trainer("awr", env=ObservedActionReward(), config=settings, seed=0)
     assert trainer.train(64, progress=False)["gradient_steps"] == 33
 
 
@@ -171,14 +172,14 @@ def test_a_run_whose_data_are_gone_says_so_and_starts_with_no_random_steps(tmp_p
     trainer.train_offline(600, progress=False)
     trainer.save(tmp_path)
     resumed = Trainer.load(tmp_path, env=ObservedActionReward())
-    with pytest.warns(UserWarning, match="training goes on without them"):
+    with pytest.warns(UserWarning, match="training continues without it"):
         metrics = resumed.train(100, progress=False)
     assert metrics["mean_reward"] > 0.5
 
 
-@pytest.mark.parametrize("member", ["awr", "awr in rounds"])
-def test_observations_are_whitened_by_the_statistics_of_the_data(member: str):
-    settings = {**SETTINGS[member], "normalize_obs": True}
+@pytest.mark.parametrize("case", ["awr", "awr in rounds"])
+def test_observations_are_whitened_by_the_statistics_of_the_data(case: str):
+    settings = {**SETTINGS[case], "normalize_obs": True}
     trainer = Trainer("awr", dataset=logged(), config=settings)
     obs, normalizer = logged().columns["observations"][:], trainer.state.normalizer
     assert normalizer is not None
@@ -196,7 +197,7 @@ def test_a_preset_fits_the_kind_of_the_data_s_actions():
 
 def test_what_cannot_be_recorded_is_said():
     trainer = Trainer("bc", dataset=logged(), config=SMALL)
-    with pytest.raises(ConfigError, match="record needs one environment to act in"):
+    with pytest.raises(ConfigError, match="record needs an environment"):
         trainer.record(10)
     with pytest.raises(ConfigError, match="The replay holds no steps"):
         trainer.replay_dataset()
@@ -250,21 +251,29 @@ def test_a_policy_is_recorded_in_whole_episodes_and_the_same_again():
     np.testing.assert_array_equal(modes.columns["actions"][:], trainer.predict(modes.columns["observations"][:]))
 
 
+def test_recorded_log_probabilities_are_those_of_the_policy():
+    trainer = Trainer("awr", env=DelayedReward("continuous"), config={**SMALL, "actor_output_scale": 1.0})
+    data = trainer.record(12)
+    obs, action, found = (data.columns[name][:] for name in ("observations", "actions", "action_log_probs"))
+    assert len(np.unique(obs)) > 1
+    np.testing.assert_allclose(found, trainer.log_prob(obs, action), atol=1e-4)
+
+
 def test_what_is_missing_is_said():
     with pytest.raises(ConfigError, match="learns from data: pass Trainer"):
         Trainer("iql", env="CartPole-v1").train_offline(10)
     trainer = Trainer("bc", dataset=logged(), config=SMALL)
-    with pytest.raises(ConfigError, match="There is no environment here"):
+    with pytest.raises(ConfigError, match="train needs an environment"):
         trainer.train(10)
-    with pytest.raises(ConfigError, match="needs an environment to evaluate in"):
+    with pytest.raises(ConfigError, match="eval_interval needs an environment"):
         trainer.train_offline(10, eval_interval=5)
     with pytest.raises(ConfigError, match="gradient_steps=0 must be"):
         trainer.train_offline(0)
 
 
-@pytest.mark.parametrize("member", ["awac", "crr"])
-def test_members_with_a_q_function_also_learn_from_an_environment(member: str):
-    trainer = Trainer(member, env=ObservedActionReward(), config={**SETTINGS[member], "learning_starts": 40}, seed=0)
+@pytest.mark.parametrize("case", ["awac", "crr"])
+def test_algorithms_with_a_q_function_also_learn_from_an_environment(case: str):
+    trainer = Trainer(case, env=ObservedActionReward(), config={**SETTINGS[case], "learning_starts": 40}, seed=0)
     assert trainer.train(640, progress=False)["gradient_steps"] == 601
     assert choices(trainer).tolist() == [0, 1]
 

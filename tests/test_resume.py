@@ -8,6 +8,9 @@ import pytest
 
 from probes import ACTION_SPACES, Diary
 from rlox import Dataset, Trainer
+from rlox.core.pack import pack, unpack
+from rlox.errors import CheckpointError
+from rlox.runs import checkpoint
 
 COLLECTING: dict[str, Any] = {"hidden": 4, "batch_size": 8, "learning_starts": 1000, "buffer_size": 1000}
 ROUNDS = {**COLLECTING, "rollout_steps": 25}
@@ -83,17 +86,20 @@ def logged(n: int) -> Dataset:
     return Dataset.from_arrays(columns, action_space=ACTION_SPACES["continuous"])
 
 
-def test_rounds_keep_all_data_even_where_they_are_more_than_the_buffer_holds(tmp_path: Path):
-    data, env, other = logged(60), Diary(), Diary()
-    config = {**ROUNDS, "rollout_steps": 10, "buffer_size": 20}
+@pytest.mark.parametrize(("n", "buffer_size", "kept"), [(60, 20, 60), (20, 35, 35)])
+def test_rounds_start_with_all_data_and_keep_as_much_or_what_the_buffer_holds(
+    n: int, buffer_size: int, kept: int, tmp_path: Path
+):
+    data, env, other = logged(n), Diary(), Diary()
+    config = {**ROUNDS, "rollout_steps": 10, "buffer_size": buffer_size}
     trainer = Trainer("awr", env, dataset=data, config=config)
-    assert len(trainer.replay_dataset()) == 60
+    assert len(trainer.replay_dataset()) == n
     trainer.train(12, progress=False)
     trainer.save(tmp_path)
     loaded = Trainer.load(tmp_path, env=other)
     loaded.train(8, progress=False)
     obs = np.concatenate([data.columns["observations"][:], env.shown, other.shown])
-    np.testing.assert_allclose(loaded.replay_dataset().columns["observations"][:], obs[-60:])
+    np.testing.assert_allclose(loaded.replay_dataset().columns["observations"][:], obs[-kept:])
 
 
 @schedules
@@ -109,3 +115,56 @@ def test_an_evaluation_in_the_environment_of_the_training_cuts_the_episode(confi
     np.testing.assert_array_equal(obs, np.stack([*shown, *env.shown]))
     assert ends(trainer) == [6, 13, 20, 27, 29, 36, 39]
     assert trainer.episodes == 5
+
+
+# Files.
+
+
+@pytest.mark.parametrize(
+    ("arrays", "words"),
+    [
+        ({"a": np.zeros((2, 3)), "b": np.zeros(1), "c": np.zeros(1)}, "holds '..c..', which this configuration has no"),
+        ({"a": np.zeros((2, 3))}, "lacks '..b..'"),
+        (
+            {"a": np.zeros((2, 4)), "b": np.zeros(1)},
+            r"'..a..' is float64\[2, 4\] in the checkpoint, but float64\[0, 3\]",
+        ),
+        ({"a": np.zeros((2, 3)), "b": np.zeros(2)}, "'..b..' is float64"),
+        ({"a": np.zeros((2, 3)), "b": np.zeros(1, np.float32)}, "'..b..' is float32"),
+    ],
+)
+def test_arrays_of_another_configuration_are_refused(arrays: Any, words: str):
+    template = {"a": np.zeros((0, 3)), "b": np.zeros(1)}
+    fitting = {"a": np.ones((2, 3)), "b": np.ones(1)}
+    assert unpack(template, pack(fitting))["a"].shape == (2, 3)
+    with pytest.raises(CheckpointError, match=words):
+        unpack(template, pack(arrays))
+
+
+def test_packed_arrays_are_copies():
+    tree = {"a": np.zeros(3)}
+    packed = pack(tree)
+    tree["a"][:] = 1
+    assert packed["['a']"].tolist() == [0, 0, 0]
+
+
+def test_a_checkpoint_of_a_newer_version_is_refused(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(checkpoint, "FORMAT", checkpoint.FORMAT + 1)
+    trained(Diary(), tmp_path, COLLECTING, 5)
+    monkeypatch.undo()
+    with pytest.raises(CheckpointError, match="written by a newer version of rlox: update rlox"):
+        Trainer.load(tmp_path)
+
+
+def test_a_write_that_fails_leaves_the_checkpoint_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer = trained(Diary(), tmp_path, COLLECTING, 5)
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+
+    def fail(arrays: Any, path: Path, metadata: Any) -> None:
+        path.write_bytes(b"half")
+        raise OSError("No space left on device")
+
+    monkeypatch.setattr(checkpoint, "save_file", fail)
+    with pytest.raises(OSError, match="No space left"):
+        trainer.save(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

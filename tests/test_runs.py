@@ -12,6 +12,7 @@ from gymnasium import spaces
 
 from rlox import ALGORITHMS, Trainer
 from rlox.core.algorithm import Algorithm
+from rlox.core.config import make_config
 from rlox.core.losses import Metrics
 from rlox.core.programs import compile_programs
 from rlox.errors import ConfigError, InvalidStepError
@@ -343,7 +344,8 @@ def test_compiled_programs_are_kept_in_bounds():
 
 
 def test_metrics_of_weights_are_averages_of_per_sample_ones():
-    weight, metrics = ALGORITHMS["awr"].weight(ALGORITHMS["awr"].config(max_advantage=2.0), jax.numpy.array([0.0, 5.0]))
+    config = make_config(ALGORITHMS["awr"].config, "awr", {"max_advantage": 2.0})
+    weight, metrics = ALGORITHMS["awr"].weight(config, jax.numpy.array([0.0, 5.0]))
     assert isinstance(metrics, dict)
     found: Metrics = metrics
     np.testing.assert_allclose(weight, [1.0, 2.0])

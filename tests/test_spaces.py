@@ -33,7 +33,9 @@ EXAMPLES: dict[str, tuple[spaces.Space[Any], Any, list[float]]] = {
     "box of few bytes": (spaces.Box(0, 8, (3,), np.uint8), np.array([0, 2, 8], np.uint8), [0, 0.25, 1]),
     "box of small integers": (spaces.Box(-9, 11, (2,), np.int8), np.array([-9, 6], np.int8), [0, 0.75]),
     "box of integers": (
-        spaces.Box(np.array([-9, 0]), np.array([1, 900]), dtype=np.int64), np.array([-4, 900]), [0.5, 1],
+        spaces.Box(np.array([-9, 0]), np.array([1, 900]), dtype=np.int64),
+        np.array([-4, 900]),
+        [0.5, 1],
     ),
     "box of one integer": (spaces.Box(4, 4, (1,), np.int64), np.array([4]), [0]),
     "box of any integers": (spaces.Box(-(2**63), 2**63 - 1, (2,), np.int64), np.array([-9, 900]), [-9, 900]),
