@@ -67,13 +67,13 @@ def _read_npy(archive: zipfile.ZipFile, name: str, rows: slice) -> NDArray[Any]:
 def _read_into(file: Any, array: NDArray[Any]) -> None:
     if not array.size:
         return
-    target: Any = array.reshape(-1).view(np.uint8).data
+    target = array.reshape(-1).view(np.uint8)
     at = 0
     while at < len(target):
         read = file.read(min(len(target) - at, 2**24))
         if not read:
             raise EOFError(f"{len(target) - at:,} bytes are missing")
-        target[at : at + len(read)] = read
+        target[at : at + len(read)] = np.frombuffer(read, np.uint8)
         at += len(read)
     # At its end, the archive's checksum is compared.
     file.read(1)
