@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import NamedTuple
 
 ROOT = Path(__file__).parents[1]
-TIMEOUT = 300
+TIMEOUT = 120
 """Seconds after which a test counts as having noticed: the fault made it hang."""
 
 

@@ -134,12 +134,12 @@ def test_a_run_is_trained_from_a_file_alone(tmp_path: Path, monkeypatch: pytest.
     Path("run.toml").write_text(
         'algorithm = "awr"\nenv = "CartPole-v1"\ntotal_timesteps = 60\nbatch_size = 16\nseed = 5\n'
         'learning_starts = 50\nn_eval_episodes = 1\nrun_dir = "here"\npreset = "paper"\nrollout_steps = "none"\n'
-        "td_lambda = 0\nn_actor_updates = 1\nhidden = 32\n"
+        "td_lambda = 0\nn_actor_updates = 1\nhidden = 8\n"
     )
     main(["train", "awr", "--config", "run.toml"])
     trainer = Trainer.load("here")
     assert (trainer.spec.seed, trainer.spec.preset, trainer.env_steps) == (5, "paper", 60)
-    assert (trainer.config.rollout_steps, trainer.config.hidden) == (None, 32)
+    assert (trainer.config.rollout_steps, trainer.config.hidden) == (None, 8)
 
 
 @pytest.mark.parametrize(

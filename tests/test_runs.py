@@ -173,7 +173,7 @@ def test_the_share_of_clipped_weights_is_that_of_weights_that_are_clipped():
 def test_checkpoints_and_snapshots_change_no_number(tmp_path: Path, config: dict[str, Any]):
     plain, saving = (Trainer("awr", "Pendulum-v1", config=config, run_dir=tmp_path / name) for name in ("a", "b"))
     plain.train(300)
-    saving.train(300, checkpoint_interval=7)
+    saving.train(300, checkpoint_interval=37)
     assert_same(plain, saving)
     for name in ("observations", "rewards", "timeouts"):
         one, other = (trainer.replay_dataset().columns[name][:] for trainer in (plain, saving))

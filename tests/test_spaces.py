@@ -146,6 +146,7 @@ def test_pictures_stay_bytes_and_bits_stay_bits_and_all_others_become_float32(na
         ("box of rows", [[0.0, 0.0], [np.nan, 0.0]], r"observation\[1, 0\] is nan"),
         ("box of one number", np.nan, r"observation\[\] is nan|observation is nan"),
         ("discrete", 3, r"observation is .*3.* outside Discrete\(3\)"),
+        ("discrete", 1.5, r"observation is \[1\.5\], but Discrete\(3\) takes whole numbers"),
         ("discrete with start", 2, r"outside"),
         ("multi-discrete", [0, 3], r"outside"),
         ("multi-discrete with start", [0, 0], r"outside"),

@@ -44,7 +44,7 @@ def find_saved(name: str, path: str | Path) -> Algorithm:
 
 
 def register(name: str, algorithm: Algorithm) -> None:
-    """Add an algorithm of one's own: ``Trainer`` knows it by its name, and so does the command line.
+    """Add an algorithm of your own: ``Trainer`` knows it by its name, and so does the command line.
 
     Args:
         name: lower-case letters, digits and underscores, such as ``my_awr``.

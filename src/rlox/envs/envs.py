@@ -205,7 +205,7 @@ def make_envs(env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0) 
         return _make_envpool(env, n_envs, seed)
     make = _maker(env)
     if mode == "async":
-        # Not forked: JAX runs threads, whose locks a copy of this process would keep for ever.
+        # Not forked: JAX runs threads, whose locks a copy of this process would never be released.
         return Envs(AsyncVectorEnv([make] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP, context="forkserver"))
     if n_envs == 1:
         return Envs(make())

@@ -164,6 +164,8 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
         got = array.shape[1:] if array.shape[:1] == (n,) else array.shape
         raise InvalidStepError(f"{name} has shape {got}, but the space says {shape}.")
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
+        if array.dtype.kind == "f" and (array != np.rint(array)).any():
+            raise InvalidStepError(f"{name} is {array.ravel()[:5].tolist()}, but {space} takes whole numbers.")
         choices = (array.reshape(n, -1) - np.ravel(space.start)).astype(np.int64)
         nvec = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
         outside = ((choices < 0) | (choices >= nvec)).any(axis=1)

@@ -28,7 +28,7 @@ class Taken(NamedTuple):
 
 
 def steps(envs: Envs, act: Act, seed: int | None) -> Iterator[Taken]:
-    """Yield steps for ever, one episode after another, from a reset with ``seed``."""
+    """Yield steps without end, one episode after another, from a reset with ``seed``."""
     obs = envs.reset(seed)
     while True:
         with envs.checked():

@@ -1,4 +1,4 @@
-"""Data of one's own: whole episodes of a policy, and the steps that a replay holds."""
+"""Recorded data: whole episodes of a policy, and the steps that a replay holds."""
 
 from __future__ import annotations
 
