@@ -66,6 +66,8 @@ def test_an_evaluation_takes_the_modes_and_on_demand_samples():
 def test_evaluations_are_the_same_again_and_a_seed_changes_them():
     env = Diary()
     trainer = Trainer("awr", env, config=STILL)
+    trainer.train(30, progress=False)
+    env.forget()
     assert trainer.evaluate(2) == trainer.evaluate(2)
     assert trainer.evaluate(2, deterministic=False) == trainer.evaluate(2, deterministic=False)
     assert len(set(env.seeds)) == 1

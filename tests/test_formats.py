@@ -214,6 +214,9 @@ def test_pieces_of_any_size_give_the_same_steps(limit: int, with_next: bool, mon
             Dataset.from_arrays(made, action_space=spaces.Box(-1, 1, (2,)))
         inferred: Any = Dataset.from_arrays(made).action_space
         assert (inferred.low[0], inferred.high[0]) == (min(value, -1), max(value, 1))
+        halves = table(actions=np.where(np.arange(N) == row, 0.5, 0.0))
+        with pytest.raises(DatasetError, match="must be whole numbers"):
+            Dataset.from_arrays(halves, action_space=spaces.Discrete(2))
 
 
 @pytest.mark.parametrize("name", ["logs.npz", "logs.hdf5", "logs.parquet", "logs"])
@@ -233,6 +236,7 @@ def test_rows_take_a_part(name: str, tmp_path: Path):
     np.testing.assert_array_equal(part.columns["observations"][:], whole["observations"][2:10])
     # Neither the first episode nor the last one is whole.
     assert part.episode_lengths.tolist() == [5]
+    assert part.episode_returns.tolist() == [4 + 5 + 6 + 7 + 8]
     # After the last step of an episode, the next one begins: it is whole.
     for rows, lengths in [
         (slice(4, None), [5]),

@@ -234,21 +234,26 @@ def test_choices_are_compared_component_by_component():
     assert found["behavior/action_distance"] == pytest.approx(differs.mean())
 
 
-def test_the_ratio_of_a_mode_is_one_over_the_probability_that_the_data_give_it():
-    data, rng = bandit("discrete"), np.random.default_rng(1)
+@pytest.mark.parametrize(("kind", "deterministic"), [("discrete", True), ("continuous", False)])
+def test_episodes_are_weighted_by_the_policy_s_and_the_data_s_probabilities(kind: str, deterministic: bool):
+    data, rng = bandit(kind), np.random.default_rng(1)
     trainer = Trainer("bc", dataset=data, config={"hidden": 8, "actor_output_scale": 1.0, "gamma": GAMMA})
-    probability, ends = rng.uniform(0.2, 0.9, 400), np.arange(400) % 2 == 1
-    reward = rng.normal(size=400).astype(np.float32)
-    # Episodes of two steps.
-    columns = {**data.columns, "action_log_probs": np.log(probability), "terminals": ends, "rewards": reward}
-    columns["next_observations"] = data.columns["observations"]
+    obs, action = data.columns["observations"][:], data.columns["actions"][:]
+    log_mu, reward = np.log(rng.uniform(0.2, 0.9, 400)), rng.normal(size=400).astype(np.float32)
+    # Episodes of one, of two and of three steps.
+    starts = np.flatnonzero(np.isin(np.arange(400) % 6, (0, 1, 3)))
+    ends = np.isin(np.arange(400), [*starts[1:] - 1, 399])
+    columns = {**data.columns, "action_log_probs": log_mu, "terminals": ends, "rewards": reward}
+    columns["next_observations"] = obs
     del columns["timeouts"]
-    found = trainer.evaluate_offline(columns, gradient_steps=1, progress=False)
-    agrees = trainer.predict(data.columns["observations"][:]) == data.columns["actions"][:]
-    weight = np.where(agrees, 1 / probability, 0.0).reshape(200, 2).prod(axis=1)
-    assert 10 < (weight > 0).sum() < 190
-    returns = reward.reshape(200, 2) @ [1, GAMMA]
-    assert found["wis/value"] == pytest.approx((weight * returns).sum() / weight.sum(), rel=1e-4)
+    logged = Dataset.from_arrays(columns, action_space=data.action_space)
+    found = trainer.evaluate_offline(logged, deterministic=deterministic, gradient_steps=1, progress=False)
+    with np.errstate(divide="ignore"):
+        log_pi = np.log(trainer.predict(obs) == action) if deterministic else trainer.log_prob(obs, action)
+    weight = np.exp(np.add.reduceat(log_pi - log_mu, starts))
+    assert len(np.unique(weight)) > 50
+    returns = np.array([part @ GAMMA ** np.arange(len(part)) for part in np.split(reward, starts[1:])])
+    assert found["wis/value"] == pytest.approx((weight * returns).sum() / weight.sum(), rel=1e-3)
     assert found["data/value"] == pytest.approx(returns.mean(), rel=1e-4)
 
 

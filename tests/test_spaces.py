@@ -46,6 +46,7 @@ EXAMPLES: dict[str, tuple[spaces.Space[Any], Any, list[float]]] = {
     "multi-discrete with start": (spaces.MultiDiscrete([2, 2], start=[5, -5]), np.array([6, -5]), [0, 1, 1, 0]),
     "multi-discrete of rows": (spaces.MultiDiscrete(np.array([[2], [2]])), np.array([[1], [0]]), [0, 1, 1, 0]),
     "multi-binary": (spaces.MultiBinary(3), np.array([1, 0, 1], np.int8), [1, 0, 1]),
+    "multi-binary of bools": (spaces.MultiBinary(3), np.array([True, False, True]), [1, 0, 1]),
     "multi-binary of rows": (spaces.MultiBinary([2, 1]), np.array([[0], [1]], np.int8), [0, 1]),
     "tuple": (spaces.Tuple([spaces.Discrete(2), spaces.Box(0, 9, (1,))]), (1, np.array([7.0], np.float32)), [0, 1, 7]),
     "dict and tuple": (
