@@ -17,8 +17,8 @@ from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, Vecto
 from inside import training_envs
 from probes import Counting
 from rlox import Trainer
-from rlox.envs.collector import Collector
-from rlox.envs.envs import Envs, make_envs
+from rlox.envs.collector import Collector, EpisodeCounter
+from rlox.envs.envs import Envs, Step, make_envs
 from rlox.envs.spaces import action_codec, obs_encoder
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError
 
@@ -173,6 +173,15 @@ def test_random_actions_are_counted_from_zero_and_take_every_value():
     drawn = np.concatenate([collector.random_action() for _ in range(60)])
     assert drawn.shape == (60, 1)
     assert np.unique(drawn).tolist() == [0, 1, 2]
+
+
+def test_a_step_that_only_resets_counts_for_nothing():
+    counter, no = EpisodeCounter(2), np.zeros(2, bool)
+    for valid in ([True, False], [True, True]):
+        step = Step(np.full(2, 5.0, np.float32), None, no, no, np.array(valid), None)
+        assert counter.count(step) == []
+    last = Step(np.ones(2, np.float32), None, ~no, no, ~no, None)
+    assert counter.count(last) == [(0, (11.0, 3)), (1, (6.0, 2))]
 
 
 def test_episodes_of_all_environments_are_counted():

@@ -14,6 +14,7 @@ from scipy import stats
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.awr import AWRConfig
 from rlox.core import replay as replays
+from rlox.core import rollout as rollouts
 from rlox.core.programs import Mix, compile_programs
 from rlox.core.replay import Replay
 from rlox.core.state import Transition
@@ -303,6 +304,21 @@ def test_a_trimmed_replay_has_the_rows_in_use_and_is_refilled_to_what_it_was():
         for one, other in zip(jax.tree.leaves(again), jax.tree.leaves(replay), strict=True):
             assert one.dtype == other.dtype
             np.testing.assert_array_equal(one, other)
+
+
+def test_a_rollout_is_cut_where_each_stream_has_its_last_step():
+    rollout = rollouts.create(4, 4, 2, np.float32, 1, np.int32)
+    flags = {
+        "terminated": [[0, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]],
+        "valid": [[1, 1, 0, 1], [1, 1, 0, 1], [0, 1, 0, 0]],
+    }
+    for terminated, valid in zip(*(np.array(rows, bool) for rows in flags.values()), strict=True):
+        step = coded([1, 5, 7, 11])._replace(terminated=terminated, truncated=np.zeros(4, bool))
+        rollout = rollouts.append(rollout, step, valid)
+    marked, streams = rollouts.cut(rollout)
+    assert streams.tolist() == [True, True, False, True]
+    assert np.argwhere(marked.steps.truncated).tolist() == [[2, 1]]
+    assert not rollout.steps.truncated.any(), "the buffers of the run are left alone"
 
 
 def test_some_streams_are_cut_and_others_not():

@@ -45,6 +45,7 @@ def test_counters_and_the_last_episodes_come_back(tmp_path: Path, config: dict[s
     trainer = trained(Diary(), tmp_path, config)
     loaded = Trainer.load(tmp_path, env=Diary())
     assert (loaded.env_steps, loaded.episodes, loaded.gradient_steps) == (40, 5, 0)
+    assert loaded.state.key.dtype == trainer.state.key.dtype
     metrics = loaded.train(1, progress=False)
     assert (metrics["env_steps"], metrics["episodes"]) == (41, 5)
     for name in ("rollout/episode_return", "rollout/episode_length"):

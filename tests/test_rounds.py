@@ -37,7 +37,9 @@ def test_values_of_a_delayed_reward_are_discounted(td_lambda: float):
 def test_rounds_count_their_steps():
     config = PROBE | {"rollout_steps": 100, "n_envs": 3, "hidden": 4}
     trainer = Trainer("awr", "CartPole-v1", config=config)
-    trainer.train(102 * 3 + 30, progress=False)
+    trainer.train(99, progress=False)
+    assert trainer.gradient_steps == 0
+    trainer.train(102 * 3 + 30 - 99, progress=False)
     assert trainer.gradient_steps == 3 * PROBE["n_actor_updates"]
     trainer.evaluate(2)
     trainer.train(102 - 30, progress=False)
