@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rlox.errors import DivergedError
 from rlox.learner import Counters, Learner
+from rlox.runs.interrupts import Interrupted, Interrupts
 from rlox.runs.logs import RunLog
 from rlox.runs.progress import Progress
 from rlox.spec import Budget
@@ -72,6 +73,7 @@ def run(
     cursor: Cursor,
     handlers: Mapping[str, Callable[[], bool]],
     advanced: Callable[[int], None] = lambda at: None,
+    stopped: Callable[[], bool] = lambda: False,
 ) -> Cursor:
     """Advance a learner to the cursor's end; returns where the loop stopped.
 
@@ -80,8 +82,9 @@ def run(
         cursor: where to begin.
         handlers: what is called at each event; the loop stops if one returns False.
         advanced: called with the steps so far whenever the learner comes back.
+        stopped: asked before each time that the learner advances; the loop stops if it returns True.
     """
-    while (at := cursor.clock(learner.counters)) < cursor.end:
+    while (at := cursor.clock(learner.counters)) < cursor.end and not stopped():
         learner.advance(cursor.next_due() - at, offline=cursor.offline)
         at = cursor.clock(learner.counters)
         advanced(at)
@@ -136,8 +139,17 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
         bar = stack.enter_context(Progress(max(cursor.end - cursor.begin, 1), progress))
         stack.push(save_on_error)
         handlers = {"evaluate": evaluate, "log": log, "save": save}
-        run(learner, cursor, handlers, lambda at: bar.update(at - cursor.begin, last))
+        interrupts = stack.enter_context(Interrupts())
+        run(
+            learner,
+            cursor,
+            handlers,
+            advanced=lambda at: bar.update(at - cursor.begin, last),
+            stopped=lambda: interrupts.number is not None,
+        )
     save()
+    if interrupts.number is not None:
+        raise Interrupted(_stopped_at(trainer, cursor.clock(learner.counters)), interrupts.number)
     seconds, now = time.perf_counter() - began, learner.counters
     return {
         "mean_reward": last.get("rollout/episode_return", math.nan),
@@ -148,3 +160,10 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
         "env_steps_per_second": (now.env_steps - before.env_steps) / seconds,
         **last,
     }
+
+
+def _stopped_at(trainer: Trainer, at: int) -> str:
+    """Return where a training was stopped, and how it continues."""
+    if trainer.run_dir is None:
+        return f"Stopped at step {at:,}: train() continues, save() keeps it."
+    return f"Stopped at step {at:,} and saved. Continue with: rlox resume {trainer.run_dir}"

@@ -42,6 +42,7 @@ app.register_install_completion_command(group=GLOBAL, help="Install completion f
 app.command(
     "rlox.cli.train:app", name="train", sort_key=1, help="Learn a policy from an environment, from data, or from both."
 )
+app.command("rlox.cli.train:resume", name="resume", sort_key=1.5, help="Continue a run that was stopped.")
 app.command(
     "rlox.cli.runs:evaluate",
     name="evaluate",
@@ -82,7 +83,7 @@ def _launch(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 2 on bad input, 1 where training diverged, 130 where it was interrupted."""
+    """Run the command line; exits with 2 on bad input, 1 if training diverged, 128 + N if signal N stopped it."""
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
@@ -100,13 +101,14 @@ def main(args: Sequence[str] | None = None) -> None:
         sys.exit(1)
     except OSError as error:
         _fail(one_line(error), 2)
-    except KeyboardInterrupt:
-        print("rlox: interrupted.", file=sys.stderr)
-        if args is None:
+    except KeyboardInterrupt as stop:
+        print(f"rlox: {stop}" if str(stop) else "rlox: interrupted.", file=sys.stderr)
+        stopped_by = getattr(stop, "number", None)
+        if stopped_by is None and args is None:
             # Threads of XLA may still compute, and crash where Python is taken down around them.
             sys.stdout.flush()
             os._exit(130)
-        sys.exit(130)
+        sys.exit(128 + (stopped_by or 2))
 
 
 def _fail(message: str, code: int) -> None:

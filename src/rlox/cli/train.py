@@ -92,11 +92,40 @@ def train(algorithm: str, kind: type[Config], options: Options, settings: Mappin
     source = spec.env if spec.dataset is None else Path(spec.dataset).stem
     folder = options.run_dir or _new_run_dir(f"{algorithm}-{source}-{spec.seed}")
     with Trainer.from_spec(spec, run_dir=folder) as trainer:
-        _learn(trainer, spec)
-        if spec.env is None:
-            print(f"Saved to {folder}. Its returns in an environment: rlox evaluate {folder} --env ID")
-            return
-        print_evaluation(trainer.evaluate(budget.n_eval_episodes), spec.env)
+        _finish(trainer, folder)
+
+
+def resume(
+    run: Annotated[Path, Parameter(metavar="RUN")], /, *, env: str | None = None, dataset: str | None = None
+) -> None:
+    """Continue a run that was stopped, from its latest checkpoint to the end of its budget, in a new episode.
+
+    Parameters
+    ----------
+    run
+        Folder of the run.
+    env
+        Environment, if the run's has to be named again (module:Id) or has another id here.
+    dataset
+        Data, if the run's are not where they were.
+    """
+    from rlox.trainer import Trainer
+
+    with Trainer.load(run, env=env, dataset=dataset) as trainer:
+        budget = trainer.spec.budget
+        if budget.gradient_steps is None and budget.total_timesteps is None:
+            raise ConfigError(f"'{run}' has no budget to finish: it was saved by Trainer.save before any training.")
+        _finish(trainer, run)
+
+
+def _finish(trainer: Any, folder: Path) -> None:
+    """Learn what is left of the budget, and evaluate."""
+    spec = trainer.spec
+    _learn(trainer, spec)
+    if spec.env is None:
+        print(f"Saved to {folder}. Its returns in an environment: rlox evaluate {folder} --env ID")
+        return
+    print_evaluation(trainer.evaluate(spec.budget.n_eval_episodes), spec.env)
     again = f" --env {spec.env}" if ":" in spec.env else ""
     print(f"Saved to {folder}. Watch it: rlox play {folder}{again}")
 
@@ -143,10 +172,12 @@ def _own_env(dataset: str) -> str | None:
 
 def _learn(trainer: Any, spec: RunSpec) -> None:
     """Learn from the data, then from the environment, and say how long it took."""
-    if spec.budget.gradient_steps is not None:
+    before = trainer.gradient_steps
+    if spec.budget.gradient_steps is not None and before < spec.budget.gradient_steps:
         metrics = trainer.train_offline(progress=True)
-        speed = metrics["gradient_steps"] / metrics["seconds"]
-        told = f"{metrics['gradient_steps']:,} gradient steps in {metrics['seconds']:.1f} s"
+        learned = metrics["gradient_steps"] - before
+        speed = learned / metrics["seconds"]
+        told = f"{learned:,} gradient steps in {metrics['seconds']:.1f} s"
         print(f"Learned from {spec.dataset}: {told} ({speed:,.0f} a second).")
     if spec.budget.total_timesteps is not None:
         metrics = trainer.train(progress=True)

@@ -18,6 +18,7 @@ from numpy.typing import NDArray
 
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError, did_you_mean, one_line
 from rlox.modules import import_named
+from rlox.runs import interrupts
 
 EnvLike = str | gym.Env[Any, Any] | VectorEnv[Any, Any, Any] | Callable[[], Any]
 
@@ -154,6 +155,9 @@ class Envs:
         if not self.owned:
             return
         if isinstance(self.env, AsyncVectorEnv):
+            # They ignore the signal that Gymnasium would end them with.
+            for process in self.env.processes:
+                process.kill()
             self.env.close(terminate=True)
         else:
             self.env.close()
@@ -206,7 +210,8 @@ def make_envs(env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0) 
     make = _maker(env)
     if mode == "async":
         # Not forked: JAX runs threads, whose locks a copy of this process would never be released.
-        return Envs(AsyncVectorEnv([make] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP, context="forkserver"))
+        worker = functools.partial(_make_in_worker, make, os.getpid())
+        return Envs(AsyncVectorEnv([worker] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP, context="forkserver"))
     if n_envs == 1:
         return Envs(make())
     return Envs(SyncVectorEnv([make] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP))
@@ -286,6 +291,13 @@ def _make_from_spec(spec: EnvSpec) -> gym.Env[Any, Any]:
         raise ConfigError(f"Environment '{spec.id}' needs a package that is missing: {one_line(error)}") from None
     except gym.error.Error as error:
         raise ConfigError(f"Environment '{spec.id}' could not be created: {one_line(error)}") from None
+
+
+def _make_in_worker(make: Callable[[], Any], parent: int) -> Any:
+    # Gymnasium also calls this in the parent, to look at the spaces.
+    if os.getpid() != parent:
+        interrupts.ignore()
+    return make()
 
 
 def _make_from_callable(make: Callable[[], Any]) -> Any:
