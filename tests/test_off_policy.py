@@ -59,18 +59,6 @@ def test_fitted_q_evaluation_finds_the_value_of_a_policy_that_the_data_are_not_o
     assert td_error < 0.2
 
 
-def test_the_interval_is_wider_where_there_are_fewer_episodes():
-    few, many = (
-        fitted_q_evaluation(noisy(n), policy(1.0), (2,), SMALL, gradient_steps=600, seed=0)[0] for n in (12, 300)
-    )
-    assert few.high - few.low > 2 * (many.high - many.low)
-
-
-def noisy(n_episodes: int) -> Transition:
-    steps = chain(n_episodes)
-    return steps._replace(reward=np.random.default_rng(1).normal(size=len(steps.reward)).astype(np.float32))
-
-
 def test_returns_of_episodes_are_discounted_from_their_own_start():
     steps = chain(4)
     steps.truncated[7] = True
@@ -103,7 +91,7 @@ def test_where_no_episode_speaks_for_the_policy_the_weighted_estimate_is_nan():
 
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.5), (0.9, 0.3), (-2.0, 1.0)])
 def test_the_probability_of_clipped_actions_adds_up_to_one(mean: float, std: float):
-    grid = np.linspace(-1 + 2 * AT_BOUND, 1 - 2 * AT_BOUND, 20_001)
+    grid = np.linspace(-1 + 2 * AT_BOUND, 1 - 2 * AT_BOUND, 2_001)
     policy = Gaussian(jnp.full((len(grid), 1), mean), jnp.asarray([std]))
     inside = np.exp(policy.taken_log_prob(jnp.asarray(grid, jnp.float32)[:, None]))
     ends = Gaussian(jnp.full((2, 1), mean), jnp.asarray([std])).taken_log_prob(jnp.array([[-1.0], [1.0]]))
@@ -149,7 +137,7 @@ def test_both_estimates_agree_on_a_bandit(kind: str, deterministic: bool):
     data = bandit(kind)
     trainer = Trainer("awr", dataset=data, config={"hidden": 16, "batch_size": 64, "learning_rate": 5e-3, "beta": 0.3})
     trainer.train_offline(300, progress=False)
-    found = trainer.evaluate_offline(data, deterministic=deterministic, gradient_steps=400, progress=False)
+    found = trainer.evaluate_offline(data, deterministic=deterministic, gradient_steps=250, progress=False)
     assert found["fqe/value"] == pytest.approx(found["wis/value"], abs=0.15)
     assert found["fqe/value"] > found["data/value"] + 0.2
     assert 0 < found["wis/effective_sample_size"] <= 1
