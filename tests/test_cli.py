@@ -294,3 +294,15 @@ def test_completion_knows_commands_and_flags(shell: Any):
     script = app.generate_completion(shell=shell)
     assert "evaluate" in script
     assert "total-timesteps" in script
+
+
+@pytest.mark.parametrize("flag", ["--help", "-h"])
+@pytest.mark.parametrize(
+    "command",
+    ["train", "train awr", "resume", "evaluate", "play", "export", "dataset", "dataset info", "list", "list presets"],
+)
+def test_every_command_has_a_help(command: str, flag: str, capsys: pytest.CaptureFixture[str]):
+    main([*command.split(), flag])
+    out, err = capsys.readouterr()
+    assert f"Usage: rlox {command.split()[0]}" in out
+    assert err == ""

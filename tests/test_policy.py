@@ -123,3 +123,12 @@ def test_anything_that_predicts_is_evaluated():
     result = evaluate(RandomPolicy(envs.observation_space, envs.action_space, seed=0), envs, 20, seed=1)
     assert 12 < result["mean_reward"] < 40
     envs.close()
+
+
+def test_an_environment_of_other_spaces_is_refused(trainer: Trainer):
+    envs = make_envs("CartPole-v1")
+    with pytest.raises(
+        ConfigError, match=r"policy takes Box.*\(3,\).*but the environment has Box.*\(4,\).*Discrete\(2\)"
+    ):
+        evaluate(trainer.policy, envs, 1)
+    envs.close()

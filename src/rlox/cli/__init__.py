@@ -39,20 +39,20 @@ for flag in ("--help", "--version"):
     app[flag].group = (GLOBAL,)
 app.register_install_completion_command(group=GLOBAL, help="Install completion for the shell that is running.")
 
-app.command(
-    "rlox.cli.train:app", name="train", sort_key=1, help="Learn a policy from an environment, from data, or from both."
-)
-app.command("rlox.cli.train:resume", name="resume", sort_key=1.5, help="Continue a run that was stopped.")
-app.command(
-    "rlox.cli.runs:evaluate",
-    name="evaluate",
-    sort_key=2,
-    help="Print the returns of a trained policy, or estimate them.",
-)
-app.command("rlox.cli.runs:play", name="play", sort_key=3, help="Watch a trained policy, in a window or as a video.")
-app.command("rlox.cli.runs:export", name="export", sort_key=4, help="Write a trained policy to an ONNX file.")
-app.command("rlox.cli.dataset:app", name="dataset", sort_key=5, help="Describe, record and convert data.")
-app.command("rlox.cli.listing:list_", name="list", sort_key=6, help="List algorithms, presets or bundled data.")
+for place, (name, target, summary) in enumerate(
+    [
+        ("train", "rlox.cli.train:app", "Learn a policy from an environment, from data, or from both."),
+        ("resume", "rlox.cli.train:resume", "Continue a run that was stopped."),
+        ("evaluate", "rlox.cli.runs:evaluate", "Print the returns of a trained policy, or estimate them."),
+        ("play", "rlox.cli.runs:play", "Watch a trained policy, in a window or as a video."),
+        ("export", "rlox.cli.runs:export", "Write a trained policy to an ONNX file."),
+        ("dataset", "rlox.cli.dataset:app", "Describe, record and convert data."),
+        ("list", "rlox.cli.listing:list_", "List algorithms, presets or bundled data."),
+    ]
+):
+    # Named again, since a function would take them from the meta app, which has none.
+    flags = {} if target.endswith(":app") else {"help_flags": ("--help", "-h")}
+    app.command(target, name=name, help=summary, sort_key=place, **flags)
 
 
 @app.meta.default

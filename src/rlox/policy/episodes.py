@@ -12,7 +12,8 @@ from numpy.typing import NDArray
 
 from rlox.envs.collector import Episode, EpisodeCounter
 from rlox.envs.envs import Envs, Step
-from rlox.envs.spaces import action_codec
+from rlox.envs.spaces import action_codec, interchangeable
+from rlox.errors import ConfigError
 from rlox.policy.policy import Policy, Predictor
 
 Act = Callable[[Any], NDArray[Any]]
@@ -55,6 +56,20 @@ def episodes(envs: Envs, act: Act, n_episodes: int, seed: int | None) -> Iterato
             return
 
 
+def check_fits(policy: Predictor, envs: Envs) -> None:
+    """Refuse an environment of other spaces than the policy's.
+
+    Raises:
+        ConfigError: naming both.
+    """
+    fits = interchangeable(policy.observation_space, envs.observation_space)
+    if not fits or policy.action_space != envs.action_space:
+        raise ConfigError(
+            f"The policy takes {policy.observation_space} and gives {policy.action_space}, but the environment has "
+            f"{envs.observation_space} and {envs.action_space}: choose the environment that it was trained in."
+        )
+
+
 def evaluate(
     policy: Predictor, envs: Envs, n_episodes: int, *, deterministic: bool = True, seed: int = 0
 ) -> dict[str, float]:
@@ -70,7 +85,11 @@ def evaluate(
     Returns:
         ``mean_reward``, ``std_reward`` (of the episodes, not of their mean), ``min_reward``, ``max_reward``,
         ``mean_length``, ``n_episodes``.
+
+    Raises:
+        ConfigError: the environment has other spaces than the policy.
     """
+    check_fits(policy, envs)
     acting = policy.seeded(seed) if isinstance(policy, Policy) else policy
     found = list(episodes(envs, lambda obs: acting.predict(obs, deterministic=deterministic), n_episodes, seed))
     returns = np.array([episode.episode_return for episode in found])

@@ -14,7 +14,7 @@ import numpy as np
 from rlox.envs.collector import Episode
 from rlox.envs.envs import Envs, find_spec
 from rlox.errors import ConfigError, one_line
-from rlox.policy.episodes import episodes
+from rlox.policy.episodes import check_fits, episodes
 from rlox.policy.policy import Predictor
 
 
@@ -33,7 +33,9 @@ def play(policy: Predictor, env_id: str, video: Path | None, n_episodes: int, se
             if video is not None:
                 writer = stack.enter_context(_open_video(video, env.metadata.get("render_fps", 30)))
                 env = _Filmed(env, lambda frame: _append(writer, frame))
-            yield from episodes(Envs(env), policy.predict, n_episodes, seed)
+            envs = Envs(env)
+            check_fits(policy, envs)
+            yield from episodes(envs, policy.predict, n_episodes, seed)
     except gym.error.DependencyNotInstalled as error:
         raise ConfigError(
             f"Environment '{env_id}' cannot be shown: {one_line(error)} (the extra rlox[video] has it)."
@@ -65,7 +67,10 @@ class _Filmed(gym.Wrapper[Any, Any, Any, Any]):
 
 def _make(env_id: str, mode: str) -> gym.Env[Any, Any]:
     try:
-        env = gym.make(find_spec(env_id), render_mode=mode)
+        with warnings.catch_warnings():
+            # Gymnasium warns of a render mode that there is not; below that is an error.
+            warnings.filterwarnings("ignore", ".*render_mode.*", UserWarning)
+            env = gym.make(find_spec(env_id), render_mode=mode)
     except (gym.error.Error, ImportError) as error:
         raise ConfigError(f"Environment '{env_id}' cannot be shown: {one_line(error)}") from None
     if mode not in env.metadata.get("render_modes", ()):
