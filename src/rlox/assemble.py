@@ -5,18 +5,22 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import warnings
+from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 
 from rlox.algorithms import find_algorithm, find_saved
-from rlox.core.config import silenced
+from rlox.core.config import Config, silenced
+from rlox.data.bundled import is_bundled
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, make_envs, names_module
+from rlox.envs.envs import EnvLike, Envs, make_envs, names_module
 from rlox.envs.space_json import restore
-from rlox.envs.spaces import action_codec, interchangeable
-from rlox.errors import CheckpointError, ConfigError, DatasetError
+from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
+from rlox.errors import CheckpointError, ConfigError, DatasetError, one_line
+from rlox.loop import Standing
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.logs import CONFIG
@@ -26,7 +30,7 @@ Spaces = tuple[gym.Space[Any], gym.Space[Any]]
 
 
 def make_learner(
-    spec: RunSpec, env: EnvLike | None, data: Dataset | None, spaces: Spaces | None = None
+    spec: RunSpec, env: EnvLike | None, data: Dataset | None, spaces: Spaces | None = None, n_streams: int = 1
 ) -> RegressionLearner:
     """Return the learner of a specification.
 
@@ -35,12 +39,13 @@ def make_learner(
         env: where to act, if anywhere.
         data: what to learn from, if there are any.
         spaces: of observations and actions, if there is neither.
+        n_streams: of a replay that was filled in environments that are not here.
 
     Raises:
         ConfigError: nothing to learn from, or an environment that could not be created.
         DatasetError: data that are not the environment's.
     """
-    envs = None if env is None else make_envs(env, spec.config.n_envs, spec.config.vectorization_mode, spec.seed)
+    envs = None if env is None else _make_envs(spec, env)
     place = envs or data
     if place is not None:
         spaces = place.observation_space, place.action_space
@@ -54,7 +59,22 @@ def make_learner(
         warnings.warn(" ".join(useless), stacklevel=4)
     steps = None if data is None else data.within(*spaces).transitions()
     algorithm = find_algorithm(spec.algorithm)[1]
-    return RegressionLearner(algorithm, spec.config, *spaces, envs=envs, seed=spec.seed, data=steps)
+    return RegressionLearner(
+        algorithm, spec.config, *spaces, envs=envs, seed=spec.seed, data=steps, n_streams=n_streams
+    )
+
+
+def _make_envs(spec: RunSpec, env: EnvLike) -> Envs:
+    config = spec.config
+    return make_envs(env, config.n_envs, config.vectorization_mode, spec.seed, timeout=config.env_timeout)
+
+
+def named(dataset: object) -> str | None:
+    """Return how a run names its data: a file by its full path, so that it is found from any folder."""
+    if not isinstance(dataset, str | Path):
+        return None
+    is_path = not is_bundled(str(dataset)) and Path(dataset).exists()
+    return str(Path(dataset).resolve()) if is_path else str(dataset)
 
 
 def is_discrete(env: EnvLike | None, data: Dataset | None) -> bool:
@@ -73,37 +93,104 @@ class Loaded(NamedTuple):
     spec: RunSpec
     env: EnvLike | None
     learner: RegressionLearner
+    standing: Standing
     run_dir: Path | None
     """The folder of the run whose checkpoint it is."""
     latest: bool
     """Whether it is the latest one of that run."""
+    logged: int
+    """Bytes of the run's metrics at that moment."""
+    stamp: tuple[int, ...] | None
+    """Of the latest checkpoint of that folder."""
 
 
-def load_run(path: Path, env: EnvLike | None, dataset: DatasetLike | None) -> Loaded:
+def load_run(path: Path, env: EnvLike | None, dataset: DatasetLike | None, settings: Mapping[str, Any]) -> Loaded:
     """Return what a checkpoint holds; ``env`` and ``dataset`` take the place of what it names.
 
     Raises:
         CheckpointError: no checkpoint there, a torn one, or one made for other spaces than ``env``'s.
+        ConfigError: ``settings`` that a run that continues cannot change.
     """
+    folder = path.parent if path.suffix else path
+    # Before it is read: what is written meanwhile is noticed.
+    stamp = checkpoint.stamp(folder)
     arrays, header = checkpoint.load(path)
-    find_saved(header["spec"]["algorithm"], path)
-    spec = RunSpec.from_dict(header["spec"])
-    saved = restore(header["observation_space"]), restore(header["action_space"])
+    spec, standing, saved = _read_header(path, header)
+    n_streams = _check_sizes(path, arrays, spec, saved)
+    spec = spec.continued(settings)
     if env is None and not names_module(spec.env):
         env = spec.env
-    data = None
-    if dataset is not None:
-        data = make_dataset(dataset)
-    elif spec.dataset:
-        # Without its data the run still acts, and `train` says that they are not available.
-        with contextlib.suppress(DatasetError):
-            data = make_dataset(spec.dataset)
+    data = _find_data(spec, dataset)
     if isinstance(env, str):
         spec = dataclasses.replace(spec, env=env)
-    if isinstance(dataset, str | Path):
-        spec = dataclasses.replace(spec, dataset=str(dataset))
-    learner = make_learner(spec, env, data, saved)
-    found = learner.observation_space, learner.action_space
+    if dataset is not None:
+        spec = dataclasses.replace(spec, dataset=named(dataset))
+    learner = make_learner(spec, env, data, saved, n_streams)
+    try:
+        _check_spaces(path, saved, (learner.observation_space, learner.action_space))
+        learner.restore(arrays)
+    except CheckpointError:
+        learner.close()
+        raise
+    _warn_of_what_is_missing(path, header, learner)
+    run_dir = folder if (folder / CONFIG).exists() else None
+    return Loaded(
+        spec, env, learner, standing, run_dir, checkpoint.is_latest(path), int(header.get("logged", 0)), stamp
+    )
+
+
+def _read_header(path: Path, header: Mapping[str, Any]) -> tuple[RunSpec, Standing, Spaces]:
+    try:
+        find_saved(header["spec"]["algorithm"], path)
+        saved = restore(header["observation_space"]), restore(header["action_space"])
+        standing = Standing.from_dict(header["standing"]) if "standing" in header else Standing()
+        return RunSpec.from_dict(header["spec"]), standing, saved
+    except (LookupError, TypeError, AttributeError, ConfigError) as error:
+        raise CheckpointError(f"Checkpoint '{path}' cannot be used: {one_line(error)}") from None
+
+
+def _check_sizes(path: Path, arrays: checkpoint.Arrays, spec: RunSpec, spaces: Spaces) -> int:
+    """Return the number of the replay's streams; refuse settings that ask for more than the arrays hold.
+
+    Nothing was allocated yet.
+
+    Raises:
+        CheckpointError: they do.
+    """
+    check_networks(path, arrays, spec.config, spaces)
+    found = [len(arrays[name]) for name in ("streams.episode", "replay.size") if name in arrays and arrays[name].ndim]
+    n = found[0] if found else 1
+    if (found and spec.config.n_envs not in (1, n)) or spec.config.n_envs > 10_000:
+        raise CheckpointError(f"Checkpoint '{path}' says n_envs={spec.config.n_envs}, but holds {n}.")
+    return n
+
+
+def check_networks(path: Path, arrays: checkpoint.Arrays, config: Config, spaces: Spaces) -> None:
+    """Refuse settings of networks that are larger than the arrays of the actor.
+
+    Raises:
+        CheckpointError: they are.
+    """
+    codec = action_codec(spaces[1])
+    sizes = (obs_encoder(spaces[0]).dim, *config.widths, sum(codec.nvec) or codec.dim)
+    asked = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
+    held = sum(array.size for name, array in arrays.items() if name.startswith("train.actor."))
+    if asked > held:
+        raise CheckpointError(f"Checkpoint '{path}' says networks of {asked:,} weights, but holds {held:,}.")
+
+
+def _find_data(spec: RunSpec, dataset: DatasetLike | None) -> Dataset | None:
+    if dataset is not None:
+        return make_dataset(dataset)
+    if spec.dataset is None or ".." in Path(spec.dataset).parts:
+        return None
+    # Without its data the run still acts, and `train` says that they are not available.
+    with contextlib.suppress(DatasetError):
+        return make_dataset(spec.dataset)
+    return None
+
+
+def _check_spaces(path: Path, saved: Spaces, found: Spaces) -> None:
     alike = interchangeable(saved[0], found[0]), saved[1] == found[1]
     for fits, was, now in zip(alike, saved, found, strict=True):
         if not fits:
@@ -111,7 +198,18 @@ def load_run(path: Path, env: EnvLike | None, dataset: DatasetLike | None) -> Lo
                 f"Checkpoint '{path}' was made for the space {was}, but the environment has {now}: "
                 "load it with the environment that it was trained in."
             )
-    learner.restore(arrays)
-    folder = path.parent if path.suffix else path
-    run_dir = folder if (folder / CONFIG).exists() else None
-    return Loaded(spec, env, learner, run_dir, checkpoint.is_latest(path))
+
+
+def _warn_of_what_is_missing(path: Path, header: Mapping[str, Any], learner: RegressionLearner) -> None:
+    if not header.get("replay", True):
+        warnings.warn(
+            f"Checkpoint '{path}' was made without its replay: training continues with an empty one, and not as it "
+            "would have.",
+            stacklevel=4,
+        )
+    if header.get("data") is not None and learner.data_digest not in (None, header["data"]):
+        warnings.warn(
+            f"The data are not those that the run of '{path}' has learned from: training continues with these, and not "
+            "as it would have.",
+            stacklevel=4,
+        )

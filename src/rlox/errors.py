@@ -54,6 +54,10 @@ class RunExistsError(RloxError):
     """A run folder that already holds a run."""
 
 
+class RunInUseError(RloxError):
+    """A run folder that another trainer writes to."""
+
+
 class DivergedError(RloxError):
     """A loss or a parameter is no longer finite."""
 

@@ -59,8 +59,8 @@ class Learner(Protocol):
         """Cut the episodes where they stand, as truncated; new ones begin at the next step."""
         ...
 
-    def snapshot(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all that training needs to go on. Nothing is changed."""
+    def snapshot(self, *, replay: bool = True) -> dict[str, NDArray[Any]]:
+        """Return copies of all that training needs to go on, with its replay or without. Nothing is changed."""
         ...
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:

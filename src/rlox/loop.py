@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import math
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rlox.errors import DivergedError
+from rlox.errors import DivergedError, InvalidStepError, WorkerDiedError
 from rlox.learner import Counters, Learner
 from rlox.runs.interrupts import Interrupted, Interrupts
-from rlox.runs.logs import RunLog
 from rlox.runs.progress import Progress
 from rlox.spec import Budget
 
@@ -44,6 +44,19 @@ class Cursor(NamedTuple):
         intervals = {event: n for event, n in known.items() if n is not None}
         return cls(offline, begin, end, intervals, {event: begin + n for event, n in intervals.items()})
 
+    def until(self, fresh: Cursor) -> Cursor:
+        """Return this cursor with the end and the intervals of one that starts where this one is.
+
+        What has kept its interval is due when it was; the rest, at multiples of its own from ``begin``.
+        """
+        due = {
+            event: self.due[event]
+            if self.intervals.get(event) == n
+            else self.begin + n * ((fresh.begin - self.begin) // n + 1)
+            for event, n in fresh.intervals.items()
+        }
+        return self._replace(end=fresh.end, intervals=fresh.intervals, due=due)
+
     def clock(self, counters: Counters) -> int:
         """Return the steps so far."""
         return counters.gradient_steps if self.offline else counters.env_steps
@@ -68,12 +81,37 @@ class Cursor(NamedTuple):
         return [event for event in EVENTS if event in now], self._replace(due=due)
 
 
+class Standing(NamedTuple):
+    """What a loop has come to; with it a checkpoint continues the records too."""
+
+    cursor: Cursor | None = None
+    metrics: Mapping[str, float] = {}
+    """The last record of each metric."""
+    best: float | None = None
+    """Highest mean return of an evaluation."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Return plain JSON values."""
+        cursor = None if self.cursor is None else self.cursor._asdict()
+        return {**self._asdict(), "cursor": cursor, "metrics": dict(self.metrics)}
+
+    @classmethod
+    def from_dict(cls, values: Mapping[str, Any]) -> Standing:
+        """Return what ``to_dict`` took apart.
+
+        Raises:
+            ConfigError: it did not make these values.
+        """
+        cursor = values["cursor"]
+        return cls(**{**values, "cursor": None if cursor is None else Cursor(**cursor)})
+
+
 def run(
     learner: Learner,
     cursor: Cursor,
     handlers: Mapping[str, Callable[[], bool]],
-    advanced: Callable[[int], None] = lambda at: None,
-    stopped: Callable[[], bool] = lambda: False,
+    moved: Callable[[Cursor], None] = lambda cursor: None,
+    goes_on: Callable[[], bool] = lambda: True,
 ) -> Cursor:
     """Advance a learner to the cursor's end; returns where the loop stopped.
 
@@ -81,14 +119,13 @@ def run(
         learner: what learns.
         cursor: where to begin.
         handlers: what is called at each event; the loop stops if one returns False.
-        advanced: called with the steps so far whenever the learner comes back.
-        stopped: asked before each time that the learner advances; the loop stops if it returns True.
+        moved: called with the new cursor whenever the learner comes back, before what is due there.
+        goes_on: asked before each time that the learner advances; the loop stops if it returns False.
     """
-    while (at := cursor.clock(learner.counters)) < cursor.end and not stopped():
+    while (at := cursor.clock(learner.counters)) < cursor.end and goes_on():
         learner.advance(cursor.next_due() - at, offline=cursor.offline)
-        at = cursor.clock(learner.counters)
-        advanced(at)
-        events, cursor = cursor.passed(at)
+        events, cursor = cursor.passed(cursor.clock(learner.counters))
+        moved(cursor)
         for event in events:
             if not handlers[event]():
                 return cursor
@@ -97,60 +134,35 @@ def run(
 
 def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | None) -> dict[str, float]:
     """Run the loop with a trainer's evaluation, records and checkpoints; returns what ``Trainer.train`` does."""
-    before, began = learner.counters, time.perf_counter()
-    fresh: dict[str, float] = {}
-    last = trainer.last_metrics
-
-    def evaluate() -> bool:
-        result = trainer.evaluate(trainer.spec.budget.n_eval_episodes)
-        fresh.update({f"eval/{name}": value for name, value in result.items()})
-        return True
-
-    def log() -> bool:
-        seconds, now = time.perf_counter() - began, learner.counters
-        fresh.update(learner.metrics())
-        fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / seconds
-        fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / seconds
-        record = {"env_steps": now.env_steps, "gradient_steps": now.gradient_steps, **fresh}
-        last.update(fresh)
-        fresh.clear()
-        for sink in sinks:
-            sink(record)
-        answers = [callback(trainer, record) for callback in trainer.callbacks]
-        return all(answer is not False for answer in answers)
-
-    def save() -> bool:
-        if trainer.run_dir:
-            trainer.save(trainer.run_dir)
-        return True
-
-    def save_on_error(kind: type[BaseException] | None, *_: object) -> None:
-        if kind is not None:
-            # A state that diverged is not worth keeping.
-            with contextlib.suppress(DivergedError):
-                save()
-
+    before, began, folder = learner.counters, time.perf_counter(), trainer.folder
+    trainer.standing = trainer.standing._replace(cursor=cursor)
     with contextlib.ExitStack() as stack:
-        sinks: list[Any] = [trainer.logger] if trainer.logger else []
-        if trainer.run_dir:
-            about = trainer.describe()
-            log_files = RunLog(trainer.run_dir, {**about.pop("spec"), **about}, offline=cursor.offline)
-            sinks.insert(0, stack.enter_context(log_files))
-        bar = stack.enter_context(Progress(max(cursor.end - cursor.begin, 1), progress))
-        stack.push(save_on_error)
-        handlers = {"evaluate": evaluate, "log": log, "save": save}
+        done = cursor.clock(before) - cursor.begin
+        bar = stack.enter_context(Progress(max(cursor.end - cursor.begin, 1), progress, done=done))
+        stack.enter_context(_saying_what_is_saved(trainer))
+        handlers = _handlers(trainer, learner, before)
+        save = handlers["save"]
+        if folder:
+            stack.enter_context(folder.logging(trainer.describe_run()))
+            stack.push(functools.partial(_save_on_error, save))
         interrupts = stack.enter_context(Interrupts())
-        run(
-            learner,
-            cursor,
-            handlers,
-            advanced=lambda at: bar.update(at - cursor.begin, last),
-            stopped=lambda: interrupts.number is not None,
-        )
-    save()
+        late = _Clock(trainer.spec.budget.checkpoint_minutes)
+
+        def moved(cursor: Cursor) -> None:
+            trainer.standing = trainer.standing._replace(cursor=cursor)
+            bar.update(cursor.clock(learner.counters) - cursor.begin, trainer.standing.metrics)
+
+        def goes_on() -> bool:
+            if folder and late():
+                save()
+            return interrupts.number is None
+
+        save()
+        run(learner, cursor, handlers, moved=moved, goes_on=goes_on)
+        save()
     if interrupts.number is not None:
         raise Interrupted(_stopped_at(trainer, cursor.clock(learner.counters)), interrupts.number)
-    seconds, now = time.perf_counter() - began, learner.counters
+    seconds, now, last = time.perf_counter() - began, learner.counters, trainer.standing.metrics
     return {
         "mean_reward": last.get("rollout/episode_return", math.nan),
         "episodes": now.episodes,
@@ -162,8 +174,79 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
     }
 
 
+def _handlers(trainer: Trainer, learner: Learner, before: Counters) -> dict[str, Callable[[], bool]]:
+    """Return what happens at each event of a training that began at ``before``."""
+    began, folder = time.perf_counter(), trainer.folder
+    fresh: dict[str, float] = {}
+
+    def evaluate() -> bool:
+        result = trainer.evaluate(trainer.spec.budget.n_eval_episodes)
+        fresh.update({f"eval/{name}": value for name, value in result.items()})
+        best = trainer.standing.best
+        if best is None or result["mean_reward"] > best:
+            trainer.standing = trainer.standing._replace(best=result["mean_reward"])
+            if folder:
+                folder.save_best(functools.partial(trainer.make_checkpoint, replay=False))
+        return True
+
+    def log() -> bool:
+        seconds, now = time.perf_counter() - began, learner.counters
+        fresh.update(learner.metrics())
+        fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / seconds
+        fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / seconds
+        record = {"env_steps": now.env_steps, "gradient_steps": now.gradient_steps, **fresh}
+        trainer.standing = trainer.standing._replace(metrics={**trainer.standing.metrics, **fresh})
+        fresh.clear()
+        if folder:
+            folder.log(record)
+        if trainer.logger:
+            trainer.logger(record)
+        answers = [callback(trainer, record) for callback in trainer.callbacks]
+        return all(answer is not False for answer in answers)
+
+    def save() -> bool:
+        if folder:
+            trainer.keep()
+        return True
+
+    return {"evaluate": evaluate, "log": log, "save": save}
+
+
+class _Clock:
+    """Says whether so many minutes have passed since it last said so."""
+
+    def __init__(self, minutes: float | None):
+        self._minutes, self._last = minutes, time.monotonic()
+
+    def __call__(self) -> bool:
+        if self._minutes is None or time.monotonic() - self._last < 60 * self._minutes:
+            return False
+        self._last = time.monotonic()
+        return True
+
+
+def _save_on_error(save: Callable[[], bool], kind: type[BaseException] | None, *_: object) -> None:
+    if kind is not None and not issubclass(kind, DivergedError):
+        # The error is what has to be told: if it leaves nothing to save, the checkpoint before it stays.
+        with contextlib.suppress(Exception):
+            save()
+
+
+@contextlib.contextmanager
+def _saying_what_is_saved(trainer: Trainer) -> Iterator[None]:
+    """Add to an error what is left of the run."""
+    try:
+        yield
+    except (DivergedError, InvalidStepError, WorkerDiedError) as error:
+        if trainer.folder and trainer.folder.last_saved:
+            raise type(error)(f"{error} {trainer.folder.last_saved}") from error.__cause__
+        raise
+
+
 def _stopped_at(trainer: Trainer, at: int) -> str:
     """Return where a training was stopped, and how it continues."""
-    if trainer.run_dir is None:
+    if trainer.folder is None:
         return f"Stopped at step {at:,}: train() continues, save() keeps it."
+    if trainer.folder.failed:
+        return f"Stopped at step {at:,}, which could not be saved. {trainer.folder.last_saved}"
     return f"Stopped at step {at:,} and saved. Continue with: rlox resume {trainer.run_dir}"

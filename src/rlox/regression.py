@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import functools
 import time
+import warnings
 from collections.abc import Mapping
 from typing import Any
 
@@ -17,22 +19,31 @@ from rlox.core import rollout as rollouts
 from rlox.core.acting import act
 from rlox.core.algorithm import Algorithm
 from rlox.core.normalizer import Normalizer
+from rlox.core.pack import checksum, pack
 from rlox.core.programs import Mix, Report, compile_programs
 from rlox.core.replay import Replay
 from rlox.core.rollout import Rollout
-from rlox.core.run_state import RunState, from_arrays, to_arrays
+from rlox.core.run_state import RunState, Streams, from_arrays, to_arrays
 from rlox.core.state import TrainState, Transition
 from rlox.core.update import init_state
 from rlox.core.weigh import share_in_use
-from rlox.envs.collector import Collector
+from rlox.data.columns import available_memory
+from rlox.envs.collector import Collector, begin_at
 from rlox.envs.envs import Envs
 from rlox.envs.spaces import action_codec, obs_encoder
-from rlox.errors import DivergedError
+from rlox.errors import ConfigError, DivergedError
 from rlox.learner import Counters
 from rlox.policy.policy import Policy, SampleStream
 
 PATIENCE = 0.5
 """Seconds after which ``advance`` comes back, so that the loop can save, evaluate or stop."""
+_NOT_FOUND = {
+    True: "The environment does not come back to where it was when it is reset with the same seed and takes the same "
+    "actions (its world or a wrapper remembers earlier episodes, or it draws random numbers of its own).",
+    False: "An EnvPool or a ready-made VectorEnv cannot be brought back to where it was.",
+}
+_REPORT = "report."
+_CUT = "The episode that was under way is cut there, as truncated, and a new one begins."
 RECENT = 100
 """Finished training episodes that ``mean_reward`` is the mean of."""
 
@@ -48,6 +59,10 @@ class RegressionLearner:
         envs: where to act; None learns from data only.
         seed: covers networks, sampling, environments and random actions.
         data: logged steps to learn from, ``(N, ...)``.
+        n_streams: of the replay, if there are no environments.
+
+    Raises:
+        ConfigError: the replay does not fit in memory.
     """
 
     def __init__(
@@ -60,19 +75,27 @@ class RegressionLearner:
         envs: Envs | None,
         seed: int,
         data: Transition | None = None,
+        n_streams: int = 1,
     ):
         self.algorithm, self.config, self.envs, self._seed = algorithm, config, envs, seed
         self.observation_space, self.action_space = observation_space, action_space
         self.encoder, self.codec = obs_encoder(observation_space), action_codec(action_space)
-        self._n = envs.n if envs else 1
+        self._n = envs.n if envs else n_streams
         self._dims = self.encoder.dim, self.encoder.dtype, self.codec.dim, self.codec.dtype
         self._rows = -(-config.rollout_steps // self._n) if config.rollout_steps else 0
+        self.data_digest = (
+            None if data is None else functools.reduce(lambda crc, column: checksum(column, crc), data, 0)
+        )
+        """Checksum of the data."""
+        if envs:
+            rows = max(config.buffer_size // self._n, len(data.reward) // self._n if data and self._rows else 0, 1)
+            _check_memory(replays.n_bytes(rows, self._n, *self._dims), config.buffer_size)
         self._programs = compile_programs(algorithm, config, self._n)
-        network_seed, collector_seed = np.random.SeedSequence(seed).spawn(2)
+        network_seed, self._collector_seed = np.random.SeedSequence(seed).spawn(2)
         train = init_state(
             algorithm, config, self.encoder.dim, self.codec.nvec, self.codec.dim, int(network_seed.generate_state(1)[0])
         )
-        self._collector = self._new_collector(collector_seed)
+        self._collector = self._new_collector(None)
         if data is not None and train.normalizer is not None:
             train = train._replace(normalizer=Normalizer.fit(data.obs))
         # In rounds, whole streams are labelled: the replay starts with the data.
@@ -84,9 +107,11 @@ class RegressionLearner:
             rollout=self._new_rollout(),
             action=None,
             env_steps=0,
+            forgotten=0,
             episodes=0,
             pretrained=False,
             recent=np.zeros((0, 2)),
+            streams=None,
         )
         self._has_data = data is not None
         self._report: Report | None = None
@@ -140,17 +165,22 @@ class RegressionLearner:
 
     def _step(self) -> None:
         """Act, step the environments, and learn if it is time to."""
-        collector = self._collector
+        collector, before = self._collector, self.state
         assert collector is not None
         if not collector.started:
-            collector.start()
-        transition, valid, episodes = collector.step(self._act(collector))
+            self._start(collector)
+        try:
+            transition, valid, episodes = collector.step(self._act(collector))
+        except BaseException:
+            # As if the step had not begun: a checkpoint of now goes on with the same action.
+            self.state = before
+            raise
         state = self.state
         if episodes:
             recent = np.concatenate([state.recent, episodes])[-RECENT:]
             state = state._replace(episodes=state.episodes + len(episodes), recent=recent)
         self.state = state = state._replace(env_steps=state.env_steps + int(valid.sum()))
-        learning = state.env_steps >= max(self.config.learning_starts, self.config.batch_size)
+        learning = state.env_steps - state.forgotten >= max(self.config.learning_starts, self.config.batch_size)
         if state.rollout is not None:
             self.state = state._replace(rollout=rollouts.append(state.rollout, transition, valid))
             self._finish_round(learning)
@@ -163,13 +193,20 @@ class RegressionLearner:
         else:
             self._store(jax.tree.map(lambda x: x[None], transition), valid[None])
 
+    def _start(self, collector: Collector) -> None:
+        """Go to where the environments were; cut the episodes that cannot be found again."""
+        lost = collector.start()
+        if lost.any():
+            self._cut(lost)
+            warnings.warn(f"{_NOT_FOUND[collector.envs.numbered]} {_CUT}", stacklevel=6)
+
     def _act(self, collector: Collector) -> NDArray[Any]:
         state = self.state
         if state.action is not None:
             self.state = state._replace(action=None)
             return np.asarray(state.action)
         if not state.pretrained and state.env_steps + 1 < self.config.learning_starts:
-            return collector.random_action()
+            return collector.random_action(state.env_steps)
         action, key = act(state.train.actor, state.train.normalizer, collector.obs, state.train.key)
         self.state = state._replace(train=state.train._replace(key=key))
         return np.asarray(action)
@@ -213,8 +250,8 @@ class RegressionLearner:
     def _new_rollout(self) -> Rollout | None:
         return rollouts.create(self._rows, self._n, *self._dims) if self._rows else None
 
-    def _new_collector(self, seed: np.random.SeedSequence) -> Collector | None:
-        return Collector(self.envs, self.encoder, self.codec, seed) if self.envs else None
+    def _new_collector(self, streams: Streams | None) -> Collector | None:
+        return Collector(self.envs, self.encoder, self.codec, self._collector_seed, streams) if self.envs else None
 
     def stored(self) -> Replay | None:
         """Return a replay with all steps so far, those of an unfinished round too, cut where they end; or None."""
@@ -225,15 +262,19 @@ class RegressionLearner:
         return None if replay is None else replays.cut(replay)
 
     def end_episodes(self) -> None:
-        state, streams = self.state, np.zeros(self._n, bool)
+        self._cut(np.ones(self._n, bool))
+        if self._collector:
+            self._collector.end_episodes()
+
+    def _cut(self, streams: NDArray[np.bool_]) -> None:
+        """Mark the last step of ``streams`` as truncated, and leave the next action, which was for another place."""
+        state = self.state
         if state.rollout is not None:
-            rollout, streams = rollouts.cut(state.rollout)
+            rollout, streams = rollouts.cut(state.rollout, streams)
             state = state._replace(rollout=rollout)
         if state.replay is not None:
-            state = state._replace(replay=replays.cut(state.replay, ~streams))
+            state = state._replace(replay=replays.cut(state.replay, streams))
         self.state = state._replace(action=None)
-        if self._collector:
-            self._collector.started = False
 
     def share_in_use(self, steps: Transition, seed: int) -> float:
         """Return the effective sample size of the weights that steps ``(N, ...)`` have, as a share of them."""
@@ -255,38 +296,67 @@ class RegressionLearner:
             DivergedError: with the gradient step, and what to try.
         """
         train = self.state.train
+        named = pack({"actor": train.actor, "critic": train.critic})
+        wrong = [name for name, parameter in named.items() if not np.isfinite(parameter).all()]
         step = int(train.diverged_at)
-        if step < 0:
-            parameters = jax.tree.leaves((train.actor, train.critic))
-            if all(np.isfinite(parameter).all() for parameter in parameters):
-                return
-            step = int(train.gradient_steps)
+        if step < 0 and not wrong:
+            return
+        losses = [name for name, value in (self._report.fetch() if self._report else {}).items() if value != value]
+        what = f"parameter {wrong[0]}" if wrong else f"loss {losses[0]}" if losses else "a loss"
         raise DivergedError(
-            f"Training diverged: a loss or a parameter is not finite from gradient step {step:,} on. Lower "
+            f"Training diverged: {what} is not finite from gradient step "
+            f"{int(train.gradient_steps) if step < 0 else step:,} on (env step {self.state.env_steps:,}). Lower "
             f"learning_rate ({self.config.learning_rate:g}), set max_grad_norm=1.0 or scale the rewards."
         )
 
-    def snapshot(self) -> dict[str, NDArray[Any]]:
-        """Return copies of all that training needs to go on. Nothing is changed.
+    def snapshot(self, *, replay: bool = True) -> dict[str, NDArray[Any]]:
+        """Return copies of all that training needs to go on, with its replay or without. Nothing is changed.
 
         Raises:
             DivergedError: the state is not finite.
         """
         self.check_finite()
-        return to_arrays(self.state)
+        streams = self._collector.streams() if self._collector else self.state.streams
+        report = self._report.fetch() if self._report else {}
+        named = {f"{_REPORT}{name}": np.array(value, np.float32) for name, value in report.items()}
+        return {**to_arrays(self.state._replace(streams=streams), replay=replay), **named}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
-        """Take over a snapshot; new episodes begin, which are not those that it has seen.
+        """Take over a snapshot.
+
+        The environments are brought to where they were at the next step. If one does not come back there, its episode
+        is cut, with a warning.
 
         Raises:
             CheckpointError: it was made with another configuration.
         """
-        empty = replays.create(1, self._n, *self._dims)
-        fresh = self.state._replace(replay=empty, rollout=self._new_rollout(), action=None)
-        self.state = state = from_arrays(fresh, arrays)
-        self._collector = self._new_collector(np.random.SeedSequence([self._seed, state.env_steps]))
-        self.end_episodes()
+        report = {name: array for name, array in arrays.items() if name.startswith(_REPORT)}
+        fresh = self.state._replace(
+            replay=replays.create(1, self._n, *self._dims),
+            rollout=self._new_rollout(),
+            action=jnp.zeros((self._n, self.codec.dim), self.codec.dtype),
+            streams=begin_at(np.zeros(self._n, np.int64), self.codec),
+        )
+        from_data = self.state.replay
+        self.state = state = from_arrays(fresh, {name: x for name, x in arrays.items() if name not in report})
+        if state.replay is None:
+            self.state = state = state._replace(replay=from_data)
+        if report:
+            self._report = Report.of({name.removeprefix(_REPORT): jnp.asarray(x) for name, x in report.items()})
+        begin = state.streams or begin_at(np.full(self._n, state.episodes, np.int64), self.codec)
+        self._collector = self._new_collector(begin)
+        if state.streams is None:
+            self.end_episodes()
 
     def close(self) -> None:
         if self.envs:
             self.envs.close()
+
+
+def _check_memory(needed: int, buffer_size: int) -> None:
+    available = available_memory()
+    if available is not None and needed > available:
+        raise ConfigError(
+            f"The replay of buffer_size={buffer_size:,} transitions needs {needed / 2**30:,.1f} GiB of memory, but "
+            f"{available / 2**30:,.1f} GiB are available: lower buffer_size."
+        )

@@ -11,7 +11,7 @@ import tomli_w
 
 from rlox.algorithms import find_algorithm
 from rlox.core.config import Config, make_config
-from rlox.errors import ConfigError
+from rlox.errors import ConfigError, one_line
 from rlox.presets import with_preset
 
 
@@ -47,9 +47,20 @@ class Budget:
     """Steps between records of metrics, and between calls of callbacks and logger."""
     checkpoint_interval: int = 10_000
     """Steps between checkpoints, if there is a run folder."""
+    checkpoint_minutes: float | None = 10.0
+    """Minutes after which there is one in any case; None for never."""
+    checkpoint_replay: bool = True
+    """Whether they hold the replay. Without it they are small, and a run continues with an empty one."""
 
     def __post_init__(self) -> None:
-        check_positive(**{name: n for name, n in dataclasses.asdict(self).items() if n is not None})
+        rest = ("checkpoint_minutes", "checkpoint_replay")
+        numbers = {name: n for name, n in dataclasses.asdict(self).items() if n is not None and name not in rest}
+        check_positive(**numbers)
+        minutes, replay = self.checkpoint_minutes, self.checkpoint_replay
+        if minutes is not None and (isinstance(minutes, bool) or not isinstance(minutes, int | float) or minutes <= 0):
+            raise ConfigError(f"checkpoint_minutes={minutes!r} must be a number greater than 0, or None.")
+        if not isinstance(replay, bool):
+            raise ConfigError(f"checkpoint_replay={replay!r} must be True or False.")
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -112,12 +123,34 @@ class RunSpec:
         """Return the specification that ``to_dict`` wrote.
 
         Raises:
-            ConfigError: an algorithm or setting that is not known here.
+            ConfigError: an algorithm or setting that is not known here, or values that are no specification.
         """
-        name, found = find_algorithm(values["algorithm"])
-        config = make_config(found.config, name, values["config"])
-        rest = {key: values[key] for key in ("env", "dataset", "preset", "seed")}
-        return cls(algorithm=name, config=config, budget=Budget(**values["budget"]), **rest)
+        try:
+            name, found = find_algorithm(values["algorithm"])
+            config = make_config(found.config, name, values["config"])
+            rest = {key: values[key] for key in ("env", "dataset", "preset", "seed")}
+            for key in ("env", "dataset", "preset"):
+                if not isinstance(rest[key], str | None):
+                    raise ConfigError(f"{key}={rest[key]!r} must be a text.")
+            return cls(algorithm=name, config=config, budget=Budget(**values["budget"]), **rest)
+        except (LookupError, TypeError, AttributeError) as error:
+            raise ConfigError(f"This is not the specification of a run ({one_line(error)}).") from None
+
+    def continued(self, settings: Mapping[str, Any]) -> RunSpec:
+        """Return the specification of the same run with other settings, of those that a run that continues may change.
+
+        Raises:
+            ConfigError: an unknown setting, a value out of range, or a setting that the run's state is made with.
+        """
+        config = make_config(type(self.config), self.algorithm, {**dataclasses.asdict(self.config), **settings})
+        for field in dataclasses.fields(config):
+            was, now = getattr(self.config, field.name), getattr(config, field.name)
+            if was != now and field.metadata.get("fixed"):
+                raise ConfigError(
+                    f"{field.name} is {was!r} in this run and cannot become {now!r}: its state is made with it. Leave "
+                    f"it out, or start a new run."
+                )
+        return dataclasses.replace(self, config=config)
 
     def to_toml(self) -> str:
         """Return the file that ``rlox train --config FILE`` takes: one level, ``"none"`` for settings of None."""

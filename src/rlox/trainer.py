@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
+import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -13,19 +15,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlox import loop
-from rlox.assemble import is_discrete, load_run, make_learner
+from rlox.assemble import is_discrete, load_run, make_learner, named
 from rlox.core.config import Config
 from rlox.core.state import TrainState
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
 from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_module
 from rlox.envs.space_json import describe
-from rlox.errors import ConfigError, did_you_mean
+from rlox.errors import ConfigError, RloxError, did_you_mean, one_line
 from rlox.policy.episodes import evaluate
 from rlox.policy.policy import Policy
 from rlox.policy.recording import record, replay_dataset
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
-from rlox.runs.logs import check_new
+from rlox.runs.files import LOCK, claim, release
+from rlox.runs.folder import RunFolder
 from rlox.runs.progress import Progress
 from rlox.spec import RunSpec, check_positive, evaluation_seed
 
@@ -43,6 +46,8 @@ class Intervals(TypedDict, total=False):
     n_eval_episodes: int | None
     log_interval: int | None
     checkpoint_interval: int | None
+    checkpoint_minutes: float | None
+    checkpoint_replay: bool
 
 
 class Trainer:
@@ -70,6 +75,7 @@ class Trainer:
         SpaceError: an observation or action space that is not supported.
         DatasetError: data that cannot be learned from, or are not the environment's.
         RunExistsError: ``run_dir`` already holds files.
+        RunInUseError: another trainer writes to ``run_dir``.
     """
 
     def __init__(
@@ -92,11 +98,10 @@ class Trainer:
             preset=preset,
             env=env if isinstance(env, str) else None,
             discrete=lambda: is_discrete(env, data),
-            dataset=str(dataset) if isinstance(dataset, str | Path) else None,
+            dataset=named(dataset),
             seed=seed,
         )
-        folder = _new_folder(run_dir)
-        self._set_up(spec, env, make_learner(spec, env, data), callbacks, logger, folder)
+        self._set_up(spec, env, make_learner(spec, env, data), callbacks, logger, run_dir)
 
     @classmethod
     def from_spec(
@@ -112,9 +117,10 @@ class Trainer:
         """Return the trainer of a specification; ``env`` and ``dataset`` are live objects in place of its names."""
         source = spec.dataset if dataset is None else dataset
         data = None if source is None else make_dataset(source)
-        env, folder = spec.env if env is None else env, _new_folder(run_dir)
+        env = spec.env if env is None else env
+        spec = dataclasses.replace(spec, dataset=named(source))
         trainer = cls.__new__(cls)
-        trainer._set_up(spec, env, make_learner(spec, env, data), callbacks, logger, folder)
+        trainer._set_up(spec, env, make_learner(spec, env, data), callbacks, logger, run_dir)
         return trainer
 
     def _set_up(
@@ -124,16 +130,27 @@ class Trainer:
         learner: RegressionLearner,
         callbacks: Callback | Iterable[Callback],
         logger: Logger | None,
-        run_dir: Path | None,
+        run_dir: str | Path | None,
+        folder: RunFolder | None = None,
     ) -> None:
-        self._spec, self._env, self._learner, self.run_dir = spec, env, learner, run_dir
+        self._spec, self._env, self._learner = spec, env, learner
         self.callbacks: tuple[Callback, ...] = (callbacks,) if callable(callbacks) else tuple(callbacks)
         self.logger = logger
         self.observation_space, self.action_space = learner.observation_space, learner.action_space
         self._eval_envs: Envs | None = None
         self._eval_seed = evaluation_seed(spec.seed)
-        self.last_metrics: Metrics = {}
-        self._latest = True
+        self.standing = loop.Standing()
+        """What its training has come to."""
+        self._kept: object = None
+        self._latest, self._closed = True, False
+        if run_dir is not None:
+            try:
+                folder = RunFolder.new(Path(run_dir))
+            except RloxError:
+                self.close()
+                raise
+        self.folder = folder
+        """Where the run is written."""
 
     @property
     def spec(self) -> RunSpec:
@@ -148,6 +165,16 @@ class Trainer:
     @config.setter
     def config(self, value: object) -> None:
         raise ConfigError("The settings of a trainer cannot be changed: make another with Trainer(..., config=...).")
+
+    @property
+    def run_dir(self) -> Path | None:
+        """The run's folder; None if nothing is written."""
+        return self.folder.path if self.folder else None
+
+    @property
+    def last_metrics(self) -> Metrics:
+        """The last record of each metric."""
+        return dict(self.standing.metrics)
 
     @property
     def policy(self) -> Policy:
@@ -183,8 +210,9 @@ class Trainer:
             total_timesteps: that many more, over all environments, rounded up to a multiple of their number; None
                 finishes what an earlier call, or the loaded run, was to do.
             progress: a live line (plain lines without a terminal); None shows it on a terminal only.
-            intervals: ``eval_interval``, ``n_eval_episodes``, ``log_interval`` and ``checkpoint_interval``, as
-                ``Budget`` has them; what is not given stays as it was.
+            intervals: ``eval_interval``, ``n_eval_episodes``, ``log_interval``, ``checkpoint_interval``,
+                ``checkpoint_minutes`` and ``checkpoint_replay``, as ``Budget`` has them; what is not given stays as it
+                was.
 
         Returns:
             ``mean_reward`` (mean return of the last 100 finished training episodes, nan if none finished),
@@ -241,7 +269,9 @@ class Trainer:
             )
         for name in how.keys() - Intervals.__annotations__.keys():
             raise ConfigError(f"train has no argument '{name}'.{did_you_mean(name, Intervals.__annotations__)}")
-        given = {name: value for name, value in how.items() if value is not None}
+        if self._closed:
+            raise ConfigError("This trainer was closed: load its run, or make another.")
+        given = {name: value for name, value in how.items() if value is not None or name == "checkpoint_minutes"}
         if n is not None:
             check_positive(**{unit: n})
             given[unit] = at + n
@@ -250,7 +280,12 @@ class Trainer:
         if end is None:
             raise ConfigError(f"Say how long to learn: {unit} is not given, and there is nothing to finish.")
         self._spec = dataclasses.replace(self._spec, budget=budget)
+        if self.folder:
+            self.folder.claim()
         cursor = loop.Cursor.start(offline=unit == "gradient_steps", begin=at, end=end, budget=budget)
+        before = self.standing.cursor
+        if before is not None and before.offline == cursor.offline and at < before.end:
+            cursor = before.until(cursor)
         return loop.train(self, self._learner, cursor, progress)
 
     def evaluate(self, n_episodes: int = 10, *, deterministic: bool = True, seed: int | None = None) -> Metrics:
@@ -366,18 +401,70 @@ class Trainer:
             raise ConfigError("The replay holds no steps: nothing was learned from an environment yet.")
         return replay_dataset(replay, self._learner.encoder, self._learner.codec, f"replay of {self._spec.env}")
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, replay: bool = True) -> Path:
         """Write a checkpoint of all that changes (networks, optimisers, replay, random keys, counters) to a folder.
 
         Nothing of the run is changed by it.
 
+        Args:
+            path: the folder; made if it is not there.
+            replay: whether the replay is in it. Without it the file is small, and a loaded run continues with an empty
+                replay.
+
         Returns:
-            The file, moved into place whole; a checkpoint that was there is kept beside it as the previous one.
+            The file, moved into place whole; the two checkpoints that were there before are kept beside it.
 
         Raises:
             DivergedError: a parameter is not finite; nothing is written.
+            RunInUseError: another trainer writes to that folder.
+            ConfigError: it cannot be written.
         """
-        return checkpoint.save(Path(path), self._learner.snapshot(), self.describe())
+        folder = Path(path)
+        try:
+            with self._may_write(folder):
+                return checkpoint.save(folder, *self.make_checkpoint(replay=replay))
+        except OSError as error:
+            raise ConfigError(f"'{folder}' could not be written: {one_line(error)}. Save elsewhere.") from None
+
+    @contextlib.contextmanager
+    def _may_write(self, folder: Path) -> Iterator[None]:
+        if self.folder and folder.resolve() == self.folder.path.resolve():
+            self.folder.claim()
+            yield
+            self.folder.written()
+        elif (folder / LOCK).exists():
+            lock = claim(folder)
+            yield
+            release(lock)
+        else:
+            yield
+
+    def keep(self) -> None:
+        """Write a checkpoint to the run's folder, if anything has changed since the last one.
+
+        What cannot be written is said by a warning.
+        """
+        now = self._learner.counters, self._spec, self.standing
+        if self.folder is None or now == self._kept:
+            return
+        at = f"env step {self.env_steps:,} and gradient step {self.gradient_steps:,}"
+        make = functools.partial(self.make_checkpoint, replay=self._spec.budget.checkpoint_replay)
+        self.folder.save(make, at)
+        self._kept = None if self.folder.failed else now
+
+    def make_checkpoint(self, *, replay: bool) -> tuple[checkpoint.Arrays, dict[str, Any]]:
+        """Return the arrays and the header of a checkpoint.
+
+        Raises:
+            DivergedError: a parameter is not finite.
+        """
+        about = {
+            "standing": self.standing.to_dict(),
+            "logged": self.folder.logged if self.folder else 0,
+            "replay": replay,
+            "data": self._learner.data_digest,
+        }
+        return self._learner.snapshot(replay=replay), {**self.describe(), **about}
 
     @classmethod
     def load(
@@ -386,41 +473,58 @@ class Trainer:
         *,
         env: EnvLike | None = None,
         dataset: DatasetLike | None = None,
+        config: Mapping[str, Any] | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         logger: Logger | None = None,
         run_dir: str | Path | None = None,
     ) -> Trainer:
-        """Return the trainer that a checkpoint holds; ``train`` continues, in a new episode.
+        """Return the trainer that a checkpoint holds; ``train`` continues as if it had never stopped.
 
         A run's folder, or the latest checkpoint in it, continues in that folder as soon as it is trained; an older
         one needs a ``run_dir`` of its own. What ``save`` wrote elsewhere writes nothing by itself.
+
+        The environments are brought back to where they were, by a reset with the same seed and the same actions. An
+        episode that does not come back (see ``docs/reliability.md``) is cut there, with a warning.
 
         Args:
             path: folder that ``save`` or a run wrote, or the file in it.
             env: where to continue; None makes the environment of the same id, if it was given by id. A module is
                 never imported because a file names it: ``module:Id`` has to be given again.
             dataset: what to learn from; None opens the same file, if it was given by one that is still there.
+            config: settings to change, such as ``{"learning_rate": 1e-4}``; those that the run's state is made with
+                (networks, replay, number of environments) cannot be.
             callbacks: as in ``Trainer``.
             logger: as in ``Trainer``.
             run_dir: a new folder to continue in.
 
         Raises:
             CheckpointError: no checkpoint there, a torn one, or one made for other spaces than ``env``'s.
+            ConfigError: a setting that cannot be changed.
         """
-        loaded = load_run(Path(path), env, dataset)
+        loaded = load_run(Path(path), env, dataset, config or {})
         own = loaded.run_dir if loaded.latest else None
         continues = run_dir is None or (own is not None and Path(run_dir).resolve() == own.resolve())
-        folder = own if continues else _new_folder(run_dir)
+        folder = None
+        if own is not None and continues:
+            folder = RunFolder(own, logged=loaded.logged, stamp=loaded.stamp)
         trainer = cls.__new__(cls)
-        trainer._set_up(loaded.spec, loaded.env, loaded.learner, callbacks, logger, folder)
+        new = None if continues else run_dir
+        trainer._set_up(loaded.spec, loaded.env, loaded.learner, callbacks, logger, new, folder)
+        trainer.standing = loaded.standing
         trainer._latest = loaded.latest or loaded.run_dir is None
         return trainer
 
     from_checkpoint = load
 
     def close(self) -> None:
-        """Close the environments that this trainer made; those that it was given stay open."""
+        """Close the environments that this trainer made, and let others write to its folder; it cannot train again.
+
+        Environments that it was given stay open.
+        """
+        self._closed = True
         self._learner.close()
+        if self.folder:
+            self.folder.release()
         if self._eval_envs:
             self._eval_envs.close()
             self._eval_envs = None
@@ -436,15 +540,13 @@ class Trainer:
         spaces = {"observation_space": describe(self.observation_space), "action_space": describe(self.action_space)}
         return {"spec": self._spec.to_dict(), **spaces}
 
+    def describe_run(self) -> dict[str, Any]:
+        """Return what ``config.json`` says."""
+        about = self.describe()
+        return {**about.pop("spec"), **about}
+
     def _no_env(self, what: str) -> ConfigError:
         env_id = self._spec.env
         if env_id is not None and names_module(env_id):
             return unnamed_module(env_id)
         return ConfigError(f"{what} needs an environment: pass env= to Trainer or to Trainer.load, or --env ID.")
-
-
-def _new_folder(run_dir: str | Path | None) -> Path | None:
-    if run_dir is None:
-        return None
-    check_new(Path(run_dir))
-    return Path(run_dir)

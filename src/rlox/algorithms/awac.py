@@ -27,9 +27,9 @@ class AWACConfig(Config):
     """`exp`: clamp of the exponentiated advantage, i.e. the largest weight."""
     n_action_samples: int = setting(1, at_least=1, needs={"actions": "continuous"})
     """Continuous actions: the policy's actions whose mean Q is the baseline."""
-    n_critics: int = setting(2, at_least=1)
+    n_critics: int = setting(2, at_least=1, fixed=True)
     """Q functions; the smallest value counts."""
-    tau: float = setting(0.005, above=0, at_most=1)
+    tau: float = setting(0.005, above=0, at_most=1, fixed=True)
     """Step of the target critic, target += tau * (online - target)."""
 
 

@@ -24,7 +24,7 @@ class AWRConfig(Config):
     """Clamp of the exponentiated advantage, i.e. the largest weight."""
     n_critic_updates: int = setting(1, at_least=1)
     """Critic steps per update or per round, each on a fresh minibatch; in an update the actor learns from the last."""
-    rollout_steps: int | None = setting(None, group="Rounds", at_least=1)
+    rollout_steps: int | None = setting(None, group="Rounds", at_least=1, fixed=True)
     """Learn in rounds, as published: environment steps collected between them; None learns after every step."""
     n_actor_updates: int = setting(1, group="Rounds", at_least=1)
     """Actor steps per round, each on a fresh minibatch; an update of the schedule without rounds has one."""
@@ -32,7 +32,7 @@ class AWRConfig(Config):
     """Rounds: lambda of the TD(lambda) returns; 0 is one-step, 1 Monte-Carlo."""
     normalize_advantage: bool = setting(False)
     """Whiten the advantages, over the minibatch or a round's whole replay, before they are exponentiated."""
-    tau: float = setting(1.0, above=0, at_most=1)
+    tau: float = setting(1.0, above=0, at_most=1, fixed=True)
     """Step of the target critic, target += tau * (online - target); 1 bootstraps from the critic itself."""
     expectile: float = setting(0.5, above=0, below=1)
     """Expectile that the critic regresses to; one half is the mean, above it leans to the better outcomes."""

@@ -30,9 +30,9 @@ class CRRConfig(Config):
     """What Q(s, a) is compared with: the mean or the largest Q of the policy's actions."""
     n_action_samples: int = setting(4, at_least=1, needs={"actions": "continuous"})
     """Continuous actions: how many of them."""
-    n_critics: int = setting(2, at_least=1)
+    n_critics: int = setting(2, at_least=1, fixed=True)
     """Q functions; the smallest value counts."""
-    tau: float = setting(0.005, above=0, at_most=1)
+    tau: float = setting(0.005, above=0, at_most=1, fixed=True)
     """Step of the target critic, target += tau * (online - target)."""
 
 

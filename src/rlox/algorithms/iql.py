@@ -26,11 +26,11 @@ class IQLConfig(Config):
     """Clamp of the exponentiated advantage, i.e. the largest weight."""
     expectile: float = setting(0.7, above=0, below=1)
     """Expectile of Q over the data's actions that V regresses to; one half is their mean, towards 1 their best."""
-    network_init: Literal["he", "glorot"] = setting("glorot")
+    network_init: Literal["he", "glorot"] = setting("glorot", fixed=True)
     """Initial weights: He normal, or Glorot uniform with biases of 0."""
-    n_critics: int = setting(2, at_least=1)
+    n_critics: int = setting(2, at_least=1, fixed=True)
     """Q functions; the smallest value counts."""
-    tau: float = setting(0.005, above=0, at_most=1)
+    tau: float = setting(0.005, above=0, at_most=1, fixed=True)
     """Step of the target critic, target += tau * (online - target)."""
 
 

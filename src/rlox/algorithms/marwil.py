@@ -20,7 +20,7 @@ class MARWILConfig(Config):
 
     beta: float = setting(1.0, above=0)
     """Temperature: divides the scaled advantage; very large is behaviour cloning."""
-    rollout_steps: int = setting(2048, group="Rounds", at_least=1)
+    rollout_steps: int = setting(2048, group="Rounds", at_least=1, fixed=True)
     """Environment steps between rounds of learning."""
     n_critic_updates: int = setting(200, group="Rounds", at_least=1)
     """Critic steps per round."""

@@ -24,6 +24,7 @@ def setting(
     at_most: float | None = None,
     below: float | None = None,
     needs: Mapping[str, Any] | None = None,
+    fixed: bool = False,
 ) -> Any:
     """Return a dataclass field.
 
@@ -36,10 +37,12 @@ def setting(
         below: what it must be less than.
         needs: without these values of other settings (or of ``actions`` and ``dataset``, see ``silenced``) it has no
             effect.
+        fixed: whether a run that continues has to keep it, since its state is made with it.
     """
     bounds = {"greater than": above, "at least": at_least, "at most": at_most, "less than": below}
     bounds = {rule: bound for rule, bound in bounds.items() if bound is not None}
-    return dataclasses.field(default=default, metadata={"bounds": bounds, "group": group, "needs": dict(needs or {})})
+    about = {"bounds": bounds, "group": group, "needs": dict(needs or {}), "fixed": fixed}
+    return dataclasses.field(default=default, metadata=about)
 
 
 _HOLDS = {
@@ -49,7 +52,7 @@ _HOLDS = {
     "less than": lambda value, bound: value < bound,
 }
 _steps = functools.partial(setting, group="Gradient steps")
-_networks = functools.partial(setting, group="Networks")
+_networks = functools.partial(setting, group="Networks", fixed=True)
 _observations = functools.partial(setting, group="Observations")
 _policy = functools.partial(setting, group="Policy")
 _data = functools.partial(setting, group="Data, then an environment")
@@ -71,13 +74,13 @@ class Config:
     """Step size of the actor, if it differs."""
     critic_learning_rate: float | None = _steps(None, above=0)
     """Step size of the critic, if it differs."""
-    actor_decay_steps: int | None = _steps(None, at_least=1)
+    actor_decay_steps: int | None = _steps(None, at_least=1, fixed=True)
     """Gradient steps in which the actor's step size falls to 0 along a cosine; None keeps it."""
-    optimizer: Literal["adam", "sgd"] = _steps("adam")
+    optimizer: Literal["adam", "sgd"] = _steps("adam", fixed=True)
     """Adam, or gradient descent with momentum."""
     momentum: float = _steps(0.9, at_least=0, below=1, needs={"optimizer": "sgd"})
     """Momentum of `sgd`."""
-    max_grad_norm: float | None = _steps(None, above=0)
+    max_grad_norm: float | None = _steps(None, above=0, fixed=True)
     """Largest global gradient norm of actor and of critic; larger ones are scaled down."""
     batch_size: int = _steps(256, at_least=1)
     """Transitions in a minibatch."""
@@ -95,7 +98,7 @@ class Config:
     value_scale: float = _networks(1.0, above=0)
     """Unit of the critic's network: it predicts V / value_scale, and its loss is taken of that."""
 
-    normalize_obs: bool = _observations(False)
+    normalize_obs: bool = _observations(False, fixed=True)
     """Whiten observations by the running mean and standard deviation of those seen in training."""
     normalize_obs_until: int | None = _observations(None, at_least=1, needs={"normalize_obs": True})
     """Environment steps after which that normaliser is frozen; None never freezes it."""
@@ -106,25 +109,28 @@ class Config:
     """Discrete actions: weight of a penalty on large logits (half their squares)."""
     bound_coef: float = _policy(0.0, at_least=0, needs={"actions": "continuous"})
     """Continuous actions: weight of a penalty on means outside the action range (half their squared excess)."""
-    learn_std: bool = _policy(True, needs={"actions": "continuous"})
+    learn_std: bool = _policy(True, needs={"actions": "continuous"}, fixed=True)
     """Continuous actions: learn the standard deviation; otherwise it stays `initial_std`."""
-    state_dependent_std: bool = _policy(False, needs={"actions": "continuous", "learn_std": True})
+    state_dependent_std: bool = _policy(False, needs={"actions": "continuous", "learn_std": True}, fixed=True)
     """Continuous actions: learn the standard deviation as a function of the observation."""
-    initial_std: float = _policy(1.0, above=0, needs={"actions": "continuous"})
+    initial_std: float = _policy(1.0, above=0, needs={"actions": "continuous"}, fixed=True)
     """Continuous actions: the policy's first standard deviation, in units of half the action range."""
-    min_std: float = _policy(0.05, above=0, needs={"actions": "continuous", "learn_std": True})
+    min_std: float = _policy(0.05, above=0, needs={"actions": "continuous", "learn_std": True}, fixed=True)
     """Continuous actions: smallest standard deviation, in the same units."""
 
-    buffer_size: int = _env(100_000, at_least=1)
+    buffer_size: int = _env(100_000, at_least=1, fixed=True)
     """Replay capacity in transitions, shared evenly by the environments; the oldest are overwritten."""
     learning_starts: int = _env(1000, at_least=0)
     """Environment steps with random actions before the first update."""
     updates_per_step: int = _env(1, at_least=1)
     """Updates (each `n_critic_updates` critic steps and an actor step) per environment step."""
-    n_envs: int = _env(1, at_least=1)
+    n_envs: int = _env(1, at_least=1, fixed=True)
     """Environments stepped together, when `env` is an id or a callable."""
     vectorization_mode: Literal["sync", "async", "envpool"] = _env("sync")
     """How several are stepped: one after another, in processes of their own, or by EnvPool (an extra; ids only)."""
+
+    env_timeout: float | None = _env(None, above=0, needs={"vectorization_mode": "async"})
+    """Seconds that a step or a reset may take before training stops; None waits as long as it takes."""
 
     data_ratio: float = _data(0.5, at_least=0, at_most=1, needs={"dataset": True, "rollout_steps": None})
     """Share of the minibatches that comes from the data while learning from an environment."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zlib
 from collections.abc import Mapping
 from typing import Any, TypeVar
 
@@ -47,6 +48,11 @@ def unpack(template: T, arrays: Mapping[str, NDArray[Any]]) -> T:
             )
         restored.append(_like(leaf, array))
     return jax.tree_util.tree_unflatten(structure, restored)
+
+
+def checksum(array: NDArray[Any], before: int = 0) -> int:
+    """Return the CRC-32 of what came before and of an array's bytes."""
+    return zlib.crc32(np.ascontiguousarray(array).reshape(-1).view(np.uint8).data, before)
 
 
 def _like(leaf: Any, array: NDArray[Any]) -> Any:

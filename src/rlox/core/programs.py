@@ -33,7 +33,8 @@ class Report(eqx.Module):
 
     @classmethod
     def of(cls, metrics: Metrics) -> Report:
-        return cls(jnp.stack(list(metrics.values())), tuple(metrics))
+        names = sorted(metrics)
+        return cls(jnp.stack([metrics[name] for name in names]), tuple(names))
 
     def fetch(self) -> dict[str, float]:
         """Return the metrics, fetched from the device."""

@@ -41,6 +41,14 @@ def create(
     return Replay(columns, jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32))
 
 
+def n_bytes(
+    rows: int, n: int, obs_dim: int, obs_dtype: np.dtype[Any], action_dim: int, action_dtype: np.dtype[Any]
+) -> int:
+    """Return the bytes of the columns of ``rows`` rows of ``n`` streams."""
+    step = 2 * obs_dim * np.dtype(obs_dtype).itemsize + action_dim * np.dtype(action_dtype).itemsize + 4 + 1 + 1
+    return rows * n * step
+
+
 def fill(transitions: Transition, capacity: int, n: int) -> Replay:
     """Return a replay of ``n`` streams that holds ``(N, ...)`` transitions, at most its capacity.
 

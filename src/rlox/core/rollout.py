@@ -42,17 +42,17 @@ def append(rollout: Rollout, transition: Transition, valid: NDArray[np.bool_]) -
     return rollout._replace(filled=rollout.filled + 1)
 
 
-def cut(rollout: Rollout) -> tuple[Rollout, NDArray[np.bool_]]:
-    """Return a rollout whose last step of each stream is truncated, unless its episode ended there.
+def cut(rollout: Rollout, streams: NDArray[np.bool_]) -> tuple[Rollout, NDArray[np.bool_]]:
+    """Return a rollout whose last step of each of ``streams`` is truncated, unless its episode ended there.
 
-    Also returns which streams have a step in it, ``(n,)``: those of the others end in the replay.
+    Also returns which of them have no step in it, ``(n,)``: their last one is in the replay.
     """
     truncated = rollout.steps.truncated.copy()
-    streams = np.asarray(rollout.valid.any(axis=0))
-    for i in np.flatnonzero(streams):
+    inside = np.asarray(rollout.valid.any(axis=0))
+    for i in np.flatnonzero(inside & streams):
         last = np.flatnonzero(rollout.valid[:, i])[-1]
         truncated[last, i] |= ~rollout.steps.terminated[last, i]
-    return rollout._replace(steps=rollout.steps._replace(truncated=truncated)), streams
+    return rollout._replace(steps=rollout.steps._replace(truncated=truncated)), streams & ~inside
 
 
 def trim(rollout: Rollout) -> Rollout:

@@ -15,6 +15,24 @@ from rlox.core.pack import pack, unpack
 from rlox.core.replay import Replay
 from rlox.core.rollout import Rollout
 from rlox.core.state import TrainState
+from rlox.errors import CheckpointError
+
+
+class Streams(NamedTuple):
+    """Where ``n`` environments are; what it takes to bring others of their kind there."""
+
+    episode: NDArray[np.int64]
+    """``(n,)``: number of the episode that each is in, or will begin if its length is 0."""
+    returns: NDArray[np.float64]
+    """``(n,)``: sum of its rewards so far."""
+    lengths: NDArray[np.int64]
+    """``(n,)``: its steps so far."""
+    actions: NDArray[Any]
+    """``(k, *shape)``: the actions of all these episodes so far, one environment after another."""
+    kept: NDArray[np.int64]
+    """``(n,)``: how many of them are each environment's."""
+    digest: NDArray[np.int64]
+    """``(n,)``: checksum of what each has shown since its reset; -1 if that is not known."""
 
 
 class RunState(NamedTuple):
@@ -28,16 +46,22 @@ class RunState(NamedTuple):
     action: Array | None
     """The next actions ``(n, action_dim)``, if the last update has chosen them already."""
     env_steps: int
+    forgotten: int
+    """Environment steps of which the replay knows nothing, since it was left out of the checkpoint."""
     episodes: int
     pretrained: bool
     """Whether it has learned offline."""
     recent: NDArray[np.float64]
     """Return and length of the last finished training episodes, ``(k, 2)``."""
+    streams: Streams | None
+    """Where the environments were at a snapshot; None without any."""
 
 
-def to_arrays(state: RunState) -> dict[str, NDArray[Any]]:
-    """Return copies of all arrays by their path; of replay and rollout, the rows in use."""
+def to_arrays(state: RunState, *, replay: bool = True) -> dict[str, NDArray[Any]]:
+    """Return copies of all arrays by their path; of replay and rollout, the rows in use, or not the replay at all."""
     rows = 0
+    if not replay:
+        state = state._replace(replay=None, forgotten=state.env_steps)
     if state.replay is not None:
         rows = len(state.replay.columns.reward)
         state = state._replace(replay=replays.trim(state.replay))
@@ -47,26 +71,58 @@ def to_arrays(state: RunState) -> dict[str, NDArray[Any]]:
 
 
 def from_arrays(fresh: RunState, arrays: Mapping[str, NDArray[Any]]) -> RunState:
-    """Return the state that ``to_arrays`` took apart, without its next action.
+    """Return the state that ``to_arrays`` took apart.
 
     Args:
-        fresh: a state of the same configuration, with a replay of any length and an empty rollout if it has one.
-        arrays: of the checkpoint.
+        fresh: a state of the same configuration that has every part that a run can have: a replay of any length, an
+            empty rollout if it learns in rounds, a next action, and streams if there are environments.
+        arrays: of the checkpoint. Parts that it lacks are None, and so are streams where ``fresh`` has none.
 
     Raises:
         CheckpointError: they are those of another configuration.
     """
-    kept = {name: array for name, array in arrays.items() if name not in ("action", "replay_rows")}
-    rows, rollout = int(arrays["replay_rows"]), fresh.rollout
+    kept = {"forgotten": np.array(0), **arrays}
+    rows = int(kept.pop("replay_rows", 0))
+    if fresh.streams is None:
+        kept = {name: array for name, array in kept.items() if not name.startswith("streams.")}
+    rollout = fresh.rollout
     assert fresh.replay is not None
     template = fresh._replace(
         replay=replays.trim(fresh.replay) if rows else None,
         rollout=rollouts.trim(rollout) if rollout and "rollout.filled" in kept else None,
+        action=fresh.action if "action" in kept else None,
         recent=np.zeros((0, 2)),
+        streams=fresh.streams if "streams.episode" in kept else None,
     )
     state = unpack(template, kept)
+    _check(state, rows)
     if state.replay is not None:
         state = state._replace(replay=replays.refill(rows, state.replay))
     if rollout and state.rollout:
         rollout = rollouts.refill(rollout, state.rollout)
     return state._replace(rollout=rollout)
+
+
+def _check(state: RunState, rows: int) -> None:
+    """Refuse counts and places that the arrays do not have room for.
+
+    Raises:
+        CheckpointError: they do not fit.
+    """
+    fits = [rows < 2**31, min(state.env_steps, state.forgotten, state.episodes) >= 0]
+    if state.replay is not None:
+        filled, size, position = len(state.replay.columns.reward), state.replay.size, state.replay.position
+        fits += [
+            filled <= rows,
+            (size >= 0).all(),
+            (size <= filled).all(),
+            (position >= 0).all(),
+            (position < rows).all(),
+        ]
+    if state.rollout is not None:
+        fits.append(state.rollout.filled == len(state.rollout.valid))
+    if state.streams is not None:
+        episode, lengths, kept = state.streams.episode, state.streams.lengths, state.streams.kept
+        fits += [np.min([episode, lengths, kept]) >= 0, kept.sum() == len(state.streams.actions)]
+    if not all(fits):
+        raise CheckpointError("The checkpoint counts more steps than it holds: it is damaged, or was made up.")

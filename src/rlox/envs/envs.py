@@ -5,9 +5,10 @@ from __future__ import annotations
 import contextlib
 import copy
 import functools
+import multiprocessing
 import os
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
 import gymnasium as gym
@@ -16,6 +17,7 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
+from rlox.envs.streams import Place, Stream, Trace
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError, did_you_mean, one_line
 from rlox.modules import import_named
 from rlox.runs import interrupts
@@ -47,8 +49,10 @@ class Envs:
 
     Args:
         env: one environment, or several.
+        numbered: whether each of several is a ``Stream``; a single environment is made one.
         takes_seeds: False if seeds were given when they were made.
         owned: whether ``close`` closes them.
+        timeout: seconds that a step or a reset may take, if they are in processes of their own.
 
     Raises:
         InvalidStepError: an environment returned something else than Gymnasium says, or a reward that is not finite.
@@ -56,10 +60,18 @@ class Envs:
     """
 
     def __init__(
-        self, env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any], *, takes_seeds: bool = True, owned: bool = True
+        self,
+        env: gym.Env[Any, Any] | VectorEnv[Any, Any, Any],
+        *,
+        numbered: bool = False,
+        takes_seeds: bool = True,
+        owned: bool = True,
+        timeout: float | None = None,
     ):
-        self.env = env
-        self.takes_seeds, self.owned = takes_seeds, owned
+        self.env = env if isinstance(env, VectorEnv) else Stream(env)
+        self.numbered = numbered or not isinstance(env, VectorEnv)
+        """Whether its episodes are numbered, so that the place of each environment can be found again."""
+        self.takes_seeds, self.owned, self._timeout = takes_seeds, owned, timeout
         self.is_vector = isinstance(env, VectorEnv)
         self.n: int = env.num_envs if isinstance(env, VectorEnv) else 1
         self.observation_space: gym.Space[Any] = (
@@ -72,10 +84,37 @@ class Envs:
 
     def reset(self, seed: int | None) -> Any:
         """Start new episodes everywhere; returns their first observations."""
+        seed = seed if self.takes_seeds else None
         with self._alive():
-            obs, _ = self.env.reset(seed=seed if self.takes_seeds else None)
+            if isinstance(self.env, AsyncVectorEnv):
+                self.env.reset_async(seed=seed)
+                obs, _ = self.env.reset_wait(timeout=self._timeout)
+            else:
+                obs, _ = self.env.reset(seed=seed)
         self._resetting[:] = False
         return obs if self.is_vector else batch_of_one(obs)
+
+    def go_to(self, places: Sequence[Place]) -> Any:
+        """Bring each environment to its place; returns the observations there.
+
+        From there on, episodes are numbered. Environments whose episodes cannot be start new ones, with a seed that
+        follows from the first place.
+        """
+        if not self.numbered:
+            return self.reset(places[0].reset_seed)
+        with self._alive():
+            if isinstance(self.env, Stream):
+                self.env.place = places[0]
+            else:
+                _several(self.env).set_attr("place", list(places))
+        return self.reset(None)
+
+    def traces(self) -> list[Trace]:
+        """Return what each environment has been through since its last reset, if its episodes are numbered."""
+        if isinstance(self.env, Stream):
+            return [self.env.trace]
+        with self._alive():
+            return list(_several(self.env).get_attr("trace"))
 
     def step(self, action: NDArray[Any]) -> Step:
         """Step every environment with ``(n, *shape)`` actions of the single action space."""
@@ -91,7 +130,7 @@ class Envs:
 
     def _step_vector(self, action: NDArray[Any]) -> Step:
         with self._alive():
-            obs, reward, terminated, truncated, info = self._five(self.env.step(action))
+            obs, reward, terminated, truncated, info = self._five(self._ask(action))
         next_obs = obs
         terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
         ended = terminated | truncated
@@ -107,6 +146,12 @@ class Envs:
             next_obs = copy.deepcopy(obs)
             obs = self.env.reset(options={"reset_mask": ended})[0]
         return Step(self._reward(reward), next_obs, terminated, truncated, valid, obs)
+
+    def _ask(self, action: NDArray[Any]) -> Any:
+        if not isinstance(self.env, AsyncVectorEnv):
+            return self.env.step(action)
+        self.env.step_async(action)
+        return self.env.step_wait(timeout=self._timeout)
 
     def _five(self, result: Any) -> Any:
         if not isinstance(result, tuple) or len(result) != 5:
@@ -141,9 +186,14 @@ class Envs:
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
-        """Say so if a worker process is gone."""
+        """Say so if a worker process is gone, or does not answer."""
         try:
             yield
+        except multiprocessing.TimeoutError:
+            raise WorkerDiedError(
+                f"An environment did not answer within env_timeout={self._timeout:g} s at step {self.steps:,}: it "
+                "hangs, or is slower than that. Load the last checkpoint to continue."
+            ) from None
         except (EOFError, ConnectionError) as error:
             raise WorkerDiedError(
                 f"A process that steps environments died at step {self.steps:,} ({type(error).__name__}): it was "
@@ -161,6 +211,11 @@ class Envs:
             self.env.close(terminate=True)
         else:
             self.env.close()
+
+
+def _several(env: VectorEnv[Any, Any, Any]) -> SyncVectorEnv | AsyncVectorEnv:
+    assert isinstance(env, SyncVectorEnv | AsyncVectorEnv)
+    return env
 
 
 def batch_of_one(obs: Any) -> Any:
@@ -184,7 +239,9 @@ def _set_row(batch: Any, i: int | np.integer[Any], obs: Any) -> None:
         batch[i] = obs
 
 
-def make_envs(env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0) -> Envs:
+def make_envs(
+    env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0, *, timeout: float | None = None
+) -> Envs:
     """Return environments from an id, an environment, a vector environment, or a callable that makes one.
 
     Args:
@@ -192,6 +249,7 @@ def make_envs(env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0) 
         n_envs: how many to make of an id or a callable.
         mode: ``sync`` steps them one after another, ``async`` in processes of their own, ``envpool`` in EnvPool.
         seed: for EnvPool, which takes seeds only when it makes environments.
+        timeout: seconds that a step or a reset may take in processes of their own; None for as long as it takes.
 
     Raises:
         ConfigError: an unknown id (Gymnasium's suggestion is kept), something that is no environment, or ``n_envs``
@@ -211,10 +269,12 @@ def make_envs(env: EnvLike, n_envs: int = 1, mode: str = "sync", seed: int = 0) 
     if mode == "async":
         # Not forked: JAX runs threads, whose locks a copy of this process would never be released.
         worker = functools.partial(_make_in_worker, make, os.getpid())
-        return Envs(AsyncVectorEnv([worker] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP, context="forkserver"))
+        made = AsyncVectorEnv([worker] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP, context="forkserver")
+        return Envs(made, numbered=True, timeout=timeout)
     if n_envs == 1:
         return Envs(make())
-    return Envs(SyncVectorEnv([make] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP))
+    streams = [functools.partial(_make_stream, make)] * n_envs
+    return Envs(SyncVectorEnv(streams, autoreset_mode=AutoresetMode.SAME_STEP), numbered=True)
 
 
 def _make_envpool(env: EnvLike, n_envs: int, seed: int) -> Envs:
@@ -297,7 +357,14 @@ def _make_in_worker(make: Callable[[], Any], parent: int) -> Any:
     # Gymnasium also calls this in the parent, to look at the spaces.
     if os.getpid() != parent:
         interrupts.ignore()
-    return make()
+    return _make_stream(make)
+
+
+def _make_stream(make: Callable[[], Any]) -> Stream:
+    made = make()
+    if not isinstance(made, gym.Env):
+        raise ConfigError("The callable given as env returned a VectorEnv, of which rlox makes one: leave n_envs at 1.")
+    return Stream(made)
 
 
 def _make_from_callable(make: Callable[[], Any]) -> Any:

@@ -244,6 +244,17 @@ class ActionCodec:
             encoded = action - getattr(self.space, "start", 0)
         return encoded.reshape(len(action), self.dim).astype(self.dtype)
 
+    def random(self, rng: np.random.Generator, n: int) -> NDArray[Any]:
+        """Return ``n`` uniformly random actions in the policy's coding, ``(n, dim)``."""
+        if not isinstance(self.space, spaces.Box):
+            return rng.integers(self.nvec, size=(n, self.dim)).astype(self.dtype)
+        low, high = self.space.low, self.space.high
+        if np.issubdtype(self.space.dtype, np.integer):
+            drawn = rng.integers(low, high, size=(n, *self.space.shape), endpoint=True)
+        else:
+            drawn = rng.uniform(low, high, size=(n, *self.space.shape)).astype(self.space.dtype)
+        return self.encode(drawn)
+
     def log_scale(self, action: NDArray[Any]) -> NDArray[np.float64]:
         """Return the log-Jacobian to environment units of ``(n, dim)`` actions in the policy's coding.
 

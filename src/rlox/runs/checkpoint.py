@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-import os
+import re
 import warnings
 import zlib
 from collections.abc import Mapping
@@ -15,44 +15,59 @@ from numpy.typing import NDArray
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save_file
 
-from rlox.errors import CheckpointError, ConfigError, one_line
+from rlox.core.pack import checksum
+from rlox.errors import CheckpointError, ConfigError, did_you_mean, one_line
 from rlox.runs import version_1
+from rlox.runs.files import remove_sides, whole
 
 Arrays = dict[str, NDArray[Any]]
 
 NAME = "checkpoint.safetensors"
-PREVIOUS = "checkpoint.previous.safetensors"
-FORMAT = 2
+OLDER = ("checkpoint.1.safetensors", "checkpoint.2.safetensors")
+"""Those before it, the last one first."""
+BEST = "best.safetensors"
+"""The one with the best evaluation, without its replay."""
+FORMAT = 3
+LARGEST_HEADER = 100_000_000
+"""Bytes; as safetensors has it."""
+_SUM = re.compile(rb'"crc32":"([0-9a-f]{8})"')
+_NO_SUM = b'"crc32":"00000000"'
 
 
 def save(folder: Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any]) -> Path:
-    """Write a checkpoint to ``folder``; the one that was there stays as the previous one."""
+    """Write a checkpoint to ``folder``; the two before it are kept.
+
+    Raises:
+        OSError: it could not be written; those that are there stay as they are.
+    """
     folder.mkdir(parents=True, exist_ok=True)
-    path = folder / NAME
-    return write(path, arrays, header, keep=folder / PREVIOUS)
+    remove_sides(folder, NAME)
+    return write(folder / NAME, arrays, header, older=tuple(folder / name for name in OLDER))
 
 
 def write(
-    path: Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any], *, keep: Path | None = None
+    path: Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, Any], *, older: tuple[Path, ...] = ()
 ) -> Path:
-    """Write arrays and a JSON header to a file, whole or not at all; what was there is moved to ``keep``.
+    """Write arrays and a JSON header to a file, whole or not at all; what was there is moved to ``older``.
 
-    The file is written to the side, flushed to the disk and then renamed, so that a kill at any moment leaves a
-    whole one.
+    Each array has a checksum in the header, and the header one in itself, so that any changed byte is noticed.
+
+    Raises:
+        OSError: it could not be written.
     """
-    side = path.with_name(f".{path.name}.{os.getpid()}")
     contiguous = {name: np.asarray(array, order="C") for name, array in arrays.items()}
-    sums = {name: zlib.crc32(array.tobytes()) for name, array in contiguous.items()}
-    text = json.dumps({**header, "format": FORMAT, "crc32": sums})
-    try:
-        save_file(contiguous, side, metadata={"rlox": text})
-        with side.open("rb") as file:
-            os.fsync(file.fileno())
-        if keep is not None and path.exists():
-            path.replace(keep)
-        side.replace(path)
-    finally:
-        side.unlink(missing_ok=True)
+    sums = {name: checksum(array) for name, array in contiguous.items()}
+    text = json.dumps({**header, "format": FORMAT, "arrays": sums})
+    with whole(path, older) as side:
+        try:
+            save_file(contiguous, side, metadata={"rlox": text, "crc32": "0" * 8})
+        except SafetensorError as error:
+            raise OSError(one_line(error)) from None
+        with side.open("r+b") as file:
+            start = file.read(8)
+            place = start + file.read(int.from_bytes(start, "little"))
+            file.seek(place.index(_NO_SUM))
+            file.write(b'"crc32":"%08x"' % zlib.crc32(place))
     return path
 
 
@@ -74,30 +89,44 @@ def is_latest(path: Path) -> bool:
     return path.suffix != ".safetensors" or path.name == NAME
 
 
+def stamp(folder: Path) -> tuple[int, ...] | None:
+    """Return what changes whenever a folder's latest checkpoint is written; None if there is none."""
+    try:
+        found = (folder / NAME).stat()
+    except OSError:
+        return None
+    return found.st_mtime_ns, found.st_ino, found.st_size
+
+
 def load(path: Path, only: tuple[str, ...] = ("",)) -> tuple[Arrays, dict[str, Any]]:
     """Read the arrays and the header of a checkpoint, given its folder or its file.
 
-    If the file is torn, a warning names it, and the previous checkpoint of its folder is read instead.
+    If the latest one of a folder is torn, a warning names it, and the one before it is read instead.
 
     Args:
         path: the folder or the file.
         only: how the names begin of the arrays that are read.
 
     Raises:
-        CheckpointError: there is no checkpoint, or it is torn and so is the previous one, if any.
+        CheckpointError: there is no checkpoint, or it is torn and so are those before it.
     """
     file = path if path.suffix == ".safetensors" else path / NAME
-    previous = file.with_name(PREVIOUS)
-    if not file.exists() and not (file.name == NAME and previous.exists()):
+    names = (NAME, *OLDER) if file.name == NAME else (file.name,)
+    files = [file.with_name(name) for name in names if file.with_name(name).exists()]
+    if not files:
         raise CheckpointError(f"There is no checkpoint at '{path}': {_instead(path)}")
-    try:
-        return _read(file, only)
-    except CheckpointError as error:
-        if file.name != NAME or not previous.exists():
-            raise
-        result = _read(previous, only)
-        warnings.warn(f"{error} The one before it, '{previous}', is used.", stacklevel=2)
-        return result
+    torn: list[str] = []
+    for candidate in files:
+        try:
+            found = _read(candidate, only)
+        except CheckpointError as error:
+            torn.append(str(error))
+        else:
+            for message in torn:
+                warnings.warn(f"{message} The one before it, '{candidate}', is used.", stacklevel=2)
+            return found
+    others = f" {len(torn) - 1} before it cannot be read either." if len(torn) > 1 else ""
+    raise CheckpointError(torn[0] + others)
 
 
 def header(path: Path) -> dict[str, Any]:
@@ -107,29 +136,59 @@ def header(path: Path) -> dict[str, Any]:
 
 def _read(file: Path, only: tuple[str, ...]) -> tuple[Arrays, dict[str, Any]]:
     try:
+        if file.resolve().parent != file.parent.resolve():
+            raise CheckpointError(f"Checkpoint '{file}' is a link out of its folder, to '{file.resolve()}': name that.")
+        sum_fits = _check_header(file)
         with safe_open(file, framework="numpy") as reader:
-            header = json.loads((reader.metadata() or {})["rlox"])
-            first = header.get("format", 1) == 1
-            wanted = [name for name in reader.keys() if first or name.startswith(only)]  # noqa: SIM118
+            about = reader.metadata() or {}
+            header = json.loads(about["rlox"])
+            format_ = header.get("format", 1)
+            if format_ > FORMAT:
+                raise CheckpointError(
+                    f"Checkpoint '{file}' was written by a newer version of rlox: update rlox to read it."
+                )
+            if not sum_fits and (format_ > 2 or "crc32" in about):
+                raise CheckpointError(f"Checkpoint '{file}' is damaged: its header does not match its checksum.")
+            wanted = [name for name in reader.keys() if format_ == 1 or name.startswith(only)]  # noqa: SIM118
             arrays = {name: reader.get_tensor(name) for name in wanted}
-    except (SafetensorError, OSError, json.JSONDecodeError, KeyError, ValueError) as error:
-        reason = "it is no checkpoint of rlox" if isinstance(error, KeyError) else one_line(error)
+            sums = header["crc32"] if format_ < 3 else header["arrays"]
+            if format_ > 1 and set(sums) != set(reader.keys()):
+                raise CheckpointError(f"Checkpoint '{file}' is damaged: it does not hold the arrays that it names.")
+    except CheckpointError:
+        raise
+    except (SafetensorError, OSError, LookupError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        reason = one_line(error) if isinstance(error, SafetensorError | OSError) else "it is no checkpoint of rlox"
         raise CheckpointError(
             f"Checkpoint '{file}' cannot be read, it is torn or not a checkpoint ({reason})."
         ) from None
-    if first:
+    if format_ == 1:
         arrays, header = version_1.convert(file, arrays, header)
         return {name: array for name, array in arrays.items() if name.startswith(only)}, header
-    if header["format"] > FORMAT:
-        raise CheckpointError(f"Checkpoint '{file}' was written by a newer version of rlox: update rlox to read it.")
     for name, array in arrays.items():
-        if zlib.crc32(array.tobytes()) != header["crc32"].get(name):
+        if checksum(array) != sums[name]:
             raise CheckpointError(f"Checkpoint '{file}' is damaged: '{name}' does not match its checksum.")
     return arrays, header
+
+
+def _check_header(file: Path) -> bool:
+    """Return whether the checksum that a file's header has of itself fits.
+
+    Raises:
+        ValueError: it cannot be a header.
+    """
+    with file.open("rb") as opened:
+        start = opened.read(8)
+        length = int.from_bytes(start, "little")
+        if not 0 < length <= min(LARGEST_HEADER, file.stat().st_size):
+            raise ValueError(f"a header of {length:,} bytes")
+        place = start + opened.read(length)
+    found = _SUM.search(place)
+    return found is not None and zlib.crc32(place.replace(found[0], _NO_SUM)) == int(found[1], 16)
 
 
 def _instead(path: Path) -> str:
     found = sorted(p.parent.name for p in path.parent.glob(f"*/{NAME}")) if path.parent.is_dir() else []
     if found:
-        return f"the runs in '{path.parent}' are {', '.join(found[:5])}."
+        near = did_you_mean(path.name, found)
+        return f"the runs in '{path.parent}' are {', '.join(found[:5])}.{near if 'Did you mean' in near else ''}"
     return "pass the folder of a run, or one that Trainer.save wrote."

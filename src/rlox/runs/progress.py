@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import sys
 import time
-from collections.abc import Callable, Generator, Iterable
+from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TypeVar
 
 from rich.console import Console
@@ -19,13 +19,14 @@ class Progress:
     """A live line on a terminal; elsewhere a plain line every few seconds.
 
     Args:
-        total: steps to go when it starts.
+        total: steps in all.
         show: True, False, or None for a terminal only.
         what: the name of the work, in front of the line.
+        done: steps that were done before.
     """
 
-    def __init__(self, total: int, show: bool | None, *, what: str = ""):
-        self._total, self._what = total, what
+    def __init__(self, total: int, show: bool | None, *, what: str = "", done: int = 0):
+        self._total, self._what, self._done = total, what, done
         self._console = Console(stderr=True, highlight=False)
         shown = self._console.is_terminal if show is None else show
         self._live = Live(console=self._console, transient=True) if shown and self._console.is_terminal else None
@@ -44,10 +45,10 @@ class Progress:
         if self._line and (self._live or self._plain):
             print(self._line, file=sys.stderr)
 
-    def update(self, steps: int, metrics: dict[str, float]) -> None:
+    def update(self, steps: int, metrics: Mapping[str, float]) -> None:
         """Show how far it is after ``steps`` of ``total``."""
         now = time.perf_counter()
-        speed = steps / max(now - self._start, 1e-9)
+        speed = (steps - self._done) / max(now - self._start, 1e-9)
         parts = [self._what] if self._what else []
         parts += [f"{steps:,}/{self._total:,} steps", f"{speed:,.0f} steps/s"]
         parts.append(f"{_clock(max(self._total - steps, 0) / max(speed, 1e-9))} left")
