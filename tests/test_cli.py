@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from disk import full
 from rlox import Trainer, __version__
 from rlox.cli import app, main
 from rlox.errors import DivergedError
@@ -211,6 +212,25 @@ def test_a_video_needs_a_known_ending_and_its_extra(
             told = refused(["play", str(run), "--video", str(run / file)], capsys)
         assert "rlox[video]" in told
         assert not (run / file).exists()
+
+
+def test_a_video_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    (tmp_path / "taken.mp4").mkdir()
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+    for name in ("taken.mp4", "file/x.mp4", "nowhere/x.gif", "/proc/x.mp4"):
+        told = refused(["play", str(run), "--video", str(tmp_path / name)], capfd)
+        assert f"'{tmp_path / name}' cannot be written" in told
+    for name in ("x.mp4", "x.gif"):
+        with pytest.raises(SystemExit) as stop, full():
+            main(["play", str(run), "--video", str(tmp_path / name)])
+        assert stop.value.code == 2
+        # SDL has its say too, where there is no screen.
+        (told,) = [line for line in capfd.readouterr().err.splitlines() if "XDG_RUNTIME_DIR" not in line]
+        assert told.startswith(f"rlox: error: '{tmp_path / name}' cannot be written: ")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_exit_codes_of_what_happens_in_training(

@@ -134,8 +134,10 @@ def export(run: RunFolder, file: Annotated[Path, Parameter(metavar="FILE.onnx")]
     from rlox.policy.onnx import signature
     from rlox.policy.onnx_check import N_CHECKED, can_check
     from rlox.policy.policy import Policy
+    from rlox.runs.checkpoint import header
 
-    Policy.load(run).export_onnx(file)
+    spec = header(run)["spec"]
+    Policy.load(run).export_onnx(file, about={name: spec.get(name) for name in ("algorithm", "env")})
     checked = f"checked against predict in onnxruntime on {N_CHECKED} observations"
     print(f"Wrote {file}, {checked if can_check() else 'not checked: onnxruntime is not installed'}.")
     for line in signature(file):
