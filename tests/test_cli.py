@@ -174,6 +174,19 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) 
             ["cartpole-medium", "The environment must be"],
         ),
         (["dataset", "create", "out.npz"], ["--env ID", "--run RUN"]),
+        # Flags that would have no effect.
+        (["evaluate", "nowhere", "--gradient-steps", "5"], ["--gradient-steps 5 has no effect", "by --dataset"]),
+        (["evaluate", "nowhere", "--dataset", "x", "--n-episodes", "5"], ["--n-episodes 5 has no effect", "by --env"]),
+        (["dataset", "create", "x.npz", "--run", "x", "--replay", "--n-steps", "5"], ["--n-steps 5 has no effect"]),
+        (
+            ["dataset", "create", "x.npz", "--run", "x", "--replay", "--seed", "0"],
+            ["--seed 0 has no effect", "--replay"],
+        ),
+        (
+            ["dataset", "create", "x.npz", "--run", "x", "--replay", "--deterministic"],
+            ["--deterministic has no effect"],
+        ),
+        (["dataset", "create", "x.npz", "--env", "x", "--deterministic"], ["--deterministic has no effect", "--run"]),
         (["dataset", "create", "out.npz", "--env", "CartPol-v1"], ["'CartPol-v1'", "Did you mean: `CartPole`"]),
         (["dataset", "create", "out.npz", "--run", "nowhere"], ["no checkpoint at 'nowhere'"]),
         (["dataset", "create", "out.txt", "--env", "CartPole-v1", "--n-steps", "5"], ["'out.txt'"]),
@@ -297,7 +310,7 @@ def test_help_explains_every_command_and_flag(monkeypatch: pytest.MonkeyPatch, c
     assert "--no-layer-norm" in text
     assert "--import" in text
     main(["dataset", "create", "--help"])
-    assert "Least number of steps. [default: 10000]" in capsys.readouterr().out
+    assert "Least number of steps; 10000 by default." in capsys.readouterr().out
 
 
 def test_every_flag_of_every_algorithm_has_a_help(capsys: pytest.CaptureFixture[str]):
