@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from disk import full
 from rlox import Trainer, __version__
 from rlox.cli import app, main
 from rlox.errors import DivergedError
@@ -173,6 +174,19 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) 
             ["cartpole-medium", "The environment must be"],
         ),
         (["dataset", "create", "out.npz"], ["--env ID", "--run RUN"]),
+        # Flags that would have no effect.
+        (["evaluate", "nowhere", "--gradient-steps", "5"], ["--gradient-steps 5 has no effect", "by --dataset"]),
+        (["evaluate", "nowhere", "--dataset", "x", "--n-episodes", "5"], ["--n-episodes 5 has no effect", "by --env"]),
+        (["dataset", "create", "x.npz", "--run", "x", "--replay", "--n-steps", "5"], ["--n-steps 5 has no effect"]),
+        (
+            ["dataset", "create", "x.npz", "--run", "x", "--replay", "--seed", "0"],
+            ["--seed 0 has no effect", "--replay"],
+        ),
+        (
+            ["dataset", "create", "x.npz", "--run", "x", "--replay", "--deterministic"],
+            ["--deterministic has no effect"],
+        ),
+        (["dataset", "create", "x.npz", "--env", "x", "--deterministic"], ["--deterministic has no effect", "--run"]),
         (["dataset", "create", "out.npz", "--env", "CartPol-v1"], ["'CartPol-v1'", "Did you mean: `CartPole`"]),
         (["dataset", "create", "out.npz", "--run", "nowhere"], ["no checkpoint at 'nowhere'"]),
         (["dataset", "create", "out.txt", "--env", "CartPole-v1", "--n-steps", "5"], ["'out.txt'"]),
@@ -211,6 +225,25 @@ def test_a_video_needs_a_known_ending_and_its_extra(
             told = refused(["play", str(run), "--video", str(run / file)], capsys)
         assert "rlox[video]" in told
         assert not (run / file).exists()
+
+
+def test_a_video_that_cannot_be_written_is_one_line_and_leaves_nothing(
+    run: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+):
+    (tmp_path / "taken.mp4").mkdir()
+    (tmp_path / "file").touch()
+    before = sorted(tmp_path.iterdir())
+    for name in ("taken.mp4", "file/x.mp4", "nowhere/x.gif", "/proc/x.mp4"):
+        told = refused(["play", str(run), "--video", str(tmp_path / name)], capfd)
+        assert f"'{tmp_path / name}' cannot be written" in told
+    for name in ("x.mp4", "x.gif"):
+        with pytest.raises(SystemExit) as stop, full():
+            main(["play", str(run), "--video", str(tmp_path / name)])
+        assert stop.value.code == 2
+        # SDL has its say too, where there is no screen.
+        (told,) = [line for line in capfd.readouterr().err.splitlines() if "XDG_RUNTIME_DIR" not in line]
+        assert told.startswith(f"rlox: error: '{tmp_path / name}' cannot be written: ")
+    assert sorted(tmp_path.iterdir()) == before
 
 
 def test_exit_codes_of_what_happens_in_training(
@@ -277,7 +310,7 @@ def test_help_explains_every_command_and_flag(monkeypatch: pytest.MonkeyPatch, c
     assert "--no-layer-norm" in text
     assert "--import" in text
     main(["dataset", "create", "--help"])
-    assert "Least number of steps. [default: 10000]" in capsys.readouterr().out
+    assert "Least number of steps; 10000 by default." in capsys.readouterr().out
 
 
 def test_every_flag_of_every_algorithm_has_a_help(capsys: pytest.CaptureFixture[str]):

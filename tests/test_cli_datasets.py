@@ -9,6 +9,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from disk import full
 from rlox import Dataset, Trainer
 from rlox.cli import main
 from rlox.data.bundled import bundled_names, reference, reference_of
@@ -54,7 +55,7 @@ def test_tiers_are_what_they_are_called():
     assert reference_of("Ant-v5") is None
 
 
-def test_bundled_data_are_learned_from_and_scored_in_their_environment(rlox: Rlox):
+def test_bundled_data_are_learned_from_and_scored_in_their_environment(rlox: Rlox, capsys: pytest.CaptureFixture[str]):
     told = rlox("train", "bc", "--dataset", "cartpole-medium", "--gradient-steps", "30", "--hidden", "8",
                 "--n-eval-episodes", "2", "--run-dir", "run")  # fmt: skip
     assert "Learned from cartpole-medium: 30 gradient steps" in told
@@ -62,6 +63,12 @@ def test_bundled_data_are_learned_from_and_scored_in_their_environment(rlox: Rlo
     estimates = rlox("evaluate", "run", "--dataset", "cartpole-random", "--gradient-steps", "20", "--no-deterministic")
     for words in ("fitted Q evaluation", "importance sampling", "the data themselves", "weights use: 100.0%"):
         assert words in estimates
+    with pytest.raises(SystemExit):
+        rlox("evaluate", "run", "--dataset", "pendulum-random")
+    error = capsys.readouterr().err
+    assert error.startswith("rlox: error: The data 'pendulum-random' are of another task than the policy: they hold")
+    assert "environment must" not in error
+    assert error.count("\n") == 1
     assert Trainer.load("run").train_offline(10, progress=False)["gradient_steps"] == 40
 
 
@@ -97,6 +104,18 @@ def test_an_agent_s_policy_and_replay_are_recorded(rlox: Rlox):
     np.testing.assert_allclose(policy.columns["action_log_probs"][:], expected, rtol=1e-5)
     rlox("dataset", "create", "modes.npz", "--run", "run", "--n-steps", "30", "--deterministic")
     assert "action_log_probs" not in Dataset.load("modes.npz").columns
+
+
+def test_recorded_data_that_cannot_be_written_are_one_line_and_leave_nothing(
+    rlox: Rlox, capsys: pytest.CaptureFixture[str]
+):
+    Path("file").touch()
+    for place, room in (("file", 10**6), ("/proc", 10**6), (".", 500)):
+        with pytest.raises(SystemExit), full(room):
+            rlox("dataset", "create", f"{place}/x.npz", "--env", "CartPole-v1", "--n-steps", "50")
+        error = capsys.readouterr().err.splitlines()[-1]
+        assert re.match(f"rlox: error: '({place}/)?x.npz' cannot be written: ", error), error
+    assert [path.name for path in Path.cwd().iterdir()] == ["file"]
 
 
 def test_columns_of_other_names_are_chosen(rlox: Rlox):

@@ -15,6 +15,7 @@ import pytest
 from gymnasium import spaces
 
 import rlox
+from disk import full
 from rlox import ALGORITHMS, Policy
 from rlox.cli import main
 from rlox.core.networks import Actor
@@ -203,7 +204,8 @@ def test_the_normalizer_is_in_the_file(tmp_path: Path, seen: bool):
 
 
 def test_the_file_says_what_it_holds(tmp_path: Path):
-    path = make(VECTOR, ODD).export_onnx(str(tmp_path / "policy.onnx"))
+    named = {"algorithm": "bc", "env": None}
+    path = make(VECTOR, ODD).export_onnx(str(tmp_path / "policy.onnx"), about=named)
     assert path == tmp_path / "policy.onnx"
     model = onnx.load(path)
     assert (model.producer_name, model.producer_version) == ("rlox", rlox.__version__)
@@ -211,6 +213,8 @@ def test_the_file_says_what_it_holds(tmp_path: Path):
     about = {entry.key: entry.value for entry in model.metadata_props}
     assert json.loads(about["observation_space"]) == describe(VECTOR)
     assert json.loads(about["action_space"]) == describe(ODD)
+    assert about.keys() == {"algorithm", "observation_space", "action_space"}
+    assert about["algorithm"] == "bc"
     assert list(tmp_path.iterdir()) == [path]
 
 
@@ -251,7 +255,8 @@ def test_the_observations_that_are_checked_differ(bounds: tuple[float, float]):
     [
         ("policy.onx", r"'.*policy\.onx' must end in \.onnx"),
         ("nowhere/policy.onnx", "there is no folder '.*nowhere'"),
-        ("taken.onnx", "'.*taken.onnx' cannot be written"),
+        ("taken.onnx", "'.*taken.onnx' cannot be written: it is a folder"),
+        ("/proc/policy.onnx", "'/proc/policy.onnx' cannot be written: No such file or directory"),
     ],
 )
 def test_paths_that_cannot_be_written(tmp_path: Path, name: str, words: str):
@@ -260,6 +265,22 @@ def test_paths_that_cannot_be_written(tmp_path: Path, name: str, words: str):
         make(VECTOR, ODD).export_onnx(tmp_path / name)
     assert "\n" not in str(error.value)
     assert [path.name for path in tmp_path.iterdir()] == ["taken.onnx"]
+
+
+def test_a_full_disk_keeps_the_file_that_was_there(tmp_path: Path):
+    policy = make(VECTOR, ODD)
+    before = policy.export_onnx(tmp_path / "policy.onnx").read_bytes()
+    with full(), pytest.raises(ConfigError, match=r"cannot be written: File too large\. Make room there, or choose"):
+        policy.export_onnx(tmp_path / "policy.onnx")
+    assert [path.read_bytes() for path in tmp_path.iterdir()] == [before]
+
+
+def test_the_command_names_the_run_s_algorithm_and_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    rlox.Trainer("bc", "CartPole-v1", config={"hidden": 8}).save("run")
+    main(["export", "run", "policy.onnx"])
+    about = {entry.key: entry.value for entry in onnx.load("policy.onnx").metadata_props}
+    assert (about["algorithm"], about["env"]) == ("bc", "CartPole-v1")
 
 
 def test_without_the_extra_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -89,6 +89,11 @@ def test_an_unknown_preset_is_answered_with_the_nearest():
         Trainer("awr", "CartPole-v1", preset="papr")
 
 
+def test_an_algorithm_without_presets_is_said_to_have_none():
+    with pytest.raises(ConfigError, match="'tuned' is not a preset of iql, which has none, unlike awr: leave it out"):
+        Trainer("iql", "CartPole-v1", preset="tuned")
+
+
 def test_a_whole_config_leaves_a_preset_nothing_to_set():
     with pytest.raises(ConfigError, match="pass a dict"):
         Trainer("awr", "CartPole-v1", preset="paper", config=ALGORITHMS["awr"].config())

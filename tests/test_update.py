@@ -1,7 +1,6 @@
 """The update: its parts by hand, against closed forms, and at its limits; against references in test_references."""
 
 import dataclasses
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -130,22 +129,6 @@ def test_the_first_step_with_a_loss_that_is_not_finite_is_remembered(name: str, 
         found.append(int(state.diverged_at))
     assert found == [-1, 2, 2, 2]
     assert np.isfinite(metrics["actor/loss"]) == (name == "crr")
-
-
-@pytest.mark.usefixtures("without_annotations")
-@pytest.mark.parametrize("slot", ["value_target", "advantage", "weight"])
-def test_a_function_that_returns_a_column_is_refused(slot: str):
-    right: Callable[..., Any] = getattr(AWR, slot)
-
-    def wrong(*args: Any) -> Any:
-        found = right(*args)
-        return (found[0][:, None], {}) if slot == "weight" else found[:, None]
-
-    broken: Any = dataclasses.replace(AWR, **{slot: wrong})
-    config = make_config()
-    state = make_state(config)
-    with pytest.raises(TypeError, match=rf"{slot} has shape \(16, 1\).*\(16,\)"):
-        jax.eval_shape(make_update(broken, config), state, make_batches(1, 16), state.key)
 
 
 # Closed forms.

@@ -26,6 +26,10 @@ class ConfigError(RloxError):
     """A setting, an algorithm or an environment id that cannot be used."""
 
 
+class AlgorithmError(RloxError):
+    """An algorithm's function that takes or returns something else than it must."""
+
+
 class SpaceError(RloxError):
     """An observation or action space that is not supported."""
 

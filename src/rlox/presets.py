@@ -151,7 +151,10 @@ def check_preset(algorithm: str, name: str) -> None:
     Raises:
         ConfigError: the nearest is named.
     """
-    known = PRESETS.get(algorithm, {})
+    known = PRESETS.get(algorithm)
+    if not known:
+        others = ", ".join(PRESETS)
+        raise ConfigError(f"{name!r} is not a preset of {algorithm}, which has none, unlike {others}: leave it out.")
     if name not in known:
         raise ConfigError(f"{name!r} is not a preset of {algorithm}.{did_you_mean(str(name), known)}")
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 from rlox.algorithms.awac import AWAC
@@ -63,4 +64,9 @@ def register(name: str, algorithm: Algorithm) -> None:
         raise ConfigError(f"'{name}' is a {type(algorithm).__name__}: register takes an rlox.Algorithm.")
     if not (isinstance(algorithm.config, type) and issubclass(algorithm.config, Config)):
         raise ConfigError(f"The config of '{name}' must be a subclass of rlox.Config.")
+    if any(isinstance(value, dataclasses.Field) for value in vars(algorithm.config).values()):
+        raise ConfigError(
+            f"The config of '{name}' has settings, but is no dataclass: put @dataclasses.dataclass(frozen=True, "
+            f"kw_only=True) above class {algorithm.config.__name__}."
+        )
     ALGORITHMS[name] = algorithm

@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import App, Parameter
 
+from rlox.cli.values import check_no_effect
 from rlox.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -46,9 +47,9 @@ def create(
     env: str | None = None,
     run: Path | None = None,
     replay: bool = False,
-    n_steps: int = 10_000,
+    n_steps: int | None = None,
     deterministic: bool = False,
-    seed: int = 0,
+    seed: int | None = None,
 ) -> None:
     """Record whole episodes of a random agent or of a trained policy, or write a run's replay.
 
@@ -63,20 +64,25 @@ def create(
     replay
         Write the steps that the run's replay holds, instead of new ones.
     n_steps
-        Least number of steps.
+        Least number of steps; 10000 by default.
     deterministic
         The policy's modes; otherwise its samples, whose log-probabilities are kept.
     seed
-        Of the episodes.
+        Of the episodes; 0 by default.
     """
     from rlox.data.formats import check_target
 
     check_target(out)
+    if replay:
+        told = {"n_steps": n_steps, "deterministic": deterministic, "seed": seed}
+        check_no_effect("with --replay, which writes the steps that the run kept: leave one of them out", **told)
+    n_steps, seed = 10_000 if n_steps is None else n_steps, 0 if seed is None else seed
     if n_steps < 1:
         raise ConfigError(f"--n-steps {n_steps} must be at least 1.")
     if run is not None:
         dataset = _of_run(run, env, replay, n_steps, deterministic, seed)
     elif env is not None and not replay:
+        check_no_effect("on a random agent: name a policy by --run, or leave it out", deterministic=deterministic)
         dataset = _of_random_agent(env, n_steps, seed)
     else:
         raise ConfigError(

@@ -9,6 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from rlox.cli.report import print_estimates, print_evaluation
+from rlox.cli.values import check_no_effect
 from rlox.errors import ConfigError
 
 RunFolder = Annotated[Path, Parameter(metavar="RUN")]
@@ -20,8 +21,8 @@ def evaluate(
     *,
     env: str | None = None,
     dataset: str | None = None,
-    gradient_steps: int = 6_000,
-    n_episodes: int = 20,
+    gradient_steps: int | None = None,
+    n_episodes: int | None = None,
     seed: int | None = None,
     deterministic: bool = True,
 ) -> None:
@@ -36,16 +37,23 @@ def evaluate(
     dataset
         Data to estimate from without an environment, best such that the policy was not trained on.
     gradient_steps
-        Of the Q functions that such an estimate fits; more for long episodes.
+        Of the Q functions that such an estimate fits, 6000 by default; more for long episodes.
     n_episodes
-        How many episodes.
+        How many episodes; 20 by default.
     seed
         Of the episodes; one that follows from the run's seed by default.
     deterministic
         The policy's mode; otherwise its samples.
     """
+    if dataset is None:
+        check_no_effect("without data to estimate from: name them by --dataset", gradient_steps=gradient_steps)
+    elif env is None:
+        check_no_effect("on estimates from data: for episodes too, name where by --env", n_episodes=n_episodes)
+    n_episodes = 20 if n_episodes is None else n_episodes
+    from rlox.data.dataset import make_dataset
     from rlox.envs.envs import make_envs
     from rlox.policy.episodes import evaluate as run_episodes
+    from rlox.policy.estimates import data_for
     from rlox.policy.policy import Policy
     from rlox.runs.checkpoint import header
     from rlox.spec import check_positive, evaluation_seed
@@ -53,8 +61,11 @@ def evaluate(
 
     check_positive(n_episodes=n_episodes)
     if dataset is not None:
-        settings: dict[str, Any] = {"deterministic": deterministic, "gradient_steps": gradient_steps, "progress": True}
-        print_estimates(Trainer.load(run).evaluate_offline(dataset, seed=seed or 0, **settings))
+        steps = 6_000 if gradient_steps is None else gradient_steps
+        settings: dict[str, Any] = {"deterministic": deterministic, "gradient_steps": steps, "progress": True}
+        trainer = Trainer.load(run)
+        data = data_for(trainer.policy, make_dataset(dataset))
+        print_estimates(trainer.evaluate_offline(data, seed=seed or 0, **settings))
         if env is None:
             return
     policy, spec = Policy.load(run), header(run)["spec"]
@@ -134,8 +145,10 @@ def export(run: RunFolder, file: Annotated[Path, Parameter(metavar="FILE.onnx")]
     from rlox.policy.onnx import signature
     from rlox.policy.onnx_check import N_CHECKED, can_check
     from rlox.policy.policy import Policy
+    from rlox.runs.checkpoint import header
 
-    Policy.load(run).export_onnx(file)
+    spec = header(run)["spec"]
+    Policy.load(run).export_onnx(file, about={name: spec.get(name) for name in ("algorithm", "env")})
     checked = f"checked against predict in onnxruntime on {N_CHECKED} observations"
     print(f"Wrote {file}, {checked if can_check() else 'not checked: onnxruntime is not installed'}.")
     for line in signature(file):

@@ -8,6 +8,8 @@ from typing import Any, Literal, Union, get_args, get_origin
 
 from cyclopts import App, ArgumentCollection, CoercionError
 
+from rlox.errors import ConfigError
+
 
 def describe_type(hint: Any) -> str:
     """Return what a value of this type is called in a message."""
@@ -56,3 +58,15 @@ def check_whole_numbers(app: App, commands: tuple[str, ...], arguments: Argument
             for token in argument.tokens:
                 if "." in token.value:
                     raise CoercionError(argument=argument, token=token, target_type=int)
+
+
+def check_no_effect(why: str, **flags: Any) -> None:
+    """Refuse flags that were given, so that they are neither None nor False, and have no effect.
+
+    Raises:
+        ConfigError: the first of them.
+    """
+    for name, value in flags.items():
+        if value is not None and value is not False:
+            given = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            raise ConfigError(f"{given} has no effect {why}.")

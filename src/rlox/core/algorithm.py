@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import inspect
 from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import jax.numpy as jnp
@@ -11,7 +12,9 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlox.core.config import Config
 from rlox.core.losses import Metrics, describe_weights
+from rlox.core.slots import check_arguments, check_pair
 from rlox.core.state import Networks, Transition
+from rlox.errors import AlgorithmError, did_you_mean
 
 
 class ActorTarget(NamedTuple):
@@ -121,14 +124,20 @@ def replayed_actions(
     where: Bool[Array, " B"] | None = None,
 ) -> ActorTarget:
     """Return the batch's own actions, each with the weight of its advantage."""
-    weight, metrics = algorithm.weight(config, advantage)
+    found = algorithm.weight(config, advantage)
+    check_pair("weight", algorithm.weight, found, advantage.shape)
+    weight, metrics = found
     averaged = {name: value.mean(where=where) for name, value in metrics.items()}
     return ActorTarget(batch.obs, batch.action, weight, {**describe_weights(advantage, weight, where), **averaged})
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
 class Algorithm:
-    """An algorithm: its settings and what it puts into the update; what it leaves out is behaviour cloning's."""
+    """An algorithm: its settings and what it puts into the update; what it leaves out is behaviour cloning's.
+
+    Raises:
+        AlgorithmError: a slot that there is not, or a function that takes other arguments than its slot's.
+    """
 
     config: type[Config]
     critic: MakeCritic = no_critic
@@ -137,3 +146,25 @@ class Algorithm:
     advantage: Advantage = no_advantage
     weight: Weight = equal_weight
     actor_target: MakeActorTarget = replayed_actions
+
+    def __new__(cls, **slots: Any) -> Algorithm:
+        known = [field.name for field in dataclasses.fields(cls)]
+        for name in slots:
+            if name not in known:
+                raise AlgorithmError(f"'{name}' is not a slot of an algorithm.{did_you_mean(name, known)}")
+        return super().__new__(cls)
+
+    def __post_init__(self) -> None:
+        for slot, protocol in _PROTOCOLS.items():
+            _, *wanted = inspect.signature(protocol.__call__).parameters
+            check_arguments(slot, getattr(self, slot), wanted)
+
+
+_PROTOCOLS = {
+    "critic": MakeCritic,
+    "value_target": ValueTarget,
+    "critic_loss": CriticLoss,
+    "advantage": Advantage,
+    "weight": Weight,
+    "actor_target": MakeActorTarget,
+}

@@ -15,8 +15,9 @@ from rlox.core.losses import Metrics, explained_variance
 from rlox.core.networks import Critic, in_chunks
 from rlox.core.normalizer import Normalizer, normalize
 from rlox.core.returns import lambda_returns
+from rlox.core.slots import check_per_sample
 from rlox.core.state import TrainState, Transition
-from rlox.core.update import keep_where, make_actor_step, make_critic_step, mark_divergence
+from rlox.core.update import check_fit, keep_where, make_actor_step, make_critic_step, mark_divergence
 
 Draw = Callable[[PRNGKeyArray, tuple[int, ...]], Int[Array, "..."]]
 """From a random key and a shape to places of stored steps."""
@@ -59,6 +60,7 @@ def make_round(algorithm: Algorithm, config: Any) -> Round:
         critic_key, actor_key, advantage_key, target_key = keys
         steps = steps._replace(obs=normalize(state.normalizer, steps.obs))
 
+        check_per_sample("critic", algorithm.critic, jax.eval_shape(state.critic, steps.obs[:1]), (1,))
         target, _ = label(config, state.critic, state.normalizer, steps, order)
         state, critic_metrics = lax.scan(
             lambda state, index: critic_step(state, *at((steps, target), index)),
@@ -69,7 +71,9 @@ def make_round(algorithm: Algorithm, config: Any) -> Round:
         # The values of all the steps are known already.
         networks = state.networks()._replace(critic=lambda _: value)
         advantage = algorithm.advantage(config, networks, steps, new_target, advantage_key, stored)
+        check_per_sample("advantage", algorithm.advantage, advantage, steps.reward.shape)
         fit = algorithm.actor_target(algorithm, config, networks, steps, advantage, target_key, stored)
+        check_fit(algorithm, fit, steps, rounds=True)
         fit, described = fit._replace(metrics={}, weight=lax.stop_gradient(fit.weight)), fit.metrics
         moved, actor_metrics = lax.scan(
             lambda state, index: actor_step(state, at(fit, index)),

@@ -17,7 +17,9 @@ from rlox.core.algorithm import ActorTarget, Algorithm
 from rlox.core.losses import Metrics
 from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
+from rlox.core.slots import check_critic, check_metrics, check_pair, check_per_sample, named, wrong
 from rlox.core.state import TrainState, Transition
+from rlox.errors import AlgorithmError
 
 Update = Callable[..., tuple[TrainState, Metrics]]
 
@@ -41,9 +43,9 @@ def make_update(algorithm: Algorithm, config: Any) -> Update:
 
     def fit_critic(state: TrainState, drawn: tuple[Transition, PRNGKeyArray]) -> tuple[TrainState, tuple[Any, Metrics]]:
         batch, key = drawn
-        target = lax.stop_gradient(algorithm.value_target(config, state.networks(), batch, key))
-        for value_target in jax.tree.leaves(target):
-            check_per_sample(batch, value_target=value_target)
+        found = algorithm.value_target(config, state.networks(), batch, key)
+        check_per_sample("value_target", algorithm.value_target, found, batch.reward.shape, several=True)
+        target = lax.stop_gradient(found)
         state, metrics = critic_step(state, batch, target)
         return state, (target, metrics)
 
@@ -60,8 +62,9 @@ def make_update(algorithm: Algorithm, config: Any) -> Update:
             target, critic_metrics = jax.tree.map(lambda x: x[-1], history)
         networks = state.networks()
         advantage = algorithm.advantage(config, networks, batch, target, advantage_key)
-        check_per_sample(batch, advantage=advantage)
+        check_per_sample("advantage", algorithm.advantage, advantage, batch.reward.shape)
         fit = algorithm.actor_target(algorithm, config, networks, batch, advantage, actor_key)
+        check_fit(algorithm, fit, batch)
         state, actor_metrics = actor_step(state, fit, actor_waits)
         loss = actor_metrics["actor/loss"] + critic_metrics.get("critic/loss", 0.0)
         return mark_divergence(state, loss), {**actor_metrics, **critic_metrics, **fit.metrics}
@@ -83,7 +86,9 @@ def make_critic_step(
             return state, {}
 
         def critic_loss(critic: Any) -> tuple[Array, Metrics]:
-            return algorithm.critic_loss(config, critic, batch, target)
+            found = algorithm.critic_loss(config, critic, batch, target)
+            check_pair("critic_loss", algorithm.critic_loss, found, ())
+            return found
 
         (loss, metrics), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic)
         updates, critic_opt = optimizer.update(grads, state.critic_opt)
@@ -113,8 +118,6 @@ def make_actor_step(config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
     def actor_loss(actor: Actor, fit: ActorTarget) -> tuple[Array, Metrics]:
         policy = actor(fit.obs)
         log_prob = policy.log_prob(fit.action)
-        if log_prob.shape != fit.weight.shape or log_prob.shape[-1:] != fit.obs.shape[:1]:
-            raise TypeError(f"weight has shape {fit.weight.shape}, but there are {log_prob.shape} log-probabilities")
         loss = -(lax.stop_gradient(fit.weight) * log_prob).sum() / len(fit.obs)
         if config.entropy_coef:
             loss -= config.entropy_coef * policy.entropy().mean()
@@ -151,11 +154,23 @@ def mark_divergence(state: TrainState, loss: Float[Array, ""]) -> TrainState:
     return state._replace(diverged_at=jnp.where(failed, state.gradient_steps, state.diverged_at))
 
 
-def check_per_sample(batch: Transition, **arrays: Array) -> None:
-    """Refuse, while tracing, anything that would broadcast ``(B,)`` against ``(B, 1)``."""
-    for name, array in arrays.items():
-        if array.shape != batch.reward.shape:
-            raise TypeError(f"{name} has shape {array.shape}, but one number a sample is {batch.reward.shape}")
+def check_fit(algorithm: Algorithm, fit: Any, batch: Transition, *, rounds: bool = False) -> None:
+    """Refuse, while tracing, anything but actions to fit the policy to, and a weight for each.
+
+    Raises:
+        AlgorithmError: what was returned.
+    """
+    if not isinstance(fit, ActorTarget):
+        raise wrong("actor_target", algorithm.actor_target, fit, "an ActorTarget")
+    obs, action, weight = (jnp.shape(x) for x in (fit.obs, fit.action, fit.weight))
+    wanted = (*weight, batch.action.shape[-1]), (*weight[-1:], *batch.obs.shape[1:])
+    if (action, obs) != wanted or (rounds and weight != batch.reward.shape):
+        rule = "(N, obs_dim), (N, action_dim) and (N,)" if rounds else "(B, obs_dim), (*M, B, action_dim) and (*M, B)"
+        raise AlgorithmError(
+            f"{named('actor_target', algorithm.actor_target)} returned obs, action and weight of shapes {obs}, "
+            f"{action} and {weight}: they must have shapes {rule}."
+        )
+    check_metrics("actor_target", algorithm.actor_target, fit.metrics, ())
 
 
 def make_optimizer(
@@ -196,6 +211,7 @@ def init_state(
     rng = np.random.default_rng(seed)
     actor = Actor(config, obs_dim, nvec, action_dim, rng)
     critic = algorithm.critic(config, obs_dim, nvec, action_dim, rng)
+    check_critic(algorithm.critic, critic, rounds=bool(config.rollout_steps))
     actor_rule: Any = actor_optimizer(config)
     critic_rule: Any = critic_optimizer(config)
     return TrainState(

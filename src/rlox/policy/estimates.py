@@ -17,7 +17,7 @@ from rlox.core.losses import effective_sample_size
 from rlox.core.normalizer import Normalizer, normalize
 from rlox.core.state import Transition
 from rlox.data.dataset import Dataset
-from rlox.errors import DivergedError
+from rlox.errors import DatasetError, DivergedError
 from rlox.policy.policy import Policy
 
 N_CHUNKS = 20
@@ -41,6 +41,22 @@ class Estimate(NamedTuple):
     value: float
     low: float
     high: float
+
+
+def data_for(policy: Policy, dataset: Dataset) -> Dataset:
+    """Return the same steps with the policy's spaces.
+
+    Raises:
+        DatasetError: they are of another task.
+    """
+    try:
+        return dataset.within(policy.observation_space, policy.action_space)
+    except DatasetError:
+        raise DatasetError(
+            f"The data '{dataset.name}' are of another task than the policy: they hold {dataset.observation_space} and "
+            f"{dataset.action_space}, and the policy takes {policy.observation_space} and gives {policy.action_space}. "
+            "Pass data that were logged in the policy's environment."
+        ) from None
 
 
 def episode_numbers(terminated: NDArray[Any], truncated: NDArray[Any]) -> NDArray[np.int32]:

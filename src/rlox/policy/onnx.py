@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -16,7 +16,8 @@ from rlox.core.networks import MLP, Actor
 from rlox.core.normalizer import Normalizer
 from rlox.envs.space_json import describe
 from rlox.envs.spaces import ActionCodec, leaves, whole_range
-from rlox.errors import ConfigError, SpaceError, one_line
+from rlox.errors import ConfigError, SpaceError
+from rlox.policy.files import refusing, writing
 from rlox.policy.onnx_check import can_check, check, input_dtype, input_name
 
 if TYPE_CHECKING:
@@ -25,39 +26,32 @@ if TYPE_CHECKING:
 _OPSET, _IR_VERSION = 17, 8
 
 
-def export_onnx(path: Path, policy: Policy) -> Path:
+def export_onnx(path: Path, policy: Policy, about: Mapping[str, str | None]) -> Path:
     """Write a policy to ``path``, ending in .onnx, moved into place once it was checked (see ``Policy.export_onnx``).
 
     Raises:
-        ConfigError: another ending, no such folder, or the extra is missing.
+        ConfigError: another ending, a file that cannot be written, or the extra is missing.
         ExportError: the file and the policy disagree.
         SpaceError: entries of the observation that have the same name.
     """
     if path.suffix != ".onnx":
         raise ConfigError(f"'{path}' must end in .onnx.")
-    if not path.parent.is_dir():
-        raise ConfigError(f"'{path}' cannot be written: there is no folder '{path.parent}'.")
     try:
         import onnx
     except ImportError:
         raise ConfigError("Exporting needs the extra rlox[onnx]: pip install 'rlox[onnx]'.") from None
-    model = _build(policy)
-    spaces = {"observation_space": policy.observation_space, "action_space": policy.action_space}
-    onnx.helper.set_model_props(model, {name: json.dumps(describe(space)) for name, space in spaces.items()})
-    onnx.checker.check_model(model, full_check=True)
-    content = model.SerializeToString()
-    if can_check():
-        check(content, policy)
-    side = path.with_name(f".{path.name}.{os.getpid()}")
-    try:
-        with side.open("wb") as file:
-            file.write(content)
-            os.fsync(file.fileno())
-        side.replace(path)
-    except OSError as error:
-        raise ConfigError(f"'{path}' cannot be written: {one_line(error)}.") from None
-    finally:
-        side.unlink(missing_ok=True)
+    with writing(path) as side:
+        model = _build(policy)
+        spaces = {"observation_space": policy.observation_space, "action_space": policy.action_space}
+        described = {name: json.dumps(describe(space)) for name, space in spaces.items()}
+        known = {name: value for name, value in about.items() if value is not None}
+        onnx.helper.set_model_props(model, {**known, **described})
+        onnx.checker.check_model(model, full_check=True)
+        content = model.SerializeToString()
+        if can_check():
+            check(content, policy)
+        with refusing(path):
+            side.write_bytes(content)
     return path
 
 

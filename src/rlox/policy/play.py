@@ -15,6 +15,7 @@ from rlox.envs.collector import Episode
 from rlox.envs.envs import Envs, find_spec
 from rlox.errors import ConfigError, one_line
 from rlox.policy.episodes import check_fits, episodes
+from rlox.policy.files import refusing, writing
 from rlox.policy.policy import Predictor
 
 
@@ -22,17 +23,17 @@ def play(policy: Predictor, env_id: str, video: Path | None, n_episodes: int, se
     """Yield episodes as they end, shown in a window or, if ``video`` is given, written to that file.
 
     Raises:
-        ConfigError: the environment cannot be shown that way, a package for it is missing, or the file's ending is
-            not one that a video can be written to.
+        ConfigError: the environment cannot be shown that way, a package for it is missing, the file's ending is not
+            one that a video can be written to, or it cannot be written.
     """
-    if video is not None:
-        _check_video(video)
+    if video is not None and video.suffix not in (".mp4", ".gif"):
+        raise ConfigError(f"video '{video}' must end in .mp4 or .gif.")
     env = _make(env_id, "human" if video is None else "rgb_array")
     try:
         with contextlib.ExitStack() as stack:
             if video is not None:
-                writer = stack.enter_context(_open_video(video, env.metadata.get("render_fps", 30)))
-                env = _Filmed(env, lambda frame: _append(writer, frame))
+                show = stack.enter_context(_filming(video, env.metadata.get("render_fps", 30)))
+                env = _Filmed(env, show)
             envs = Envs(env)
             check_fits(policy, envs)
             yield from episodes(envs, policy.predict, n_episodes, seed)
@@ -80,18 +81,42 @@ def _make(env_id: str, mode: str) -> gym.Env[Any, Any]:
     return env
 
 
-def _check_video(video: Path) -> None:
-    if video.suffix not in (".mp4", ".gif"):
-        raise ConfigError(f"video '{video}' must end in .mp4 or .gif.")
-    if not video.parent.is_dir():
-        raise ConfigError(f"video '{video}' cannot be written: there is no folder '{video.parent}'.")
+@contextlib.contextmanager
+def _filming(video: Path, fps: int) -> Iterator[Callable[[Any], None]]:
+    """Give what takes the frames of a video, which is in place once all of them are there."""
+    with writing(video) as side:
+        writer = _open_video(side, fps)
+
+        def show(frame: Any) -> None:
+            with refusing(video), _programs():
+                writer.append_data(np.asarray(frame))
+
+        try:
+            yield show
+        finally:
+            with refusing(video):
+                writer.close()
+        if video.suffix == ".mp4":
+            with refusing(video), _programs():
+                _check_whole(side)
 
 
-def _append(writer: Any, frame: Any) -> None:
+@contextlib.contextmanager
+def _programs() -> Iterator[None]:
+    """Let ffmpeg be started without JAX's warning of forks: it is a program of its own."""
     with warnings.catch_warnings():
-        # JAX warns of forks, but ffmpeg is started as a program of its own.
         warnings.filterwarnings("ignore", ".*os.fork.*", RuntimeWarning)
-        writer.append_data(np.asarray(frame))
+        yield
+
+
+def _check_whole(video: Path) -> None:
+    """Read the file again, since nothing tells that ffmpeg could not write its end."""
+    import imageio_ffmpeg
+
+    try:
+        imageio_ffmpeg.count_frames_and_secs(video)
+    except RuntimeError:
+        raise OSError("ffmpeg stopped") from None
 
 
 def _open_video(video: Path, fps: int) -> Any:
@@ -108,4 +133,4 @@ def _open_video(video: Path, fps: int) -> Any:
     except (ImportError, RuntimeError):
         raise ConfigError("mp4 videos need the extra rlox[video]: pip install 'rlox[video]'.") from None
     # Macro blocks of 2, so that frames keep their size: the default rounds it to multiples of 16.
-    return imageio.get_writer(video, fps=fps, macro_block_size=2)
+    return imageio.get_writer(video, fps=fps, macro_block_size=2, ffmpeg_log_level="quiet")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -175,7 +176,7 @@ class Policy:
         found = unpack(template, {name.removeprefix("train."): array for name, array in arrays.items()})
         return cls(found.actor, found.normalizer, *spaces, config)
 
-    def export_onnx(self, path: str | Path) -> Path:
+    def export_onnx(self, path: str | Path, *, about: Mapping[str, str | None] | None = None) -> Path:
         """Write the policy to an ONNX file that takes raw observations and returns the environment's actions.
 
         If onnxruntime is installed, the file is compared with ``predict`` on 64 observations before it is in place.
@@ -190,17 +191,19 @@ class Policy:
 
         Args:
             path: file to write, ending in .onnx.
+            about: what the file's metadata say besides the spaces, such as ``algorithm`` and ``env``; None values are
+                left out.
 
         Returns:
             The file, moved into place whole.
 
         Raises:
-            ConfigError: another ending, a folder that does not exist, or the extra rlox[onnx] is missing.
+            ConfigError: another ending, a file that cannot be written, or the extra rlox[onnx] is missing.
             ExportError: the file and ``predict`` disagree.
         """
         from rlox.policy.onnx import export_onnx
 
-        return export_onnx(Path(path), self)
+        return export_onnx(Path(path), self, about or {})
 
 
 class _Parameters(NamedTuple):
