@@ -91,6 +91,8 @@ class Loaded(NamedTuple):
     """What a checkpoint holds."""
 
     spec: RunSpec
+    saved_spec: RunSpec
+    """As the checkpoint has it."""
     env: EnvLike | None
     learner: RegressionLearner
     standing: Standing
@@ -104,8 +106,14 @@ class Loaded(NamedTuple):
     """Of the latest checkpoint of that folder."""
 
 
-def load_run(path: Path, env: EnvLike | None, dataset: DatasetLike | None, settings: Mapping[str, Any]) -> Loaded:
-    """Return what a checkpoint holds; ``env`` and ``dataset`` take the place of what it names.
+def load_run(
+    path: Path,
+    env: EnvLike | None,
+    dataset: DatasetLike | None,
+    settings: Mapping[str, Any],
+    budget: Mapping[str, Any],
+) -> Loaded:
+    """Return what a checkpoint holds; what is given takes the place of what it names.
 
     Raises:
         CheckpointError: no checkpoint there, a torn one, or one made for other spaces than ``env``'s.
@@ -115,9 +123,9 @@ def load_run(path: Path, env: EnvLike | None, dataset: DatasetLike | None, setti
     # Before it is read: what is written meanwhile is noticed.
     stamp = checkpoint.stamp(folder)
     arrays, header = checkpoint.load(path)
-    spec, standing, saved = _read_header(path, header)
-    n_streams = _check_sizes(path, arrays, spec, saved)
-    spec = spec.continued(settings)
+    was, standing, saved = _read_header(path, header)
+    n_streams = _check_sizes(path, arrays, was, saved)
+    spec = was.continued(settings, budget)
     if env is None and not names_module(spec.env):
         env = spec.env
     data = _find_data(spec, dataset)
@@ -133,9 +141,16 @@ def load_run(path: Path, env: EnvLike | None, dataset: DatasetLike | None, setti
         learner.close()
         raise
     _warn_of_what_is_missing(path, header, learner)
-    run_dir = folder if (folder / CONFIG).exists() else None
     return Loaded(
-        spec, env, learner, standing, run_dir, checkpoint.is_latest(path), int(header.get("logged", 0)), stamp
+        spec=spec,
+        saved_spec=was,
+        env=env,
+        learner=learner,
+        standing=standing,
+        run_dir=folder if (folder / CONFIG).exists() else None,
+        latest=checkpoint.is_latest(path),
+        logged=int(header.get("logged", 0)),
+        stamp=stamp,
     )
 
 

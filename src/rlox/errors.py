@@ -58,6 +58,10 @@ class RunExistsError(RloxError):
     """A run folder that already holds a run."""
 
 
+class SaveError(RloxError):
+    """A run that has ended, and could not be saved."""
+
+
 class RunInUseError(RloxError):
     """A run folder that another trainer writes to."""
 

@@ -143,6 +143,8 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
         handlers = _handlers(trainer, learner, before)
         save = handlers["save"]
         if folder:
+            # Before the log: where there is a log, there is a checkpoint to continue from.
+            save()
             stack.enter_context(folder.logging(trainer.describe_run()))
             stack.push(functools.partial(_save_on_error, save))
         interrupts = stack.enter_context(Interrupts())
@@ -157,7 +159,6 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
                 save()
             return interrupts.number is None
 
-        save()
         run(learner, cursor, handlers, moved=moved, goes_on=goes_on)
         save()
     if interrupts.number is not None:

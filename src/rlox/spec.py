@@ -11,7 +11,7 @@ import tomli_w
 
 from rlox.algorithms import find_algorithm
 from rlox.core.config import Config, make_config
-from rlox.errors import ConfigError, one_line
+from rlox.errors import ConfigError, did_you_mean, one_line
 from rlox.presets import with_preset
 
 
@@ -136,12 +136,20 @@ class RunSpec:
         except (LookupError, TypeError, AttributeError) as error:
             raise ConfigError(f"This is not the specification of a run ({one_line(error)}).") from None
 
-    def continued(self, settings: Mapping[str, Any]) -> RunSpec:
-        """Return the specification of the same run with other settings, of those that a run that continues may change.
+    def continued(self, settings: Mapping[str, Any], budget: Mapping[str, Any]) -> RunSpec:
+        """Return the specification of the same run with other settings and another budget.
+
+        Args:
+            settings: of those that a run that continues may change.
+            budget: fields of ``Budget``.
 
         Raises:
-            ConfigError: an unknown setting, a value out of range, or a setting that the run's state is made with.
+            ConfigError: an unknown name, a value out of range, or a setting that the run's state is made with.
         """
+        known = [field.name for field in dataclasses.fields(Budget)]
+        for name in budget:
+            if name not in known:
+                raise ConfigError(f"'{name}' is no part of a budget.{did_you_mean(name, known)}")
         config = make_config(type(self.config), self.algorithm, {**dataclasses.asdict(self.config), **settings})
         for field in dataclasses.fields(config):
             was, now = getattr(self.config, field.name), getattr(config, field.name)
@@ -150,11 +158,14 @@ class RunSpec:
                     f"{field.name} is {was!r} in this run and cannot become {now!r}: its state is made with it. Leave "
                     f"it out, or start a new run."
                 )
-        return dataclasses.replace(self, config=config)
+        return dataclasses.replace(self, config=config, budget=dataclasses.replace(self.budget, **budget))
 
     def to_toml(self) -> str:
         """Return the file that ``rlox train --config FILE`` takes: one level, ``"none"`` for settings of None."""
         values = self.to_dict()
         config = {name: "none" if value is None else value for name, value in values.pop("config").items()}
-        run = {name: value for name, value in {**values, **values.pop("budget")}.items() if name != "budget"}
+        budget = values.pop("budget")
+        if budget["checkpoint_minutes"] is None:
+            budget["checkpoint_minutes"] = "none"
+        run = {**values, **budget}
         return tomli_w.dumps({**{name: value for name, value in run.items() if value is not None}, **config})

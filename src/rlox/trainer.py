@@ -27,8 +27,8 @@ from rlox.policy.policy import Policy
 from rlox.policy.recording import record, replay_dataset
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
-from rlox.runs.files import LOCK, claim, release
 from rlox.runs.folder import RunFolder
+from rlox.runs.lock import LOCK, claim, release
 from rlox.runs.progress import Progress
 from rlox.spec import RunSpec, check_positive, evaluation_seed
 
@@ -336,10 +336,10 @@ class Trainer:
             ConfigError: ``gradient_steps`` below 1.
             DivergedError: a value of the fitted Q functions is not finite.
         """
-        from rlox.policy.estimates import evaluate_offline
+        from rlox.policy.estimates import data_for, evaluate_offline
 
         check_positive(gradient_steps=gradient_steps)
-        data = make_dataset(dataset).within(self.observation_space, self.action_space)
+        data = data_for(self.policy, make_dataset(dataset))
         with Progress(gradient_steps, progress) as bar:
             found = evaluate_offline(
                 self.policy,
@@ -367,7 +367,7 @@ class Trainer:
             DivergedError: a parameter is not finite.
         """
         self._learner.check_finite()
-        return self.policy.export_onnx(path)
+        return self.policy.export_onnx(path, about={"algorithm": self._spec.algorithm, "env": self._spec.env})
 
     def record(self, n_steps: int, *, deterministic: bool = False, seed: int = 0) -> Dataset:
         """Return whole episodes of the policy in its environment, as ``policy.recording.record`` does.
@@ -474,6 +474,7 @@ class Trainer:
         env: EnvLike | None = None,
         dataset: DatasetLike | None = None,
         config: Mapping[str, Any] | None = None,
+        budget: Mapping[str, Any] | None = None,
         callbacks: Callback | Iterable[Callback] = (),
         logger: Logger | None = None,
         run_dir: str | Path | None = None,
@@ -493,6 +494,8 @@ class Trainer:
             dataset: what to learn from; None opens the same file, if it was given by one that is still there.
             config: settings to change, such as ``{"learning_rate": 1e-4}``; those that the run's state is made with
                 (networks, replay, number of environments) cannot be.
+            budget: fields of ``Budget`` to change, such as ``{"total_timesteps": 200_000}``: where ``train()`` ends,
+                counted from the run's beginning.
             callbacks: as in ``Trainer``.
             logger: as in ``Trainer``.
             run_dir: a new folder to continue in.
@@ -501,7 +504,7 @@ class Trainer:
             CheckpointError: no checkpoint there, a torn one, or one made for other spaces than ``env``'s.
             ConfigError: a setting that cannot be changed.
         """
-        loaded = load_run(Path(path), env, dataset, config or {})
+        loaded = load_run(Path(path), env, dataset, config or {}, budget or {})
         own = loaded.run_dir if loaded.latest else None
         continues = run_dir is None or (own is not None and Path(run_dir).resolve() == own.resolve())
         folder = None
@@ -511,6 +514,7 @@ class Trainer:
         new = None if continues else run_dir
         trainer._set_up(loaded.spec, loaded.env, loaded.learner, callbacks, logger, new, folder)
         trainer.standing = loaded.standing
+        trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing
         trainer._latest = loaded.latest or loaded.run_dir is None
         return trainer
 

@@ -17,7 +17,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from rlox import __version__
 from rlox.cli.errors import explain
 from rlox.cli.values import check_whole_numbers
-from rlox.errors import DivergedError, RloxError, one_line
+from rlox.errors import DivergedError, RloxError, SaveError, one_line
 
 GLOBAL = Group("Global options", sort_key=9)
 
@@ -83,7 +83,11 @@ def _launch(
 
 
 def main(args: Sequence[str] | None = None) -> None:
-    """Run the command line; exits with 2 on bad input, 1 if training diverged, 128 + N if signal N stopped it."""
+    """Run the command line.
+
+    It exits with 2 on bad input, with 1 if training diverged or could not be saved, and with 128 + N if signal N
+    stopped it.
+    """
     here = str(Path.cwd())
     if here not in sys.path:
         sys.path.append(here)
@@ -91,7 +95,7 @@ def main(args: Sequence[str] | None = None) -> None:
         app.meta(args)
     except CycloptsError as error:
         _fail(explain(error), 2)
-    except DivergedError as error:
+    except (DivergedError, SaveError) as error:
         _fail(str(error), 1)
     except RloxError as error:
         _fail(str(error), 2)

@@ -7,10 +7,10 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, get_origin, get_type_hints
+from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
 from cyclopts import Group, Parameter
 
@@ -41,7 +41,7 @@ class Options:
     seed: int = 42
     """Covers networks, sampling, environments and random actions."""
     run_dir: Path | None = None
-    """New folder for configuration, metrics and checkpoint; by default one under runs/."""
+    """New folder for configuration, metrics and checkpoints; by default one under runs/."""
     eval_interval: int | None = None
     """Steps between evaluations; none by default."""
     n_eval_episodes: int = 20
@@ -50,6 +50,57 @@ class Options:
     """Steps between records of metrics."""
     checkpoint_interval: int = 10_000
     """Steps between checkpoints."""
+    checkpoint_minutes: float | None = 10.0
+    """Minutes after which there is a checkpoint in any case."""
+    checkpoint_replay: bool = True
+    """Whether checkpoints hold the replay; without it they are small, and a run continues with an empty one."""
+    resume: Annotated[bool, Parameter(negative=(), show_default=False)] = False
+    """Continue the run in the folder, if there is one; with another --total-timesteps or --learning-rate if wanted."""
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Changes:
+    """What may change of the budget of a run that continues."""
+
+    total_timesteps: int | None = None
+    """Environment steps after which it ends, from its beginning."""
+    gradient_steps: int | None = None
+    """Gradient steps on the data after which that part ends, from its beginning."""
+    eval_interval: int | None = None
+    """Steps between evaluations."""
+    n_eval_episodes: int | None = None
+    """Episodes of an evaluation, and of the one at the end."""
+    log_interval: int | None = None
+    """Steps between records of metrics."""
+    checkpoint_interval: int | None = None
+    """Steps between checkpoints."""
+    checkpoint_minutes: float | None = None
+    """Minutes after which there is a checkpoint in any case."""
+    checkpoint_replay: bool | None = None
+    """Whether checkpoints hold the replay."""
+
+
+def settings_to_change(kinds: Iterable[type[Config]]) -> list[inspect.Parameter]:
+    """Return a flag for each setting of some algorithms; those that a run has to keep are not in the help."""
+    found: dict[str, inspect.Parameter] = {}
+    for kind in kinds:
+        fixed = {field.name for field in dataclasses.fields(kind) if field.metadata.get("fixed")}
+        for parameter in setting_parameters("the run", kind):
+            hint, flag = get_args(parameter.annotation)
+            about = Parameter(
+                name=flag.name,
+                help=flag.help,
+                group=Group("Settings to change", sort_key=2),
+                show=parameter.name not in fixed,
+                consume_multiple=flag.consume_multiple,
+                n_tokens=flag.n_tokens,
+                negative_iterable=(),
+                show_default=False,
+            )
+            if parameter.name in found:
+                hint = Union[get_args(found[parameter.name].annotation)[0], hint]  # noqa: UP007
+            found[parameter.name] = parameter.replace(annotation=Annotated[hint, about])
+    return list(found.values())
 
 
 def setting_parameters(algorithm: str, kind: type[Config]) -> list[inspect.Parameter]:

@@ -50,10 +50,8 @@ def evaluate(
     elif env is None:
         check_no_effect("on estimates from data: for episodes too, name where by --env", n_episodes=n_episodes)
     n_episodes = 20 if n_episodes is None else n_episodes
-    from rlox.data.dataset import make_dataset
     from rlox.envs.envs import make_envs
     from rlox.policy.episodes import evaluate as run_episodes
-    from rlox.policy.estimates import data_for
     from rlox.policy.policy import Policy
     from rlox.runs.checkpoint import header
     from rlox.spec import check_positive, evaluation_seed
@@ -63,9 +61,7 @@ def evaluate(
     if dataset is not None:
         steps = 6_000 if gradient_steps is None else gradient_steps
         settings: dict[str, Any] = {"deterministic": deterministic, "gradient_steps": steps, "progress": True}
-        trainer = Trainer.load(run)
-        data = data_for(trainer.policy, make_dataset(dataset))
-        print_estimates(trainer.evaluate_offline(data, seed=seed or 0, **settings))
+        print_estimates(Trainer.load(run).evaluate_offline(dataset, seed=seed or 0, **settings))
         if env is None:
             return
     policy, spec = Policy.load(run), header(run)["spec"]

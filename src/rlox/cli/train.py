@@ -6,20 +6,20 @@ import dataclasses
 import inspect
 import itertools
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
 from rlox.algorithms import ALGORITHMS
-from rlox.cli.options import RUN, Options, setting_parameters
+from rlox.cli.options import RUN, Changes, Options, setting_parameters, settings_to_change
 from rlox.cli.report import describe_algorithm, print_evaluation
 from rlox.cli.sources import apply_file, apply_preset
 from rlox.cli.values import check_whole_numbers
 from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config, make_config
-from rlox.errors import ConfigError
+from rlox.errors import ConfigError, SaveError, one_line
 from rlox.spec import Budget, RunSpec
 
 OFFLINE_STEPS = 20_000
@@ -87,18 +87,52 @@ def train(algorithm: str, kind: type[Config], options: Options, settings: Mappin
     if options.print_config:
         print(spec.to_toml(), end="")
         return
+    from rlox.runs.checkpoint import exists
     from rlox.trainer import Trainer
 
     source = spec.env if spec.dataset is None else Path(spec.dataset).stem
-    folder = options.run_dir or _new_run_dir(f"{algorithm}-{source}-{spec.seed}")
+    name = f"{algorithm}-{source}-{spec.seed}".replace("/", "-").replace(":", "-")
+    if options.resume:
+        folder = options.run_dir or _last_run_dir(name)
+        if folder and exists(folder):
+            with Trainer.load(folder, **_changes(folder, spec)) as trainer:
+                _finish(trainer, folder)
+            return
+    folder = options.run_dir or _new_run_dir(name)
     with Trainer.from_spec(spec, run_dir=folder) as trainer:
         _finish(trainer, folder)
 
 
+def _changes(folder: Path, spec: RunSpec) -> dict[str, Any]:
+    """Return what ``Trainer.load`` is told to continue a run by the command that started it, or one like it.
+
+    Raises:
+        ConfigError: it is the command of another run.
+    """
+    from rlox.assemble import named
+    from rlox.runs.checkpoint import header
+
+    was = header(folder)["spec"]
+    now = {"algorithm": spec.algorithm, "env": spec.env, "dataset": named(spec.dataset), "seed": spec.seed}
+    for name, value in now.items():
+        if was[name] != value:
+            raise ConfigError(
+                f"--resume: {name} is {was[name]!r} in '{folder}' and cannot become {value!r}: start a new run for "
+                "it, in another --run-dir."
+            )
+    return {"env": spec.env, "config": dataclasses.asdict(spec.config), "budget": dataclasses.asdict(spec.budget)}
+
+
 def resume(
-    run: Annotated[Path, Parameter(metavar="RUN")], /, *, env: str | None = None, dataset: str | None = None
+    run: Annotated[Path, Parameter(metavar="RUN")],
+    /,
+    *,
+    env: str | None = None,
+    dataset: str | None = None,
+    budget: Annotated[Changes, Parameter(name="*", group=RUN)] = Changes(),  # noqa: B008
+    **settings: Any,
 ) -> None:
-    """Continue a run that was stopped, from its latest checkpoint to the end of its budget, in a new episode.
+    """Continue a run that was stopped or killed, from its latest checkpoint, as if it had never stopped.
 
     Parameters
     ----------
@@ -108,24 +142,43 @@ def resume(
         Environment, if the run's has to be named again (module:Id) or has another id here.
     dataset
         Data, if the run's are not where they were.
+    budget
+        What changes of its budget.
+    settings
+        Settings that change.
     """
     from rlox.trainer import Trainer
 
-    with Trainer.load(run, env=env, dataset=dataset) as trainer:
-        budget = trainer.spec.budget
-        if budget.gradient_steps is None and budget.total_timesteps is None:
-            raise ConfigError(f"'{run}' has no budget to finish: it was saved by Trainer.save before any training.")
+    changed = {name: value for name, value in dataclasses.asdict(budget).items() if value is not None}
+    with Trainer.load(run, env=env, dataset=dataset, config=settings, budget=changed) as trainer:
+        known = trainer.spec.budget
+        if known.gradient_steps is None and known.total_timesteps is None:
+            raise ConfigError(f"'{run}' has no budget to finish: say how long, such as --total-timesteps 100000.")
         _finish(trainer, run)
+
+
+resume.__signature__ = inspect.signature(
+    resume
+).replace(  # pyright: ignore[reportFunctionMemberAccess]
+    parameters=[
+        *list(inspect.signature(resume).parameters.values())[:-1],
+        *settings_to_change(algorithm.config for algorithm in ALGORITHMS.values()),
+    ]
+)
 
 
 def _finish(trainer: Any, folder: Path) -> None:
     """Learn what is left of the budget, and evaluate."""
     spec = trainer.spec
     _learn(trainer, spec)
+    failed = trainer.folder.failed
+    if spec.env is not None:
+        print_evaluation(trainer.evaluate(spec.budget.n_eval_episodes), spec.env)
+    if failed:
+        raise SaveError(f"The policy could not be saved to '{folder}': {one_line(failed)}. {trainer.folder.last_saved}")
     if spec.env is None:
         print(f"Saved to {folder}. Its returns in an environment: rlox evaluate {folder} --env ID")
         return
-    print_evaluation(trainer.evaluate(spec.budget.n_eval_episodes), spec.env)
     again = f" --env {spec.env}" if ":" in spec.env else ""
     print(f"Saved to {folder}. Watch it: rlox play {folder}{again}")
 
@@ -187,11 +240,19 @@ def _learn(trainer: Any, spec: RunSpec) -> None:
         print(f"Mean reward of the last {recent:.0f} training episodes: {metrics['mean_reward']:.1f}")
 
 
+def _run_dirs(name: str) -> Iterator[Path]:
+    """Yield runs/NAME, runs/NAME-2, ..."""
+    return (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
+
+
 def _new_run_dir(name: str) -> Path:
-    """Return the first of runs/NAME, runs/NAME-2, ... that does not exist."""
-    name = name.replace("/", "-").replace(":", "-")
-    candidates = (Path("runs") / (name if i == 1 else f"{name}-{i}") for i in itertools.count(1))
-    return next(folder for folder in candidates if not folder.exists())
+    """Return the first of the folders of that name that does not exist."""
+    return next(folder for folder in _run_dirs(name) if not folder.exists())
+
+
+def _last_run_dir(name: str) -> Path | None:
+    """Return the last of the folders of that name that exists."""
+    return next(reversed(list(itertools.takewhile(Path.exists, _run_dirs(name)))), None)
 
 
 add_algorithms()

@@ -17,7 +17,7 @@ from rlox.core.normalizer import Normalizer
 from rlox.envs.space_json import describe
 from rlox.envs.spaces import ActionCodec, leaves, whole_range
 from rlox.errors import ConfigError, SpaceError
-from rlox.policy.files import refusing, writing
+from rlox.files import refusing, writing
 from rlox.policy.onnx_check import can_check, check, input_dtype, input_name
 
 if TYPE_CHECKING:

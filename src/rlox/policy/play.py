@@ -14,8 +14,8 @@ import numpy as np
 from rlox.envs.collector import Episode
 from rlox.envs.envs import Envs, find_spec
 from rlox.errors import ConfigError, one_line
+from rlox.files import refusing, writing
 from rlox.policy.episodes import check_fits, episodes
-from rlox.policy.files import refusing, writing
 from rlox.policy.policy import Predictor
 
 

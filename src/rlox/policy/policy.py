@@ -21,6 +21,7 @@ from rlox.core.pack import pack, unpack
 from rlox.envs.envs import batch_of_one
 from rlox.envs.space_json import describe, restore
 from rlox.envs.spaces import ActionCodec, ObsEncoder, action_codec, obs_encoder
+from rlox.files import refusing
 from rlox.runs import checkpoint
 
 
@@ -154,7 +155,9 @@ class Policy:
             "action_space": describe(self.action_space),
         }
         arrays = {f"train.{name}": array for name, array in pack(_Parameters(self.actor, self.normalizer)).items()}
-        return checkpoint.write(checkpoint.check_target(Path(path)), arrays, header)
+        target = checkpoint.check_target(Path(path))
+        with refusing(target):
+            return checkpoint.write(target, arrays, header)
 
     @classmethod
     def load(cls, path: str | Path) -> Policy:

@@ -17,8 +17,8 @@ from safetensors.numpy import save_file
 
 from rlox.core.pack import checksum
 from rlox.errors import CheckpointError, ConfigError, did_you_mean, one_line
+from rlox.files import remove_sides, whole
 from rlox.runs import version_1
-from rlox.runs.files import remove_sides, whole
 
 Arrays = dict[str, NDArray[Any]]
 
@@ -41,7 +41,7 @@ def save(folder: Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, 
         OSError: it could not be written; those that are there stay as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    remove_sides(folder, NAME)
+    remove_sides(folder / NAME)
     return write(folder / NAME, arrays, header, older=tuple(folder / name for name in OLDER))
 
 
@@ -87,6 +87,11 @@ def check_target(path: Path) -> Path:
 def is_latest(path: Path) -> bool:
     """Return whether a path names a run's folder, or the latest checkpoint in it."""
     return path.suffix != ".safetensors" or path.name == NAME
+
+
+def exists(folder: Path) -> bool:
+    """Return whether a folder holds a checkpoint."""
+    return any((folder / name).exists() for name in (NAME, *OLDER))
 
 
 def stamp(folder: Path) -> tuple[int, ...] | None:

@@ -13,7 +13,7 @@ from filelock import FileLock
 from rlox.errors import ConfigError, RunInUseError, one_line
 from rlox.runs import checkpoint
 from rlox.runs.checkpoint import Arrays
-from rlox.runs.files import claim, release
+from rlox.runs.lock import claim, release
 from rlox.runs.logs import RunLog, check_new
 
 Make = Callable[[], tuple[Arrays, dict[str, Any]]]

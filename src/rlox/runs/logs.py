@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from rlox.errors import RunExistsError, one_line
-from rlox.runs.files import LOCK, OWNER, flush, whole
+from rlox.files import flush, whole
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
@@ -27,14 +27,14 @@ def versions() -> dict[str, str]:
 
 
 def check_new(run_dir: Path) -> None:
-    """Refuse a run folder that holds anything.
+    """Refuse a run folder that holds anything but hidden files, such as those of a run that was killed at its start.
 
     Raises:
         RunExistsError: it does.
     """
     if run_dir.is_file():
         raise RunExistsError(f"run_dir '{run_dir}' is a file: name a new folder.")
-    if run_dir.is_dir() and {path.name for path in run_dir.iterdir()} - {LOCK, OWNER}:
+    if run_dir.is_dir() and any(not path.name.startswith(".") for path in run_dir.iterdir()):
         raise RunExistsError(
             f"run_dir '{run_dir}' already holds files: name a new folder, or continue the run in it by "
             f"Trainer.load('{run_dir}').train() or `rlox resume {run_dir}`."

@@ -1,0 +1,51 @@
+"""One writer for a run's folder."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import socket
+from pathlib import Path
+
+from filelock import FileLock, Timeout
+
+from rlox.errors import RunInUseError
+
+LOCK = ".lock"
+OWNER = ".owner.json"
+
+
+def claim(folder: Path) -> FileLock:
+    """Return the lock of a run's folder, taken; the system frees it if its owner is killed.
+
+    Raises:
+        RunInUseError: someone else has it.
+        OSError: the folder cannot be written to.
+    """
+    lock = FileLock(folder / LOCK, timeout=0, thread_local=False)
+    try:
+        lock.acquire()
+    except Timeout:
+        raise RunInUseError(
+            f"'{folder}' is being written to by {_owner(folder)}: wait until it ends, or name another run_dir."
+        ) from None
+    (folder / OWNER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    return lock
+
+
+def release(lock: FileLock) -> None:
+    """Give back a folder."""
+    with contextlib.suppress(OSError):
+        Path(lock.lock_file).with_name(OWNER).unlink(missing_ok=True)
+    lock.release()
+
+
+def _owner(folder: Path) -> str:
+    try:
+        owner = json.loads((folder / OWNER).read_text())
+        pid, host = int(owner["pid"]), str(owner["host"])
+    except (OSError, ValueError, KeyError, TypeError):
+        return "another process"
+    own = (pid, host) == (os.getpid(), socket.gethostname())
+    return f"process {pid} on {host!r}" + (" (this one: close the trainer that does)" if own else "")
