@@ -170,3 +170,15 @@ class Diary(gym.Env[Any, Any]):
         """Begin an empty diary."""
         for kept in (self.seeds, self.firsts, self.shown, self.actions):
             kept.clear()
+
+
+class Wandering(Diary):
+    """A diary whose observations do not follow from the seeds of its resets: two of them never agree."""
+
+    def __init__(self, kind: str = "continuous", length: int = 7):
+        super().__init__(kind, length)
+        self.own = np.random.default_rng(id(self))
+
+    def show(self) -> Any:
+        self.obs = self.own.normal([300.0, -5.0], [10.0, 1.0]).astype(np.float32)
+        return self.obs

@@ -62,8 +62,8 @@ def collect(envs: Envs, steps: int) -> tuple[list[list[Any]], list[Any]]:
     """Return each stream's real transitions as ``(obs, reward, next_obs, terminated, truncated)``, and episodes."""
     collector = start(envs)
     streams, ended = [[] for _ in range(envs.n)], []
-    for _ in range(steps):
-        t, valid, episodes = collector.step(collector.random_action())
+    for step in range(steps):
+        t, valid, episodes = collector.step(collector.random_action(step))
         ended += episodes
         for i in np.flatnonzero(valid):
             streams[i].append((t.obs[i], t.reward[i], t.next_obs[i], t.terminated[i], t.truncated[i]))
@@ -161,6 +161,7 @@ def test_an_episode_that_was_cut_from_outside_does_not_go_on():
     collector = start(Envs(Counting(5)))
     for _ in range(2):
         collector.step(np.zeros((1, 1), np.int32))
+    collector.end_episodes()
     collector.start()
     episodes = [episode for _ in range(5) for episode in collector.step(np.zeros((1, 1), np.int32))[2]]
     assert [tuple(episode) for episode in episodes] == [(15.0, 5)]
@@ -170,7 +171,7 @@ def test_random_actions_are_counted_from_zero_and_take_every_value():
     env = Counting()
     env.action_space = spaces.Discrete(3, start=5)
     collector = start(Envs(env))
-    drawn = np.concatenate([collector.random_action() for _ in range(60)])
+    drawn = np.concatenate([collector.random_action(step) for step in range(60)])
     assert drawn.shape == (60, 1)
     assert np.unique(drawn).tolist() == [0, 1, 2]
 

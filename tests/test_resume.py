@@ -1,15 +1,19 @@
-"""What a loaded run continues with: its replay, its counters, and episodes that it has not seen."""
+"""What a loaded run continues with: its replay, its counters, and the episode that it was in."""
 
+import errno
+from contextlib import nullcontext as no_warning
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from probes import ACTION_SPACES, Diary
+from probes import ACTION_SPACES, Diary, Wandering
 from rlox import Dataset, Trainer
 from rlox.core.pack import pack, unpack
-from rlox.errors import CheckpointError
+from rlox.envs import streams
+from rlox.errors import CheckpointError, ConfigError
 from rlox.runs import checkpoint
 
 COLLECTING: dict[str, Any] = {"hidden": 4, "batch_size": 8, "learning_starts": 1000, "buffer_size": 1000}
@@ -31,13 +35,19 @@ def ends(trainer: Trainer) -> list[int]:
 
 
 @schedules
-def test_episodes_and_random_actions_are_not_those_of_the_start(tmp_path: Path, config: dict[str, Any]):
+def test_a_loaded_run_goes_on_in_the_episode_that_it_was_in(tmp_path: Path, config: dict[str, Any]):
     env, other = Diary(), Diary()
-    trained(env, tmp_path, config)
-    Trainer.load(tmp_path, env=other).train(40, progress=False)
-    assert set(env.seeds).isdisjoint(other.seeds)
-    assert (np.stack(env.firsts)[:, None] != np.stack(other.firsts)).all()
-    assert (np.stack(env.actions) != np.stack(other.actions)).all()
+    trainer = trained(env, tmp_path, config)
+    env.shown.clear(), env.actions.clear()
+    trainer.train(20, progress=False)
+    loaded = Trainer.load(tmp_path, env=other)
+    loaded.train(20, progress=False)
+    # 40 steps end 5 steps into the sixth episode, which are taken again.
+    assert other.seeds == env.seeds[5:]
+    np.testing.assert_array_equal(other.shown[5:], env.shown)
+    np.testing.assert_array_equal(other.actions[5:], env.actions)
+    assert ends(loaded) == ends(trainer) == [6, 13, 20, 27, 34, 41, 48, 55, 59]
+    assert loaded.episodes == trainer.episodes == 8
 
 
 @schedules
@@ -51,22 +61,67 @@ def test_counters_and_the_last_episodes_come_back(tmp_path: Path, config: dict[s
     for name in ("rollout/episode_return", "rollout/episode_length"):
         assert metrics[name] == trainer.last_metrics[name]
     assert metrics["mean_reward"] != 0
-    assert loaded.train(LENGTH - 1, progress=False)["episodes"] == 6
+    assert loaded.train(1, progress=False)["episodes"] == 6
 
 
 @schedules
 @pytest.mark.parametrize("steps", [40, 42])
-def test_the_episode_that_was_running_is_cut(tmp_path: Path, config: dict[str, Any], steps: int):
-    env, other = Diary(), Diary()
+def test_an_episode_that_is_not_found_again_is_cut(tmp_path: Path, config: dict[str, Any], steps: int):
+    env, other = Wandering(), Wandering()
     trainer = trained(env, tmp_path, config, steps)
     loaded = Trainer.load(tmp_path, env=other)
-    loaded.train(10, progress=False)
+    inside = steps % LENGTH
+    with pytest.warns(UserWarning, match=r"does not come back to where it was.*cut there") if inside else no_warning():
+        loaded.train(10, progress=False)
     assert ends(loaded) == sorted({6, 13, 20, 27, 34, steps - 1, steps + 6, steps + 9})
     obs = loaded.replay_dataset().columns["observations"][:]
-    np.testing.assert_array_equal(obs, np.stack([*env.shown, *other.shown]))
+    np.testing.assert_array_equal(obs, np.stack([*env.shown, *other.shown[inside:]]))
     # The run that goes on by itself is not cut by having been saved.
     trainer.train(10, progress=False)
     assert ends(trainer) == [6, 13, 20, 27, 34, 41, 48, steps + 9]
+
+
+def test_the_episode_after_one_that_was_cut_is_another(tmp_path: Path):
+    env, other = Wandering(), Wandering()
+    trained(env, tmp_path, COLLECTING)
+    with pytest.warns(UserWarning, match="cut there"):
+        Trainer.load(tmp_path, env=other).train(10, progress=False)
+    assert other.seeds[0] == env.seeds[-1]
+    assert set(other.seeds[1:]).isdisjoint(env.seeds)
+
+
+def test_episodes_of_ready_made_vector_environments_are_cut(tmp_path: Path):
+    envs = [SyncVectorEnv([Diary] * 2, autoreset_mode=AutoresetMode.SAME_STEP) for _ in range(2)]
+    trainer = Trainer("awr", envs[0], config=COLLECTING)
+    trainer.train(20, progress=False)
+    trainer.save(tmp_path)
+    loaded = Trainer.load(tmp_path, env=envs[1])
+    with pytest.warns(UserWarning, match=r"ready-made VectorEnv cannot be brought back.*cut there"):
+        loaded.train(20, progress=False)
+    # Ten steps of each before and after.
+    assert ends(loaded) == [6, 9, 16, 19, 26, 29, 36, 39]
+
+
+def test_only_the_episode_that_is_not_found_again_is_cut(tmp_path: Path):
+    def make() -> Diary:
+        made.append((Diary, Wandering)[len(made) % 2]())
+        return made[-1]
+
+    made: list[Diary] = []
+    trainer = Trainer("awr", make, config={**COLLECTING, "n_envs": 2})
+    trainer.train(20, progress=False)
+    trainer.save(tmp_path)
+    loaded = Trainer.load(tmp_path, env=make)
+    with pytest.warns(UserWarning, match="cut there"):
+        loaded.train(20, progress=False)
+    assert ends(loaded) == [6, 13, 19, 26, 29, 36, 39]
+
+
+def test_an_episode_that_is_longer_than_what_is_kept_is_cut(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr(streams, "LONGEST", 4)
+    trained(Diary(), tmp_path, COLLECTING)
+    with pytest.warns(UserWarning, match="cut there"):
+        Trainer.load(tmp_path, env=Diary()).train(10, progress=False)
 
 
 def test_a_ring_that_has_come_round_continues_where_it_was(tmp_path: Path):
@@ -75,7 +130,7 @@ def test_a_ring_that_has_come_round_continues_where_it_was(tmp_path: Path):
     loaded = Trainer.load(tmp_path, env=other)
     loaded.train(5, progress=False)
     obs = loaded.replay_dataset().columns["observations"][:]
-    np.testing.assert_array_equal(obs, np.stack([*env.shown, *other.shown])[-30:])
+    np.testing.assert_array_equal(obs, np.stack([*env.shown, *other.shown[47 % LENGTH :]])[-30:])
 
 
 def logged(n: int) -> Dataset:
@@ -99,7 +154,7 @@ def test_rounds_start_with_all_data_and_keep_as_much_or_what_the_buffer_holds(
     trainer.save(tmp_path)
     loaded = Trainer.load(tmp_path, env=other)
     loaded.train(8, progress=False)
-    obs = np.concatenate([data.columns["observations"][:], env.shown, other.shown])
+    obs = np.concatenate([data.columns["observations"][:], env.shown, other.shown[12 % LENGTH :]])
     np.testing.assert_allclose(loaded.replay_dataset().columns["observations"][:], obs[-kept:])
 
 
@@ -163,9 +218,9 @@ def test_a_write_that_fails_leaves_the_checkpoint_as_it_was(tmp_path: Path, monk
 
     def fail(arrays: Any, path: Path, metadata: Any) -> None:
         path.write_bytes(b"half")
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr(checkpoint, "save_file", fail)
-    with pytest.raises(OSError, match="No space left"):
+    with pytest.raises(ConfigError, match=r"cannot be written: .*Make room there"):
         trainer.save(tmp_path)
     assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

@@ -21,7 +21,8 @@ from rlox.core.state import TrainState
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
 from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_module
 from rlox.envs.space_json import describe
-from rlox.errors import ConfigError, RloxError, did_you_mean, one_line
+from rlox.errors import ConfigError, RloxError, did_you_mean
+from rlox.files import refusing
 from rlox.policy.episodes import evaluate
 from rlox.policy.policy import Policy
 from rlox.policy.recording import record, replay_dataset
@@ -420,11 +421,8 @@ class Trainer:
             ConfigError: it cannot be written.
         """
         folder = Path(path)
-        try:
-            with self._may_write(folder):
-                return checkpoint.save(folder, *self.make_checkpoint(replay=replay))
-        except OSError as error:
-            raise ConfigError(f"'{folder}' could not be written: {one_line(error)}. Save elsewhere.") from None
+        with refusing(folder), self._may_write(folder):
+            return checkpoint.save(folder, *self.make_checkpoint(replay=replay))
 
     @contextlib.contextmanager
     def _may_write(self, folder: Path) -> Iterator[None]:
@@ -434,8 +432,10 @@ class Trainer:
             self.folder.written()
         elif (folder / LOCK).exists():
             lock = claim(folder)
-            yield
-            release(lock)
+            try:
+                yield
+            finally:
+                release(lock)
         else:
             yield
 

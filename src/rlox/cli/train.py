@@ -96,7 +96,7 @@ def train(algorithm: str, kind: type[Config], options: Options, settings: Mappin
         folder = options.run_dir or _last_run_dir(name)
         if folder and exists(folder):
             with Trainer.load(folder, **_changes(folder, spec)) as trainer:
-                _finish(trainer, folder)
+                _continue(trainer, folder)
             return
     folder = options.run_dir or _new_run_dir(name)
     with Trainer.from_spec(spec, run_dir=folder) as trainer:
@@ -154,7 +154,7 @@ def resume(
         known = trainer.spec.budget
         if known.gradient_steps is None and known.total_timesteps is None:
             raise ConfigError(f"'{run}' has no budget to finish: say how long, such as --total-timesteps 100000.")
-        _finish(trainer, run)
+        _continue(trainer, run)
 
 
 resume.__signature__ = inspect.signature(
@@ -165,6 +165,13 @@ resume.__signature__ = inspect.signature(
         *settings_to_change(algorithm.config for algorithm in ALGORITHMS.values()),
     ]
 )
+
+
+def _continue(trainer: Any, folder: Path) -> None:
+    """Say where a loaded run is, and finish it."""
+    at = f"{trainer.env_steps:,} environment steps and {trainer.gradient_steps:,} gradient steps"
+    print(f"Continuing {folder} after {at}.", flush=True)
+    _finish(trainer, folder)
 
 
 def _finish(trainer: Any, folder: Path) -> None:
