@@ -12,6 +12,9 @@ from cyclopts.argument import update_argument_collection
 from rlox.cli.values import describe_type, fits
 from rlox.errors import ConfigError, one_line, suggest
 
+_LONGEST = 2**20
+"""Bytes of a file of settings."""
+
 
 def apply_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give the flags that are not on the command line the values of the ``--config`` file.
@@ -83,12 +86,20 @@ def _value(flag: Argument) -> str | None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            raw = opened.read(_LONGEST + 1)
+        if len(raw) > _LONGEST:
+            raise ConfigError(f"--config '{file}' has more than {_LONGEST:,} bytes: it is no file of settings.")
+        values = tomllib.loads(raw.decode())
     except FileNotFoundError:
         raise ConfigError(f"--config '{file}': there is no such file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config '{file}' cannot be read: {one_line(error)}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"--config '{file}' is nested too deeply: settings stand at the top of the file.") from None
+    except ValueError as error:  # Besides TOML's own error, those of numbers and dates.
         raise ConfigError(f"--config '{file}' is not valid TOML: {one_line(error)}.") from None
     return {name.replace("-", "_"): value for name, value in values.items()}
 
