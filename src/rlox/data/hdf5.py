@@ -26,10 +26,14 @@ def open_hdf5(path: Path) -> Source:
     h5py = require("h5py", f"To read '{path}'")
     with reading(path):
         file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
-        check_links(file, h5py, path)
-        found = [_space(file[name], path) if name in file else None for name in SPACES]
-        # A file of many thousand groups holds other data: some names are enough to say what is missing.
-        names = [name for name in itertools.islice(_names(file, h5py), 10_000) if name not in SPACES]
+        try:
+            check_links(file, h5py, path)
+            found = [_space(file[name], path) if name in file else None for name in SPACES]
+            # A file of many thousand groups holds other data: some names are enough to say what is missing.
+            names = [name for name in itertools.islice(_names(file, h5py), 10_000) if name not in SPACES]
+        except BaseException:
+            file.close()
+            raise
 
     def read(wanted: list[str], rows: slice) -> dict[str, Column]:
         with reading(path):
