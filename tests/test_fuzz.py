@@ -172,7 +172,7 @@ def hdf5_files(draw: st.DrawFn) -> Write:
     """Draw an HDF5 file in which some columns are others than they should be, are elsewhere, or are links."""
     kinds = ["array", "claim", "soft", "external", "group", "virtual", "raw", "text", "empty", "time", "reference"]
     changed = draw(st.dictionaries(names, st.sampled_from(kinds), max_size=3))
-    values, shape = draw(any_arrays), draw(st.lists(st.sampled_from([0, 1, N, 2**20, 2**40]), min_size=1, max_size=3))
+    values, shape = draw(any_arrays), draw(st.sampled_from([(0,), (N, 0), (2**20,), (2**40,), (N, 2**20), (N, 2**40)]))
     target, text = draw(st.sampled_from(["/", "/rewards", "/a", "/group", "observations"])), draw(json_texts)
 
     def write(path: Path) -> None:
@@ -181,8 +181,8 @@ def hdf5_files(draw: st.DrawFn) -> Write:
                 if name not in changed and f"{name}/goal" not in changed:
                     file[name] = column
             for name, kind in changed.items():
-                with contextlib.suppress(TypeError, ValueError, OSError, KeyError):
-                    _put(file, name, kind, values, tuple(shape), target, text)
+                with contextlib.suppress(TypeError, ValueError, OSError, KeyError, RuntimeError):
+                    _put(file, name, kind, values, shape, target, text)
 
     return write
 
@@ -192,7 +192,8 @@ def _put(file: Any, name: str, kind: str, values: Any, shape: tuple[int, ...], t
         case "array":
             file[name] = values
         case "claim":
-            file.create_dataset(name, shape, values.dtype, chunks=(1,) * len(shape))
+            chunks = tuple(min(max(size, 1), 4096) for size in shape)
+            file.create_dataset(name, shape, values.dtype, chunks=chunks, maxshape=(None, *shape[1:]))
         case "soft":
             file[name] = h5py.SoftLink(target)
         case "external":

@@ -183,19 +183,17 @@ def _left_to_groups() -> Iterator[int]:
         _, controllers, group_path = line.split(":", 2)
         if controllers and "memory" not in controllers.split(","):
             continue
+        limit, usage, prefix = _GROUP_FILES[bool(controllers)]
         top = _GROUPS / "memory" if controllers else _GROUPS
         own = top / group_path.lstrip("/")
         # Inside a container the path can be the host's: what is not there is left out, and the top is the container's.
         for folder in (own, *own.parents):
             if not folder.is_relative_to(top):
                 break
-            for limit, usage, prefix in _GROUP_FILES:
-                most, used = _text(folder / limit).strip(), _text(folder / usage).strip()
-                if most.isdigit() and used.isdigit():
-                    cached = re.findall(
-                        rf"^{prefix}(?:in)?active_file (\d+)", _text(folder / "memory.stat"), flags=re.MULTILINE
-                    )
-                    yield max(int(most) - int(used) + sum(map(int, cached)), 0)
+            most, used = _text(folder / limit).strip(), _text(folder / usage).strip()
+            if most.isdigit() and used.isdigit():
+                cached = re.findall(rf"^{prefix}(?:in)?active_file (\d+)", _text(folder / "memory.stat"), re.MULTILINE)
+                yield max(int(most) - int(used) + sum(map(int, cached)), 0)
 
 
 def _text(path: Path) -> str:

@@ -40,7 +40,7 @@ def open_hdf5(path: Path) -> Source:
             return {name: column(file[name], rows) for name in wanted}
 
     def column(stored: Any, rows: slice) -> Column:
-        check_stored(stored, path)
+        check_memory(check_stored(stored, path), f"A chunk of '{stored.name}' of '{path}'")
         start, stop, _ = rows.indices(stored.shape[0] if stored.shape else 0)
         return FileColumn(stored, start, max(start, stop), stored.dtype, path)
 
@@ -58,28 +58,30 @@ def check_links(file: Any, h5py: Any, path: Path) -> None:
         )
 
 
-def check_stored(stored: Any, path: Path) -> None:
-    """Refuse values that are not in the file itself, or whose chunks do not fit in memory."""
+def check_stored(stored: Any, path: Path) -> int:
+    """Refuse values that are not in the file itself; return the bytes of one of their chunks."""
     if stored.is_virtual or stored.external:
         raise DatasetError(
             f"'{path}': the values of '{stored.name}' are in other places or files, where rlox does not read them: "
             "copy them into this one."
         )
-    check_memory(stored.dtype.itemsize * math.prod(stored.chunks or ()), f"A chunk of '{stored.name}' of '{path}'")
+    return stored.dtype.itemsize * math.prod(stored.chunks or ())
 
 
 def check_inside(path: Path) -> None:
     """Refuse a file that another library reads, if values are not in it or do not fit in memory."""
     h5py = require("h5py", f"To read '{path}'")
+    sizes = {"": 0}
 
-    def look(_: str, stored: Any) -> None:
+    def look(name: str, stored: Any) -> None:
         if isinstance(stored, h5py.Dataset):
-            check_stored(stored, path)
-            check_memory(stored.nbytes, f"'{stored.name}' of '{path}'")
+            sizes[name] = max(check_stored(stored, path), stored.nbytes)
 
     with h5py.File(path, "r") as file:
         check_links(file, h5py, path)
         file.visititems(look)
+    largest = max(sizes, key=lambda name: sizes[name])
+    check_memory(sizes[largest], f"'{largest}' of '{path}'")
 
 
 def _space(stored: Any, path: Path) -> spaces.Space[Any]:
