@@ -381,6 +381,20 @@ def test_a_pipe_is_no_data_file(suffix: str, tmp_path: Path):
     assert "is a pipe or a device" in refused(tmp_path / f"pipe{suffix}")
 
 
+def test_pieces_are_small_once_they_are_encoded(monkeypatch: pytest.MonkeyPatch):
+    n, choices, lengths = 2000, 100_000, []
+
+    def encode(piece: Any, column: str, space: Any, length: int, name: str) -> None:
+        lengths.append(length)
+
+    monkeypatch.setattr("rlox.data.checks.encode", encode)
+    made = {"observations": np.arange(n), "actions": np.arange(n) % 2, "rewards": np.zeros(n)}
+    made["terminals"] = np.arange(n) == n - 1
+    Dataset.from_arrays(made, observation_space=spaces.Discrete(choices))
+    assert sum(lengths) == n
+    assert 4 * choices * max(lengths) <= 2**24
+
+
 def test_errors_neither_fill_a_terminal_nor_control_it():
     assert str(RloxError("a\nb\x1b[31m\udcff")) == r"a\nb\x1b[31m\udcff"
     long = str(RloxError("x" * 10_000 + "the way out."))
