@@ -82,6 +82,7 @@ def test_a_random_agent_is_recorded_described_and_converted(rlox: Rlox):
     assert f"{len(data)}" in told
     assert "terminated" in told
     for name in ("random.hdf5", "minari/random-v0"):
+        Path(name).parent.mkdir(exist_ok=True)
         rlox("dataset", "convert", "random.npz", name)
         again = Dataset.load(name)
         for column in data.columns:

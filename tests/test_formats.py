@@ -197,7 +197,7 @@ def test_pieces_of_any_size_give_the_same_steps(limit: int, with_next: bool, mon
     made = table(with_next=with_next)
     expected = Dataset.from_arrays(made).transitions()
 
-    def small(columns: Any, what: str) -> Any:
+    def small(columns: Any, what: str, **_: Any) -> Any:
         total = len(next(iter(columns)))
         return (slice(at, min(at + limit, total)) for at in range(0, total, limit))
 

@@ -21,6 +21,9 @@ _OTHER_WORDS = {
 class RloxError(ValueError):
     """Base of every error that rlox raises on purpose."""
 
+    def __init__(self, message: str):
+        super().__init__(_printable(message))
+
 
 class ConfigError(RloxError):
     """A setting, an algorithm or an environment id that cannot be used."""
@@ -94,6 +97,13 @@ def suggest(word: str, known: Iterable[str]) -> str:
 
 def _plain(flag: str) -> str:
     return flag.lstrip("-").replace("-", "_").lower()
+
+
+def _printable(message: str) -> str:
+    """Return a message whose names, which files may have chosen, neither fill a terminal nor control it."""
+    if len(message) > 3000:
+        message = f"{message[:2000]} ... {message[-500:]}"
+    return "".join(c if c.isprintable() else c.encode("unicode_escape").decode() for c in message)
 
 
 def one_line(error: BaseException) -> str:

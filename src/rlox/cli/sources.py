@@ -12,6 +12,9 @@ from cyclopts.argument import update_argument_collection
 from rlox.cli.values import describe_type, fits
 from rlox.errors import ConfigError, one_line, suggest
 
+_LONGEST = 2**20
+"""Bytes of a file of settings."""
+
 
 def apply_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
     """Give the flags that are not on the command line the values of the ``--config`` file.
@@ -83,14 +86,35 @@ def _value(flag: Argument) -> str | None:
 
 def _read(file: Path) -> dict[str, Any]:
     try:
-        values = tomllib.loads(file.read_text(encoding="utf-8"))
+        with file.open("rb") as opened:
+            raw = opened.read(_LONGEST + 1)
+        if len(raw) > _LONGEST:
+            raise ConfigError(f"--config '{file}' has more than {_LONGEST:,} bytes: it is no file of settings.")
+        values = tomllib.loads(raw.decode())
+        for name, value in values.items():
+            _check_value(value, name, file)
     except FileNotFoundError:
         raise ConfigError(f"--config '{file}': there is no such file.") from None
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"--config '{file}' cannot be read: {one_line(error)}") from None
-    except tomllib.TOMLDecodeError as error:
+    except ConfigError:
+        raise
+    except RecursionError:
+        raise ConfigError(f"--config '{file}' is nested too deeply: settings stand at the top of the file.") from None
+    except ValueError as error:  # Besides TOML's own error, those of numbers and dates.
         raise ConfigError(f"--config '{file}' is not valid TOML: {one_line(error)}.") from None
     return {name.replace("-", "_"): value for name, value in values.items()}
+
+
+def _check_value(value: Any, name: str, file: Path) -> None:
+    """Refuse what TOML allows, but neither C nor the system takes."""
+    if isinstance(value, dict | list):
+        for part in value.values() if isinstance(value, dict) else value:
+            _check_value(part, name, file)
+    elif isinstance(value, int) and not -(2**63) <= value < 2**63:
+        raise ConfigError(f"--config '{file}': '{name}' is too large: whole numbers have 64 bits.")
+    elif isinstance(value, str) and "\0" in value:
+        raise ConfigError(f"--config '{file}': '{name}' holds a zero byte, which no name has: remove it.")
 
 
 def _update(values: dict[str, Any], source: str, arguments: ArgumentCollection) -> None:

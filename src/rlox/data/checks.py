@@ -12,8 +12,9 @@ from numpy.typing import NDArray
 
 from rlox.data.columns import PER_STEP, Column, check_memory, group, pieces, row_bytes
 from rlox.data.encoding import encode
-from rlox.envs.spaces import action_codec
-from rlox.errors import DatasetError
+from rlox.envs.space_json import MOST_ENTRIES
+from rlox.envs.spaces import action_codec, obs_encoder
+from rlox.errors import DatasetError, SpaceError
 
 _LARGEST = float(np.finfo(np.float32).max)
 _MOST_CHOICES = 100_000
@@ -36,6 +37,11 @@ def check_columns(table: Mapping[str, Column], name: str) -> dict[str, Column]:
             raise DatasetError(f"{name}: column '{key}' has shape {shape}, but there are {n:,} rewards.")
         if math.prod(shape) == 0:
             raise DatasetError(f"{name}: column '{key}' has shape {shape}: its rows are empty.")
+        if math.prod(shape[1:]) > MOST_ENTRIES:
+            raise DatasetError(
+                f"{name}: column '{key}' has shape {shape}, but a row has at most {MOST_ENTRIES:,} numbers: make it "
+                "smaller."
+            )
         if key in PER_STEP and math.prod(shape) != n:
             raise DatasetError(f"{name}: column '{key}' has shape {shape}: it must be ({n},), one number per step.")
     # A row of a space takes its bounds, and flags of what is bounded.
@@ -92,7 +98,8 @@ def check_finite(piece: NDArray[Any], key: str, first: int, name: str) -> None:
 def check_observations(table: Mapping[str, Column], column: str, space: spaces.Space[Any], name: str) -> None:
     """Refuse observations that are not finite, or not of the space."""
     parts = group(table, column)
-    for rows in pieces(parts.values(), f"Checking {column}"):
+    encoded = obs_encoder(space).dim * np.dtype(np.float32).itemsize
+    for rows in pieces(parts.values(), f"Checking {column}", encoded=encoded):
         piece = {key: part[rows] for key, part in parts.items()}
         for key, part in piece.items():
             check_finite(part, key, rows.start, name)
@@ -161,6 +168,15 @@ def infer_action_space(actions: Column, limits: ActionRange, name: str) -> space
     # A negative choice is refused by check_actions.
     choices = np.maximum(limits.high.astype(np.int64), 0) + 1
     return spaces.Discrete(int(choices[0])) if len(choices) == 1 else spaces.MultiDiscrete(choices.reshape(shape))
+
+
+def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any], name: str) -> None:
+    """Refuse spaces that rlox does not encode."""
+    try:
+        obs_encoder(observation_space)
+        action_codec(action_space)
+    except SpaceError as error:
+        raise DatasetError(f"{name}: {error}") from None
 
 
 def check_log_probs(table: Mapping[str, Column], space: spaces.Space[Any], name: str) -> None:

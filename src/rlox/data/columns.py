@@ -21,6 +21,8 @@ OPTIONAL = ("timeouts", "next_observations", "action_log_probs")
 PER_STEP = ("rewards", "terminals", "timeouts", "action_log_probs")
 """Columns of one number per step, which are always in memory."""
 
+SPACES = ("observation_space", "action_space")
+"""What files call the spaces that they keep."""
 
 ColumnNames = Mapping[str, str | Sequence[str]]
 """From the name of a column here to its name in the source, or to several names, which are put side by side."""
@@ -47,16 +49,13 @@ class FileColumn:
     source: Column
     start: int
     stop: int
+    dtype: np.dtype[Any]
     path: Path
 
     @property
     def shape(self) -> tuple[int, ...]:
         # The shape of an empty HDF5 dataset is None.
         return (len(self), *(self.source.shape or ())[1:])
-
-    @property
-    def dtype(self) -> np.dtype[Any]:
-        return self.source.dtype
 
     def __len__(self) -> int:
         return self.stop - self.start
@@ -126,8 +125,10 @@ def row_bytes(columns: Iterable[Column]) -> int:
     return sum(column.dtype.itemsize * math.prod(column.shape[1:]) for column in columns)
 
 
-def pieces(columns: Iterable[Column], what: str) -> Iterator[slice]:
+def pieces(columns: Iterable[Column], what: str, *, encoded: int = 0) -> Iterator[slice]:
     """Yield slices that cover the rows of columns, each at most 65,536 rows and about 16 MiB of all of them.
+
+    ``encoded`` is the number of bytes that a row takes besides, once it is encoded.
 
     If that takes over two seconds, a line on a terminal shows ``what`` and the progress.
 
@@ -135,7 +136,7 @@ def pieces(columns: Iterable[Column], what: str) -> Iterator[slice]:
         DatasetError: a row does not fit in memory.
     """
     columns = list(columns)
-    size, total = row_bytes(columns), len(columns[0])
+    size, total = row_bytes(columns) + encoded, len(columns[0])
     step = max(min(65_536, 2**24 // max(size, 1), total), 1)
     check_memory(size * step, what)
     slices = (slice(at, min(at + step, total)) for at in range(0, total, step))
@@ -165,10 +166,38 @@ def check_memory(needed: int, name: str) -> None:
 
 
 def available_memory() -> int | None:
-    """Return the bytes that can be used without swapping, or None if the system does not say."""
+    """Return the bytes that can be used without swapping, here and in this container, or None if nothing says so."""
+    found = re.search(r"^MemAvailable:\s*(\d+) kB", _text(_PROC / "meminfo"), flags=re.MULTILINE)
+    system = [int(found[1]) * 1024] if found else []
+    return min([*system, *_left_to_groups()], default=None)
+
+
+_PROC, _GROUPS = Path("/proc"), Path("/sys/fs/cgroup")
+_GROUP_FILES = (("memory.max", "memory.current", ""), ("memory.limit_in_bytes", "memory.usage_in_bytes", "total_"))
+"""Limit and use of a control group's memory in version 2 and 1, and what the entries of its statistics begin with."""
+
+
+def _left_to_groups() -> Iterator[int]:
+    """Yield the bytes that each control group leaves that this process is in, by itself or by one inside it."""
+    for line in _text(_PROC / "self" / "cgroup").splitlines():
+        _, controllers, group_path = line.split(":", 2)
+        if controllers and "memory" not in controllers.split(","):
+            continue
+        limit, usage, prefix = _GROUP_FILES[bool(controllers)]
+        top = _GROUPS / "memory" if controllers else _GROUPS
+        own = top / group_path.lstrip("/")
+        # Inside a container the path can be the host's: what is not there is left out, and the top is the container's.
+        for folder in (own, *own.parents):
+            if not folder.is_relative_to(top):
+                break
+            most, used = _text(folder / limit).strip(), _text(folder / usage).strip()
+            if most.isdigit() and used.isdigit():
+                cached = re.findall(rf"^{prefix}(?:in)?active_file (\d+)", _text(folder / "memory.stat"), re.MULTILINE)
+                yield max(int(most) - int(used) + sum(map(int, cached)), 0)
+
+
+def _text(path: Path) -> str:
     try:
-        text = Path("/proc/meminfo").read_text()
+        return path.read_text()
     except OSError:
-        return None
-    found = re.search(r"^MemAvailable:\s*(\d+) kB", text, flags=re.MULTILINE)
-    return int(found[1]) * 1024 if found else None
+        return ""

@@ -149,6 +149,7 @@ class Dataset:
             obs_space = checks.infer_observation_space(table)
         if act_space is None:
             act_space = checks.infer_action_space(table["actions"], limits, name)
+        checks.check_spaces(obs_space, act_space, name)
         checks.check_actions(table["actions"], limits, act_space, name)
         checks.check_log_probs(table, act_space, name)
         dataset = cls(table, obs_space, act_space, name, partial)

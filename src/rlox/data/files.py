@@ -11,7 +11,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-from rlox.errors import DatasetError, one_line
+from rlox.errors import DatasetError, SpaceError, one_line
 
 
 @contextlib.contextmanager
@@ -23,6 +23,8 @@ def reading(path: Path) -> Iterator[None]:
             yield
     except DatasetError:
         raise
+    except SpaceError as error:
+        raise DatasetError(f"'{path}': {error}") from None
     except (FileNotFoundError, NotADirectoryError):
         raise DatasetError(f"There is no file '{path}'.") from None
     except IsADirectoryError:
@@ -34,13 +36,22 @@ def reading(path: Path) -> Iterator[None]:
             f"'{path}' does not fit in memory: load a part of it, such as Dataset.load(path, rows=slice(0, 1_000_000))."
         ) from None
     except Exception as error:  # Readers raise many types of errors on a damaged file.
-        if isinstance(error, ValueError) and "pickle" in str(error).lower():
-            raise DatasetError(
-                f"'{path}' holds Python objects, which rlox does not unpickle, since that runs code: save plain "
-                "arrays of numbers."
-            ) from None
         kind = f"a {path.suffix} file" if path.suffix else "a Minari dataset"
         raise DatasetError(f"'{path}' is damaged, or not {kind} ({type(error).__name__}: {one_line(error)}).") from None
+
+
+LONGEST_TEXT = 2**26
+"""Bytes of a text about the data, such as the description of a space, that are read."""
+
+
+def check_text(size: int, what: str) -> None:
+    """Refuse a text that is too long to be what it should.
+
+    Raises:
+        ValueError: more bytes than ``LONGEST_TEXT``.
+    """
+    if size > LONGEST_TEXT:
+        raise ValueError(f"{what} has {size:,} bytes, but at most {LONGEST_TEXT:,} are read")
 
 
 @contextlib.contextmanager
@@ -53,7 +64,6 @@ def writing(path: Path) -> Iterator[Path]:
     # Minari resolves relative paths against its own folder.
     partial = path.absolute().with_name(f".{path.name}.{os.getpid()}.partial")
     try:
-        path.parent.mkdir(parents=True, exist_ok=True)
         yield partial
         partial.rename(path)
     except DatasetError:

@@ -1,13 +1,12 @@
-"""Reading and writing NumPy archives and HDF5, reading Parquet; what is not there yet can be written as Minari too."""
+"""NumPy archives and Parquet files, and which format reads and writes a file."""
 
 from __future__ import annotations
 
-import itertools
 import json
 import math
 import os
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,53 +14,63 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.data.columns import Column, FileColumn, Source, check_memory, pieces
-from rlox.data.files import reading, require, writing
+from rlox.data.columns import SPACES, Column, Source, check_memory, pieces
+from rlox.data.files import check_text, reading, require, writing
+from rlox.data.hdf5 import open_hdf5, write_hdf5
 from rlox.data.minari import write_minari
-from rlox.envs.space_json import describe, restore
+from rlox.envs.space_json import describe, parse
 from rlox.errors import DatasetError
 from rlox.runs.progress import track
 
-_CHUNK_CACHE = 2**26
-"""Bytes of unpacked HDF5 chunks that are kept, so that a chunk longer than a piece is unpacked once."""
 _BATCH = 65_536
 """Rows of a Parquet file that are read at once."""
-_SPACES = ("observation_space", "action_space")
 
 
 def open_npz(path: Path) -> Source:
     """Return the columns of a NumPy archive."""
     with reading(path), zipfile.ZipFile(path) as archive:
         names = [name.removesuffix(".npy") for name in archive.namelist()]
-        found = [_space(_read_npy(archive, name, slice(None))) if name in names else None for name in _SPACES]
+        found = [_space(archive, name) if name in names else None for name in SPACES]
 
     def read(wanted: list[str], rows: slice) -> dict[str, Column]:
         with reading(path), zipfile.ZipFile(path) as archive:
             return {name: _read_npy(archive, name, rows) for name in wanted}
 
-    return Source([name for name in names if name not in _SPACES], read, *found)
+    return Source([name for name in names if name not in SPACES], read, *found)
 
 
 def _read_npy(archive: zipfile.ZipFile, name: str, rows: slice) -> NDArray[Any]:
     """Return rows of an array, without the others in memory."""
-    stored_as = f"{name}.npy" if f"{name}.npy" in archive.NameToInfo else name
-    with archive.open(stored_as) as file:
+    member, what = _member(archive, name), f"'{name}' of '{archive.filename}'"
+    with archive.open(member) as file:
         version = np.lib.format.read_magic(file)
         header = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
         shape, by_columns, dtype = header(file)
+        if dtype.hasobject:
+            raise DatasetError(
+                f"{what} holds Python objects, which rlox does not unpickle, since that runs code: save plain arrays "
+                "of numbers."
+            )
         start, stop, _ = rows.indices(shape[0] if shape else 0)
         n = max(stop - start, 0)
         row = dtype.itemsize * math.prod(shape[1:])
-        if shape and not by_columns and not dtype.hasobject:
-            check_memory(n * row, f"'{name}' of {archive.filename}")
+        in_part = bool(shape) and not by_columns
+        claimed, stored = dtype.itemsize * math.prod(shape), member.file_size - file.tell()
+        check_memory(n * row if in_part else claimed, what)
+        if not dtype.itemsize or claimed > stored:
+            raise EOFError(f"'{name}' of shape {shape} needs {claimed:,} bytes, but {stored:,} are stored")
+        if in_part:
             array = np.empty((n, *shape[1:]), dtype)
             file.seek(start * row, 1)
             _read_into(file, array)
             return array
-        check_memory(dtype.itemsize * math.prod(shape), f"'{name}' of {archive.filename}")
-    with archive.open(stored_as) as file:
+    with archive.open(member) as file:
         whole = np.lib.format.read_array(file, allow_pickle=False)
         return whole[rows] if shape else whole
+
+
+def _member(archive: zipfile.ZipFile, name: str) -> zipfile.ZipInfo:
+    return archive.NameToInfo.get(f"{name}.npy") or archive.getinfo(name)
 
 
 def _read_into(file: Any, array: NDArray[Any]) -> None:
@@ -79,45 +88,9 @@ def _read_into(file: Any, array: NDArray[Any]) -> None:
     file.read(1)
 
 
-def _space(described: Any) -> spaces.Space[Any]:
-    return restore(json.loads(str(described)))
-
-
-def open_hdf5(path: Path) -> Source:
-    """Return the columns of an HDF5 file, which stay in it."""
-    h5py = require("h5py", f"To read '{path}'")
-    with reading(path):
-        file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
-        found = [_space(file[name][()].decode()) if name in file else None for name in _SPACES]
-        # A file of many thousand groups holds other data: some names are enough to say what is missing.
-        names = [name for name in itertools.islice(_hdf5_names(file, h5py), 10_000) if name not in _SPACES]
-
-    def read(wanted: list[str], rows: slice) -> dict[str, Column]:
-        with reading(path):
-            return {name: column(file[name], rows) for name in wanted}
-
-    def column(stored: Any, rows: slice) -> Column:
-        start, stop, _ = rows.indices(stored.shape[0] if stored.shape else 0)
-        return FileColumn(stored, start, max(start, stop), path)
-
-    return Source(names, read, *found)
-
-
-def _hdf5_names(file: Any, h5py: Any) -> Iterator[str]:
-    """Yield the names of the columns of an HDF5 file, those at the top first."""
-    groups, seen = [("", file)], set()
-    while groups:
-        above, parent = groups.pop(0)
-        # Links can lead back to a group above.
-        address = h5py.h5o.get_info(parent.id)
-        if (address.fileno, address.addr) in seen:
-            continue
-        seen.add((address.fileno, address.addr))
-        for key, value in parent.items():
-            if isinstance(value, h5py.Group):
-                groups.append((f"{above}{key}/", value))
-            elif isinstance(value, h5py.Dataset):
-                yield f"{above}{key}"
+def _space(archive: zipfile.ZipFile, name: str) -> spaces.Space[Any]:
+    check_text(_member(archive, name).file_size, f"'{name}'")
+    return parse(str(_read_npy(archive, name, slice(None))))
 
 
 def open_parquet(path: Path) -> Source:
@@ -146,30 +119,41 @@ def _read_parquet(file: Any, wanted: list[str], rows: slice, name: str) -> dict[
     for batch in track(f"Reading {name}", batches, math.ceil((stop - at) / _BATCH)):
         low, high = max(start - at, 0), min(stop - at, len(batch))
         for key in wanted:
-            values = _arrow_values(batch.column(key), key)[low:high]
+            values = _arrow_values(batch.column(key).slice(low, high - low), key, at + low - start, name)
             if key not in arrays:
                 check_memory(total * values.dtype.itemsize * math.prod(values.shape[1:]), name)
                 arrays[key] = np.empty((total, *values.shape[1:]), values.dtype)
+            if values.shape[1:] != arrays[key].shape[1:]:
+                raise _differ(key, name)
             arrays[key][at + low - start : at + high - start] = values
         at += len(batch)
     return {key: arrays.get(key, np.empty(0)) for key in wanted}
 
 
-def _arrow_values(values: Any, name: str) -> NDArray[Any]:
-    """Return a batch of numbers, or of lists of equal length, as an array."""
+def _arrow_values(values: Any, key: str, first: int, name: str) -> NDArray[Any]:
+    """Return a batch of numbers, or of lists of equal length, that begins with row ``first``, as an array."""
     shape, n = [], len(values)
     while True:
         if values.null_count:
-            raise DatasetError(f"Column '{name}' has missing values: fill them in, or drop those episodes.")
+            missing = int(values.is_null().to_numpy(zero_copy_only=False).argmax())
+            row, *entry = map(int, np.unravel_index(missing, (n, *shape)))
+            raise DatasetError(
+                f"{name}: column '{key}' has missing values, the first in row {first + row:,}"
+                f"{f', entry {entry}' if entry else ''}: fill them in, or drop those episodes."
+            )
         if not hasattr(values, "flatten") or not hasattr(values.type, "value_type"):
             return values.to_numpy(zero_copy_only=False).reshape(n, *shape)
         inner = values.flatten()
         length, rest = divmod(len(inner), max(len(values), 1))
         offsets = getattr(values, "offsets", None)
         if rest or (offsets is not None and (np.diff(offsets.to_numpy()) != length).any()):
-            raise DatasetError(f"Column '{name}' has lists of different lengths: all rows must have the same shape.")
+            raise _differ(key, name)
         shape.append(length)
         values = inner
+
+
+def _differ(key: str, name: str) -> DatasetError:
+    return DatasetError(f"{name}: column '{key}' has lists of different lengths: all rows must have the same shape.")
 
 
 OPENERS: dict[str, Callable[[Path], Source]] = {
@@ -181,7 +165,7 @@ OPENERS: dict[str, Callable[[Path], Source]] = {
 
 
 def check_target(path: Path) -> None:
-    """Refuse a path that exists, whose format is not known, or whose extra is missing.
+    """Refuse a path that exists or has no folder, whose format is not known, or whose extra is missing.
 
     Raises:
         DatasetError: one of these.
@@ -194,6 +178,8 @@ def check_target(path: Path) -> None:
         )
     if os.path.lexists(path):
         raise DatasetError(f"'{path}' exists: choose another name, or remove it first.")
+    if not path.parent.is_dir():
+        raise DatasetError(f"'{path}' cannot be written: there is no folder '{path.parent}'.")
     if suffix != ".npz":
         require("h5py" if suffix else "minari", f"To write '{path}'")
 
@@ -210,7 +196,7 @@ def save(path: Path, table: Mapping[str, Column], *known: spaces.Space[Any]) -> 
 
 
 def _write_npz(path: Path, name: str, table: Mapping[str, Column], *known: spaces.Space[Any]) -> None:
-    described = {key: np.array(json.dumps(describe(space))) for key, space in zip(_SPACES, known, strict=True)}
+    described = {key: np.array(json.dumps(describe(space))) for key, space in zip(SPACES, known, strict=True)}
     with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
         for key, text in described.items():
             with archive.open(f"{key}.npy", "w") as entry:
@@ -227,16 +213,4 @@ def _write_npz(path: Path, name: str, table: Mapping[str, Column], *known: space
                     entry.write(np.ascontiguousarray(column[rows]).tobytes())
 
 
-def _write_hdf5(path: Path, name: str, table: Mapping[str, Column], *known: spaces.Space[Any]) -> None:
-    h5py = require("h5py", f"To write '{name}'")
-    with h5py.File(path, "w") as file:
-        for key, space in zip(_SPACES, known, strict=True):
-            # Of fixed length: in a damaged file, HDF5 can read a string of variable length forever.
-            file[key] = np.bytes_(json.dumps(describe(space)))
-        for key, column in table.items():
-            stored = file.create_dataset(key, column.shape, column.dtype)
-            for rows in pieces([column], f"Writing {key} of {name}"):
-                stored[rows] = column[rows]
-
-
-_WRITERS = {".npz": _write_npz, ".hdf5": _write_hdf5, ".h5": _write_hdf5, "": write_minari}
+_WRITERS = {".npz": _write_npz, ".hdf5": write_hdf5, ".h5": write_hdf5, "": write_minari}

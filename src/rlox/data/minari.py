@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+import json
 import math
 import re
 import warnings
@@ -13,12 +15,15 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.data.columns import Column, Source, check_memory, flatten, group
-from rlox.data.files import reading, require
+from rlox.data.columns import SPACES, Column, Source, check_memory, flatten, group
+from rlox.data.files import check_text, reading, require
+from rlox.data.hdf5 import check_inside
+from rlox.envs.space_json import restore
 from rlox.envs.spaces import leaves
 from rlox.errors import DatasetError
 from rlox.runs.progress import track
 
+_METADATA = "metadata.json"
 _LOG_PROBS = "action_log_probs"
 
 
@@ -30,17 +35,13 @@ def open_minari(path: Path) -> Source:
     """
     minari = require("minari", f"To read the Minari dataset '{path}'")
     with reading(path):
-        if path.is_dir():
-            inner = path / "data"
-            dataset = minari.MinariDataset(inner if inner.is_dir() else path)
-        else:
-            try:
-                dataset = minari.load_dataset(path.as_posix())
-            except FileNotFoundError:
-                raise DatasetError(
-                    f"There is no file and no local Minari dataset '{path}': a published one is downloaded with "
-                    f"`minari download {path.as_posix()}`."
-                ) from None
+        top = path if path.is_dir() else _local(path)
+        folder = top / "data" if (top / "data").is_dir() else top
+        if not (folder / _METADATA).is_file():
+            raise ValueError(f"there is no '{_METADATA}' in it")
+        _check_folder(folder, top, path)
+        _check_metadata(folder, path)
+        dataset = minari.MinariDataset(folder)
         lengths = [int(x["total_steps"]) for x in dataset.storage.get_episode_metadata(dataset.episode_indices)]
         if not lengths:
             raise DatasetError(f"The Minari dataset '{path}' has no episodes.")
@@ -51,6 +52,68 @@ def open_minari(path: Path) -> Source:
             return _read(dataset, np.array(lengths), wanted, rows, path.name)
 
     return Source(names, read, dataset.observation_space, dataset.action_space)
+
+
+def _local(path: Path) -> Path:
+    """Return the folder of a dataset that was downloaded, given its id."""
+    if path.is_absolute() or ".." in path.parts:
+        raise DatasetError(f"There is no folder '{path}', and the id of a Minari dataset is no such path.")
+    folder = require("minari.storage.datasets_root_dir", f"To read '{path}'").get_dataset_path(path.as_posix())
+    if not (folder / "data").is_dir():
+        raise DatasetError(
+            f"There is no file and no local Minari dataset '{path}': a published one is downloaded with "
+            f"`minari download {path.as_posix()}`."
+        )
+    return folder
+
+
+def _check_folder(folder: Path, top: Path, path: Path) -> None:
+    """Refuse links that lead out of the dataset, pipes and devices."""
+    for entry in itertools.chain([folder], folder.rglob("*")):
+        if not (entry.is_file() or entry.is_dir()) or not entry.resolve().is_relative_to(top.resolve()):
+            raise DatasetError(
+                f"'{path}': '{entry.relative_to(top)}' is not a file of this folder, or a link that leads out of it: "
+                "copy into the folder what it leads to."
+            )
+
+
+def _check_metadata(folder: Path, path: Path) -> None:
+    """Refuse what Minari would believe: sizes that nothing backs, and an environment to be made for its spaces."""
+    file = folder / _METADATA
+    check_text(file.stat().st_size, f"'{_METADATA}'")
+    metadata = json.loads(file.read_text(encoding="utf-8"))
+    for key in SPACES:
+        if not isinstance(metadata.get(key), str):
+            raise DatasetError(
+                f"'{path}' has no '{key}' in its {_METADATA}, and rlox does not make the environment that is named "
+                "there, since that runs code: write the dataset again with Minari 0.5 or newer."
+            )
+        restore(_as_ours(json.loads(metadata[key])))
+    main, count = folder / "main_data.hdf5", metadata["total_episodes"]
+    if main.exists():
+        check_inside(main)
+    if not 0 <= count <= (main.stat().st_size if main.exists() else sum(1 for _ in folder.iterdir())):
+        raise ValueError(f"{count:,} episodes are more than its files can hold")
+
+
+def _as_ours(described: dict[str, Any]) -> dict[str, Any]:
+    """Return Minari's description of a space as ``restore`` reads it."""
+    match described:
+        case {"type": "Box", "low": low, "high": high}:
+            bounds = {"low": _flat(low), "high": _flat(high)}
+            return {**described, **bounds}
+        case {"type": "Dict", "subspaces": {**parts}}:
+            return {"type": "Dict", "spaces": [[key, _as_ours(part)] for key, part in parts.items()]}
+        case {"type": "Tuple", "subspaces": [*parts]}:
+            return {"type": "Tuple", "spaces": [_as_ours(part) for part in parts]}
+        case {"type": "Text"}:
+            # It has no size; what is left out of the columns may be text.
+            return {"type": "Tuple", "spaces": []}
+    return described
+
+
+def _flat(nested: Any) -> list[Any]:
+    return np.ravel(nested).tolist()
 
 
 def _columns_of(episode: Any) -> dict[str, NDArray[Any]]:
@@ -96,6 +159,9 @@ def _read(dataset: Any, lengths: NDArray[Any], wanted: list[str], rows: slice, n
             if key not in arrays:
                 check_memory(total * values.dtype.itemsize * math.prod(values.shape[1:]), name)
                 arrays[key] = np.empty((total, *values.shape[1:]), values.dtype)
+            same_kind = np.can_cast(values.dtype, arrays[key].dtype, "same_kind")
+            if values.shape[1:] != arrays[key].shape[1:] or not same_kind:
+                raise DatasetError(f"{name}: '{key}' of episode {episode.id} has another shape or type than before.")
             arrays[key][first + low - start : first + high - start] = values[low:high]
     return {key: arrays.get(key, np.empty(0)) for key in wanted}
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
@@ -59,9 +60,11 @@ def open_source(path: str | Path) -> Source:
         )
     path = Path(path)
     opener = OPENERS.get(path.suffix.lower())
+    if opener and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
+        raise DatasetError(f"'{path}' is a pipe or a device: data are read from files only.")
     if opener:
         return opener(path)
-    if path.is_dir() or re.search(r"-v\d+$", path.name):
+    if os.path.isdir(path) or re.search(r"-v\d+$", path.name):
         return open_minari(path)
     raise DatasetError(
         f"'{path}' is not a data file (.npz, .hdf5, .h5 or .parquet), the folder or id of a Minari dataset, or the "
@@ -222,7 +225,7 @@ def resolve(names: Iterable[str], chosen: ColumnNames, name: str) -> dict[str, s
             found |= _named(wanted, known)
     for wanted in REQUIRED:
         if not any(ours.partition("/")[0] == wanted for ours in found):
-            raise _missing(wanted, known, name)
+            raise _missing(wanted, known, found, name)
     for ours in found:
         if any(other.startswith(f"{ours}/") for other in found):
             raise DatasetError(f"{name}: '{ours}' is a column, and there are columns '{ours}/...' as well: keep one.")
@@ -244,11 +247,12 @@ def _named(wanted: str, known: list[str]) -> dict[str, str | list[str]]:
     return {x: x for x in known if x.startswith(f"{wanted}/")}
 
 
-def _missing(wanted: str, known: list[str], name: str) -> DatasetError:
+def _missing(wanted: str, known: list[str], found: Mapping[str, str | list[str]], name: str) -> DatasetError:
     one_flag = next((flag for flag in ("dones", "done") if flag in known), None)
     if wanted == "terminals" and one_flag:
         return DatasetError(
             f"{name}: '{one_flag}' does not say whether an episode terminated or was truncated: give 'terminals' (the "
             "state is terminal) and 'timeouts' (the episode was truncated)."
         )
-    return DatasetError(f"{name} has no column '{wanted}'.{did_you_mean(wanted, known)}")
+    used = {part for parts in found.values() for part in _as_list(parts)}
+    return DatasetError(f"{name} has no column '{wanted}'.{did_you_mean(wanted, set(known) - used)}")

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+import json
 import math
+import warnings
 from typing import Any
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.errors import SpaceError
+from rlox.errors import SpaceError, one_line
+
+MOST_ENTRIES = 10**7
+"""Of an encoded observation, or of an action with its choices, that ``restore`` makes a space of."""
+DEEPEST = 32
+"""How often the Dict and Tuple spaces that ``restore`` makes are nested."""
 
 
 def describe(space: spaces.Space[Any]) -> dict[str, Any]:
@@ -42,35 +49,118 @@ def describe(space: spaces.Space[Any]) -> dict[str, Any]:
 _NAMES = {math.inf: "inf", -math.inf: "-inf"}
 
 
-def restore(description: dict[str, Any]) -> spaces.Space[Any]:
-    """Return the space that ``describe`` described."""
+def parse(text: str) -> spaces.Space[Any]:
+    """Return the space whose description is a text of JSON (see ``restore``)."""
+    try:
+        return restore(json.loads(text))
+    except (json.JSONDecodeError, RecursionError) as error:
+        raise _damaged(error) from None
+
+
+def restore(description: Any) -> spaces.Space[Any]:
+    """Return the space that ``describe`` described.
+
+    The description can come from any file: its size is checked before anything is allocated.
+
+    Raises:
+        SpaceError: it is damaged, of an unknown type, nested too deeply, or of too many entries.
+    """
+    try:
+        _count(description)
+        with warnings.catch_warnings(), np.errstate(all="ignore"):
+            warnings.simplefilter("ignore")
+            return _restore(description)
+    except SpaceError:
+        raise
+    except Exception as error:  # Gymnasium and NumPy raise many types of errors on wrong values.
+        raise _damaged(error) from None
+
+
+def _damaged(error: Exception) -> SpaceError:
+    told = f"{type(error).__name__}: {one_line(error)}"
+    return SpaceError(f"The description of a space is damaged, or not one that rlox wrote ({told}).")
+
+
+def _count(description: Any, depth: int = 0) -> int:
+    """Return the number of entries of a described space, with one for each choice, if it is small enough."""
+    if depth > DEEPEST:
+        raise SpaceError(f"The description of a space is nested more than {DEEPEST} levels deep: rlox reads no deeper.")
+    match description:
+        case {"type": "Box", "shape": [*sizes]}:
+            return _product(sizes)
+        case {"type": "Discrete", "n": n}:
+            return _product([n])
+        case {"type": "MultiDiscrete", "nvec": [*nvec]}:
+            return _check_count(sum(_product([n]) for n in _whole(nvec).ravel().tolist()))
+        case {"type": "MultiBinary", "n": n}:
+            return _product(n if isinstance(n, list) else [n])
+        case {"type": "Dict", "spaces": [*parts]}:
+            return _check_count(sum(_count(part, depth + 1) for _, part in parts))
+        case {"type": "Tuple", "spaces": [*parts]}:
+            return _check_count(sum(_count(part, depth + 1) for part in parts))
+        case {"type": str(kind)} if kind not in _KINDS:
+            raise SpaceError(f"Space type '{kind}' is not known to this version of rlox.")
+    raise ValueError(f"{description!r:.200} is no description")
+
+
+_KINDS = ("Box", "Discrete", "MultiDiscrete", "MultiBinary", "Dict", "Tuple")
+
+
+def _product(sizes: list[Any]) -> int:
+    if not all(type(size) is int and size >= 0 for size in sizes):
+        raise ValueError(f"{sizes!r:.200} are no sizes")
+    product = 1
+    for size in sizes:
+        product *= _check_count(size)
+    return _check_count(product)
+
+
+def _check_count(count: int) -> int:
+    if count > MOST_ENTRIES:
+        raise SpaceError(
+            f"The description of a space claims {count:.3g} entries, but rlox reads at most {MOST_ENTRIES:,}: the file "
+            "is damaged, or its observations must be made smaller."
+        )
+    return count
+
+
+def _restore(description: dict[str, Any]) -> spaces.Space[Any]:
+    if description["type"] == "Dict":
+        return spaces.Dict([(k, _restore(v)) for k, v in description["spaces"]])
+    if description["type"] == "Tuple":
+        return spaces.Tuple([_restore(v) for v in description["spaces"]])
+    if description["type"] == "MultiBinary":
+        return spaces.MultiBinary(description["n"])
+    dtype = np.dtype(str(description["dtype"]))
+    if dtype.kind not in ("fiub" if description["type"] == "Box" else "iu"):
+        raise ValueError(f"{dtype} is no type of numbers")
     match description["type"]:
         case "Box":
-            shape, dtype = tuple(description["shape"]), np.dtype(description["dtype"])
+            shape = tuple(description["shape"])
             kind = np.dtype(np.float64) if dtype.kind == "f" else dtype
             low, high = (
                 np.broadcast_to(values[0], shape) if len(values) == 1 else values.reshape(shape)
                 for values in (_numbers(description[k], kind).astype(dtype) for k in ("low", "high"))
             )
+            if not (low <= high).all():
+                raise ValueError("a lower bound is not below the upper one")
             return spaces.Box(low, high, shape, dtype.type)
         case "Discrete":
             made = spaces.Discrete(description["n"], start=description["start"])
             if description["dtype"] == str(made.dtype):
                 return made
             # Gymnasium before 1.2 knows int64 only, and takes no dtype.
-            return spaces.Discrete(
-                description["n"], start=description["start"], dtype=np.dtype(description["dtype"]).type
-            )
-        case "MultiDiscrete":
-            nvec, start = np.array(description["nvec"]), np.array(description["start"])
-            return spaces.MultiDiscrete(nvec, dtype=np.dtype(description["dtype"]).type, start=start)
-        case "MultiBinary":
-            return spaces.MultiBinary(description["n"])
-        case "Dict":
-            return spaces.Dict([(k, restore(v)) for k, v in description["spaces"]])
-        case "Tuple":
-            return spaces.Tuple([restore(v) for v in description["spaces"]])
-    raise SpaceError(f"Space type '{description['type']}' is not known to this version of rlox.")
+            return spaces.Discrete(description["n"], start=description["start"], dtype=dtype.type)
+        case _:
+            nvec, start = _whole(description["nvec"]), _whole(description["start"])
+            return spaces.MultiDiscrete(nvec, dtype=dtype.type, start=start)
+
+
+def _whole(described: list[Any]) -> NDArray[Any]:
+    numbers = np.array(described)
+    if numbers.dtype.kind not in "iu":
+        raise ValueError(f"{described!r:.200} are not whole numbers")
+    return numbers
 
 
 def _numbers(described: list[Any], dtype: np.dtype[Any]) -> NDArray[Any]:

@@ -171,7 +171,9 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
         outside = ((choices < 0) | (choices >= nvec)).any(axis=1)
         if outside.any():
             raise InvalidStepError(f"{name} is {array[outside][0].tolist()}, which is outside {space}.")
-        parts.append(np.concatenate([np.eye(k, dtype=np.float32)[choices[:, i]] for i, k in enumerate(nvec)], axis=1))
+        one_hot = np.zeros((n, int(nvec.sum())), np.float32)
+        one_hot[np.arange(n)[:, None], choices + np.cumsum(nvec) - nvec] = 1
+        parts.append(one_hot)
         return
     flat = array.reshape(n, -1)
     if flat.dtype.kind == "f" and space.dtype is not None and space.dtype.kind in "iub":
