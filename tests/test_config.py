@@ -66,6 +66,7 @@ OUT_OF_RANGE = [
     ("critic_warmup_steps", -1, "at least 0"),
     ("n_envs", 0, "at least 1"),
     ("entropy_coef", -0.1, "at least 0"),
+    ("env_timeout", 0, "greater than 0"),
     ("max_grad_norm", 0, "greater than 0"),
     ("initial_std", 0, "greater than 0"),
     ("min_std", 0, "greater than 0"),

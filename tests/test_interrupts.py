@@ -144,9 +144,10 @@ def test_resume_finishes_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     monkeypatch.chdir(tmp_path)
     config = {"hidden": 8, "batch_size": 16}
     stop = [lambda trainer, metrics: metrics["env_steps"] < 20]
-    trainer = Trainer("iql", "CartPole-v1", dataset="cartpole-random", config=config, run_dir="run", callbacks=stop)
-    trainer.train_offline(30, n_eval_episodes=1)
-    trainer.train(60, log_interval=20)
+    source: Any = {"env": "CartPole-v1", "dataset": "cartpole-random"}
+    with Trainer("iql", **source, config=config, run_dir="run", callbacks=stop) as trainer:
+        trainer.train_offline(30, n_eval_episodes=1)
+        trainer.train(60, log_interval=20)
     main(["resume", "run"])
     told = capsys.readouterr().out
     assert "Trained 60 steps" in told

@@ -62,7 +62,7 @@ def test_what_save_wrote_is_no_run_and_nothing_is_written_to_it(tmp_path: Path):
 def test_an_older_checkpoint_needs_a_folder_of_its_own(tmp_path: Path):
     run = tmp_path / "run"
     Trainer("awr", "CartPole-v1", config=SMALL, run_dir=run).train(120, checkpoint_interval=60)
-    older = run / "checkpoint.previous.safetensors"
+    older = run / "checkpoint.1.safetensors"
     before = {path.name: path.read_bytes() for path in run.iterdir()}
     trainer = Trainer.load(older)
     trainer.predict(np.zeros(4, np.float32))
@@ -77,10 +77,10 @@ def test_train_without_a_number_finishes_the_budget_and_with_one_extends_it(tmp_
     def stop(trainer: Trainer, metrics: dict[str, float]) -> bool:
         return metrics["env_steps"] < 100
 
-    trainer = Trainer("awr", "CartPole-v1", config=SMALL, run_dir=tmp_path / "run", callbacks=[stop])
-    with pytest.raises(ConfigError, match="total_timesteps is not given, and there is nothing to finish"):
-        trainer.train()
-    trainer.train(300, log_interval=50)
+    with Trainer("awr", "CartPole-v1", config=SMALL, run_dir=tmp_path / "run", callbacks=[stop]) as trainer:
+        with pytest.raises(ConfigError, match="total_timesteps is not given, and there is nothing to finish"):
+            trainer.train()
+        trainer.train(300, log_interval=50)
     assert trainer.env_steps == 100
     loaded = Trainer.load(tmp_path / "run")
     assert loaded.train()["env_steps"] == 300

@@ -6,14 +6,13 @@ import contextlib
 import dataclasses
 import warnings
 from collections.abc import Mapping
-from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import gymnasium as gym
 
 from rlox.algorithms import find_algorithm, find_saved
-from rlox.core.config import Config, silenced
+from rlox.core.config import silenced
 from rlox.data.bundled import is_bundled
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
 from rlox.envs.envs import EnvLike, Envs, make_envs, names_module
@@ -21,6 +20,7 @@ from rlox.envs.space_json import restore
 from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
 from rlox.errors import CheckpointError, ConfigError, DatasetError, one_line
 from rlox.loop import Standing
+from rlox.policy.policy import check_networks
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.logs import CONFIG
@@ -123,7 +123,7 @@ def load_run(
     # Before it is read: what is written meanwhile is noticed.
     stamp = checkpoint.stamp(folder)
     arrays, header = checkpoint.load(path)
-    was, standing, saved = _read_header(path, header)
+    was, standing, logged, saved = _read_header(path, header)
     n_streams = _check_sizes(path, arrays, was, saved)
     spec = was.continued(settings, budget)
     if env is None and not names_module(spec.env):
@@ -147,20 +147,22 @@ def load_run(
         env=env,
         learner=learner,
         standing=standing,
-        run_dir=folder if (folder / CONFIG).exists() else None,
+        run_dir=folder if header.get("run", (folder / CONFIG).exists()) else None,
         latest=checkpoint.is_latest(path),
-        logged=int(header.get("logged", 0)),
+        logged=logged,
         stamp=stamp,
     )
 
 
-def _read_header(path: Path, header: Mapping[str, Any]) -> tuple[RunSpec, Standing, Spaces]:
+def _read_header(path: Path, header: Mapping[str, Any]) -> tuple[RunSpec, Standing, int, Spaces]:
     try:
         find_saved(header["spec"]["algorithm"], path)
         saved = restore(header["observation_space"]), restore(header["action_space"])
         standing = Standing.from_dict(header["standing"]) if "standing" in header else Standing()
-        return RunSpec.from_dict(header["spec"]), standing, saved
-    except (LookupError, TypeError, AttributeError, ConfigError) as error:
+        return RunSpec.from_dict(header["spec"]), standing, int(header.get("logged", 0)), saved
+    except CheckpointError:
+        raise
+    except (LookupError, TypeError, AttributeError, ValueError) as error:
         raise CheckpointError(f"Checkpoint '{path}' cannot be used: {one_line(error)}") from None
 
 
@@ -172,26 +174,13 @@ def _check_sizes(path: Path, arrays: checkpoint.Arrays, spec: RunSpec, spaces: S
     Raises:
         CheckpointError: they do.
     """
-    check_networks(path, arrays, spec.config, spaces)
+    held = sum(array.size for name, array in arrays.items() if name.startswith("train.actor."))
+    check_networks(path, held, spec.config, obs_encoder(spaces[0]), action_codec(spaces[1]))
     found = [len(arrays[name]) for name in ("streams.episode", "replay.size") if name in arrays and arrays[name].ndim]
     n = found[0] if found else 1
     if (found and spec.config.n_envs not in (1, n)) or spec.config.n_envs > 10_000:
         raise CheckpointError(f"Checkpoint '{path}' says n_envs={spec.config.n_envs}, but holds {n}.")
     return n
-
-
-def check_networks(path: Path, arrays: checkpoint.Arrays, config: Config, spaces: Spaces) -> None:
-    """Refuse settings of networks that are larger than the arrays of the actor.
-
-    Raises:
-        CheckpointError: they are.
-    """
-    codec = action_codec(spaces[1])
-    sizes = (obs_encoder(spaces[0]).dim, *config.widths, sum(codec.nvec) or codec.dim)
-    asked = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
-    held = sum(array.size for name, array in arrays.items() if name.startswith("train.actor."))
-    if asked > held:
-        raise CheckpointError(f"Checkpoint '{path}' says networks of {asked:,} weights, but holds {held:,}.")
 
 
 def _find_data(spec: RunSpec, dataset: DatasetLike | None) -> Dataset | None:

@@ -301,7 +301,8 @@ class RegressionLearner:
         step = int(train.diverged_at)
         if step < 0 and not wrong:
             return
-        losses = [name for name, value in (self._report.fetch() if self._report else {}).items() if value != value]
+        report = self._report.fetch() if self._report else {}
+        losses = [name for name, value in report.items() if name.endswith("loss") and not np.isfinite(value)]
         what = f"parameter {wrong[0]}" if wrong else f"loss {losses[0]}" if losses else "a loss"
         raise DivergedError(
             f"Training diverged: {what} is not finite from gradient step "

@@ -144,14 +144,14 @@ class Trainer:
         """What its training has come to."""
         self._kept: object = None
         self._latest, self._closed = True, False
+        self.folder = folder
+        """Where the run is written."""
         if run_dir is not None:
             try:
-                folder = RunFolder.new(Path(run_dir))
+                self.folder = RunFolder.new(Path(run_dir))
             except RloxError:
                 self.close()
                 raise
-        self.folder = folder
-        """Where the run is written."""
 
     @property
     def spec(self) -> RunSpec:
@@ -282,7 +282,7 @@ class Trainer:
             raise ConfigError(f"Say how long to learn: {unit} is not given, and there is nothing to finish.")
         self._spec = dataclasses.replace(self._spec, budget=budget)
         if self.folder:
-            self.folder.claim()
+            self.folder.begin()
         cursor = loop.Cursor.start(offline=unit == "gradient_steps", begin=at, end=end, budget=budget)
         before = self.standing.cursor
         if before is not None and before.offline == cursor.offline and at < before.end:
@@ -422,7 +422,8 @@ class Trainer:
         """
         folder = Path(path)
         with refusing(folder), self._may_write(folder):
-            return checkpoint.save(folder, *self.make_checkpoint(replay=replay))
+            own = self.folder is not None and folder.resolve() == self.folder.path.resolve()
+            return checkpoint.save(folder, *self.make_checkpoint(replay=replay, run=own))
 
     @contextlib.contextmanager
     def _may_write(self, folder: Path) -> Iterator[None]:
@@ -452,8 +453,12 @@ class Trainer:
         self.folder.save(make, at)
         self._kept = None if self.folder.failed else now
 
-    def make_checkpoint(self, *, replay: bool) -> tuple[checkpoint.Arrays, dict[str, Any]]:
+    def make_checkpoint(self, *, replay: bool, run: bool = True) -> tuple[checkpoint.Arrays, dict[str, Any]]:
         """Return the arrays and the header of a checkpoint.
+
+        Args:
+            replay: whether it has the replay.
+            run: whether it is one of the run's folder, in which a loaded run continues.
 
         Raises:
             DivergedError: a parameter is not finite.
@@ -462,6 +467,7 @@ class Trainer:
             "standing": self.standing.to_dict(),
             "logged": self.folder.logged if self.folder else 0,
             "replay": replay,
+            "run": run,
             "data": self._learner.data_digest,
         }
         return self._learner.snapshot(replay=replay), {**self.describe(), **about}

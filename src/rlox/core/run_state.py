@@ -82,7 +82,10 @@ def from_arrays(fresh: RunState, arrays: Mapping[str, NDArray[Any]]) -> RunState
         CheckpointError: they are those of another configuration.
     """
     kept = {"forgotten": np.array(0), **arrays}
-    rows = int(kept.pop("replay_rows", 0))
+    counted = kept.pop("replay_rows", np.array(0))
+    if counted.shape or counted.dtype.kind not in "iu":
+        raise CheckpointError("'replay_rows' in the checkpoint is no whole number: it is damaged, or was made up.")
+    rows = int(counted)
     if fresh.streams is None:
         kept = {name: array for name, array in kept.items() if not name.startswith("streams.")}
     rollout = fresh.rollout

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Mapping
+from itertools import pairwise
 from pathlib import Path
 from typing import Any, NamedTuple, Protocol
 
@@ -21,6 +22,7 @@ from rlox.core.pack import pack, unpack
 from rlox.envs.envs import batch_of_one
 from rlox.envs.space_json import describe, restore
 from rlox.envs.spaces import ActionCodec, ObsEncoder, action_codec, obs_encoder
+from rlox.errors import CheckpointError, RloxError, one_line
 from rlox.files import refusing
 from rlox.runs import checkpoint
 
@@ -169,9 +171,13 @@ class Policy:
             CheckpointError: there is none, or it is torn.
         """
         arrays, header = checkpoint.load(Path(path), only=("train.actor.", "train.normalizer."))
-        spaces = restore(header["observation_space"]), restore(header["action_space"])
-        config = make_config(Config, "a policy", _network_settings(header["spec"]["config"]))
+        try:
+            spaces = restore(header["observation_space"]), restore(header["action_space"])
+            config = make_config(Config, "a policy", _network_settings(header["spec"]["config"]))
+        except (LookupError, TypeError, AttributeError, RloxError) as error:
+            raise CheckpointError(f"'{path}' holds no policy: {one_line(error)}") from None
         encoder, codec = obs_encoder(spaces[0]), action_codec(spaces[1])
+        check_networks(Path(path), sum(array.size for array in arrays.values()), config, encoder, codec)
         template = _Parameters(
             Actor(config, encoder.dim, codec.nvec, codec.dim, np.random.default_rng(0)),
             Normalizer.create(encoder.dim) if config.normalize_obs else None,
@@ -207,6 +213,18 @@ class Policy:
         from rlox.policy.onnx import export_onnx
 
         return export_onnx(Path(path), self, about or {})
+
+
+def check_networks(path: Path, held: int, config: Config, encoder: ObsEncoder, codec: ActionCodec) -> None:
+    """Refuse settings of networks that are larger than the ``held`` numbers that a file has, before they are made.
+
+    Raises:
+        CheckpointError: they are.
+    """
+    sizes = (encoder.dim, *config.widths, sum(codec.nvec) or codec.dim)
+    asked = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
+    if asked > held:
+        raise CheckpointError(f"Checkpoint '{path}' says networks of {asked:,} weights, but holds {held:,}.")
 
 
 class _Parameters(NamedTuple):

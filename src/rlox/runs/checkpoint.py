@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import json
 import re
 import warnings
@@ -66,6 +67,8 @@ def write(
         with side.open("r+b") as file:
             start = file.read(8)
             place = start + file.read(int.from_bytes(start, "little"))
+            if side.stat().st_size != len(place) + sum(array.nbytes for array in contiguous.values()):
+                raise OSError(errno.EIO, "fewer bytes were written than there are")
             file.seek(place.index(_NO_SUM))
             file.write(b'"crc32":"%08x"' % zlib.crc32(place))
     return path

@@ -79,21 +79,25 @@ class RunFolder:
             release(self._lock)
             self._lock = None
 
+    def begin(self) -> None:
+        """Claim the folder; one that cannot be written to is said.
+
+        Raises:
+            RunInUseError: as ``claim`` does.
+        """
+        try:
+            self.claim()
+        except OSError as error:
+            self._warn("The run", error)
+
     @contextlib.contextmanager
     def logging(self, description: dict[str, Any]) -> Iterator[None]:
         """Keep the log open."""
-        try:
-            self.claim()
-            self._log = RunLog(self.path, description, logged=self.logged)
-        except OSError as error:
-            self._warn("Metrics", error)
-            yield
-            return
-        try:
-            with self._log:
+        with RunLog(self.path, description, logged=self.logged) as self._log:
+            try:
                 yield
-        finally:
-            self.logged, self._log = self._log.logged, None
+            finally:
+                self.logged, self._log = self._log.logged, None
 
     def log(self, record: Mapping[str, float]) -> None:
         """Append one record of metrics."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import json
 import math
 import platform
@@ -10,6 +11,7 @@ import time
 import warnings
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
+from io import FileIO
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +20,8 @@ from rlox.files import flush, whole
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+FLUSH_SECONDS = 10
+"""Between flushes of TensorBoard's events, which readers of a run that goes on wait for."""
 
 
 def versions() -> dict[str, str]:
@@ -53,29 +57,38 @@ class RunLog:
         description: what ``config.json`` says.
         logged: bytes of ``metrics.jsonl`` that belong to the run so far; what follows them was written after the
             checkpoint that it continues from, and is written again.
-
-    Raises:
-        OSError: the folder cannot be written to.
     """
 
     def __init__(self, run_dir: Path, description: dict[str, Any], *, logged: int):
-        self._folder, self.logged = run_dir, logged
-        self._waiting, self._before = b"", 0
+        self._folder, self._description, self.logged = run_dir, description, logged
+        self._file: FileIO | None = None
+        self._waiting, self._before, self._flush_at = b"", 0, 0.0
         self._events: dict[bool, Any] = {}
-        run_dir.mkdir(parents=True, exist_ok=True)
-        with whole(run_dir / CONFIG) as side:
-            side.write_text(json.dumps({**description, "versions": versions()}, indent=2) + "\n")
-        self._file = (run_dir / METRICS).open("ab", buffering=0)
-        found = self._file.tell()
-        if found < logged:
+        self._write()
+
+    def _open(self) -> FileIO:
+        """Return ``metrics.jsonl``, cut to what belongs to the run."""
+        if self._file is None:
+            with whole(self._folder / CONFIG) as side:
+                side.write_text(json.dumps({**self._description, "versions": versions()}, indent=2) + "\n")
+            self._file = (self._folder / METRICS).open("ab", buffering=0)
+            try:
+                self._cut(self._file)
+            except BaseException:
+                self._file.close()
+                raise
+        return self._file
+
+    def _cut(self, file: FileIO) -> None:
+        found = file.tell()
+        if found < self.logged:
             warnings.warn(
-                f"'{run_dir / METRICS}' has {found:,} bytes, and had {logged:,} at the checkpoint that the run "
-                "continues from: records are missing.",
+                f"'{self._folder / METRICS}' has {found:,} bytes, and had {self.logged:,} at the checkpoint that the "
+                "run continues from: records are missing.",
                 stacklevel=2,
             )
-            self.logged = found
-        self._file.truncate(self.logged)
-        self._make_events()
+        self.logged = min(self.logged, found)
+        file.truncate(self.logged)
 
     def __enter__(self) -> RunLog:
         return self
@@ -84,22 +97,29 @@ class RunLog:
         """Append one record."""
         record = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
         self._waiting += json.dumps({"time": round(time.time(), 3), **record}).encode() + b"\n"
+        self._write()
+
+    def flush(self) -> None:
+        """Write the lines to the disk, so that a checkpoint that counts them does not outlive them.
+
+        Raises:
+            OSError: they cannot be written.
+        """
+        self._append()
+        flush(self._folder / METRICS)
+
+    def _write(self) -> None:
+        """Write what is waiting, and the events of it; say what cannot be written."""
         try:
-            written = self._file.write(self._waiting) or 0
-            if written < len(self._waiting):
-                raise OSError("the disk is full")
+            new = self._append()
         except OSError as error:
-            self._events.clear()
-            with contextlib.suppress(OSError):
-                self._file.truncate(self.logged)
+            self._close_events()
             warnings.warn(
                 f"Metrics could not be written to '{self._folder}' ({one_line(error)}): training goes on, and the next "
                 "record tries again.",
                 stacklevel=2,
             )
             return
-        new, self._waiting = self._waiting, b""
-        self.logged += written
         try:
             if not self._events:
                 self._make_events()
@@ -108,18 +128,29 @@ class RunLog:
                     self._add_events(json.loads(line))
         except OSError:
             # Made again, from the lines, with the next record.
-            self._events.clear()
+            self._close_events()
 
-    def flush(self) -> None:
-        """Write the lines to the disk, so that a checkpoint that counts them does not outlive them."""
-        flush(self._folder / METRICS)
+    def _append(self) -> bytes:
+        """Append the lines that are waiting, all or none; returns them."""
+        file, lines = self._open(), self._waiting
+        try:
+            if file.write(lines) != len(lines):
+                raise OSError(errno.ENOSPC, "No space left on device")
+        except OSError:
+            with contextlib.suppress(OSError):
+                file.truncate(self.logged)
+            raise
+        self._waiting = b""
+        self.logged += len(lines)
+        return lines
 
     def _make_events(self) -> None:
         """Write the event files anew from the lines so far."""
         for folder in (self._folder, self._folder / "offline"):
             for old in folder.glob("events.out.tfevents.*"):
                 old.unlink()
-        self._events, self._before = {}, 0
+        self._close_events()
+        self._before = 0
         for record in records(self._folder):
             self._add_events(record)
 
@@ -139,13 +170,20 @@ class RunLog:
         for name, value in record.items():
             if "/" in name and value is not None:
                 self._events[offline].write_event(Event(wall_time=record["time"], step=at, summary=scalar(name, value)))
-        self._events[offline].flush()
+        # It waits for the disk.
+        if time.monotonic() > self._flush_at:
+            self._flush_at = time.monotonic() + FLUSH_SECONDS
+            self._events[offline].flush()
 
     def __exit__(self, *error: object) -> None:
-        self._file.close()
-        for events in self._events.values():
+        if self._file:
+            self._file.close()
+        self._close_events()
+
+    def _close_events(self) -> None:
+        while self._events:
             with contextlib.suppress(OSError):
-                events.close()
+                self._events.popitem()[1].close()
 
 
 def records(run_dir: Path) -> Iterator[dict[str, Any]]:
