@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import json
+import os
 import re
 import warnings
 import zlib
@@ -63,7 +64,7 @@ def write(
         try:
             save_file(contiguous, side, metadata={"rlox": text, "crc32": "0" * 8})
         except SafetensorError as error:
-            raise OSError(one_line(error)) from None
+            raise _os_error(error) from None
         with side.open("r+b") as file:
             start = file.read(8)
             place = start + file.read(int.from_bytes(start, "little"))
@@ -72,6 +73,12 @@ def write(
             file.seek(place.index(_NO_SUM))
             file.write(b'"crc32":"%08x"' % zlib.crc32(place))
     return path
+
+
+def _os_error(error: SafetensorError) -> OSError:
+    """Return the error of the system that safetensors tells in words."""
+    found = re.search(r"os error (\d+)", str(error))
+    return OSError(int(found[1]), os.strerror(int(found[1]))) if found else OSError(one_line(error))
 
 
 def check_target(path: Path) -> Path:

@@ -37,6 +37,7 @@ class RunFolder:
         """A sentence about the last good checkpoint."""
         self._lock: FileLock | None = None
         self._log: RunLog | None = None
+        self._waiting = b""
 
     @classmethod
     def new(cls, path: Path) -> RunFolder:
@@ -93,11 +94,11 @@ class RunFolder:
     @contextlib.contextmanager
     def logging(self, description: dict[str, Any]) -> Iterator[None]:
         """Keep the log open."""
-        with RunLog(self.path, description, logged=self.logged) as self._log:
+        with RunLog(self.path, description, logged=self.logged, waiting=self._waiting) as self._log:
             try:
                 yield
             finally:
-                self.logged, self._log = self._log.logged, None
+                self.logged, self._waiting, self._log = self._log.logged, self._log.waiting, None
 
     def log(self, record: Mapping[str, float]) -> None:
         """Append one record of metrics."""

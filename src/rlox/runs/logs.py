@@ -7,6 +7,8 @@ import errno
 import json
 import math
 import platform
+import socket
+import struct
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -20,8 +22,6 @@ from rlox.files import flush, whole
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
-FLUSH_SECONDS = 10
-"""Between flushes of TensorBoard's events, which readers of a run that goes on wait for."""
 
 
 def versions() -> dict[str, str]:
@@ -57,13 +57,14 @@ class RunLog:
         description: what ``config.json`` says.
         logged: bytes of ``metrics.jsonl`` that belong to the run so far; what follows them was written after the
             checkpoint that it continues from, and is written again.
+        waiting: lines that could not be written before.
     """
 
-    def __init__(self, run_dir: Path, description: dict[str, Any], *, logged: int):
+    def __init__(self, run_dir: Path, description: dict[str, Any], *, logged: int, waiting: bytes = b""):
         self._folder, self._description, self.logged = run_dir, description, logged
         self._file: FileIO | None = None
-        self._waiting, self._before, self._flush_at = b"", 0, 0.0
-        self._events: dict[bool, Any] = {}
+        self.waiting, self._before = waiting, 0
+        self._events: dict[bool, FileIO] = {}
         self._write()
 
     def _open(self) -> FileIO:
@@ -96,7 +97,7 @@ class RunLog:
     def __call__(self, metrics: Mapping[str, float]) -> None:
         """Append one record."""
         record = {name: value if math.isfinite(value) else None for name, value in metrics.items()}
-        self._waiting += json.dumps({"time": round(time.time(), 3), **record}).encode() + b"\n"
+        self.waiting += json.dumps({"time": round(time.time(), 3), **record}).encode() + b"\n"
         self._write()
 
     def flush(self) -> None:
@@ -132,7 +133,7 @@ class RunLog:
 
     def _append(self) -> bytes:
         """Append the lines that are waiting, all or none; returns them."""
-        file, lines = self._open(), self._waiting
+        file, lines = self._open(), self.waiting
         try:
             if file.write(lines) != len(lines):
                 raise OSError(errno.ENOSPC, "No space left on device")
@@ -140,7 +141,7 @@ class RunLog:
             with contextlib.suppress(OSError):
                 file.truncate(self.logged)
             raise
-        self._waiting = b""
+        self.waiting = b""
         self.logged += len(lines)
         return lines
 
@@ -155,7 +156,6 @@ class RunLog:
             self._add_events(record)
 
     def _add_events(self, record: Mapping[str, Any]) -> None:
-        from tensorboardX.event_file_writer import EventsWriter
         from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
         from tensorboardX.summary import scalar
 
@@ -163,17 +163,11 @@ class RunLog:
         offline = record["env_steps"] == self._before
         self._before = record["env_steps"]
         if offline not in self._events:
-            folder = self._folder / "offline" if offline else self._folder
-            folder.mkdir(exist_ok=True)
-            self._events[offline] = EventsWriter(str(folder / "events"))
+            self._events[offline] = _events_file(self._folder / "offline" if offline else self._folder, record["time"])
         at = int(record["gradient_steps" if offline else "env_steps"])
-        for name, value in record.items():
-            if "/" in name and value is not None:
-                self._events[offline].write_event(Event(wall_time=record["time"], step=at, summary=scalar(name, value)))
-        # It waits for the disk.
-        if time.monotonic() > self._flush_at:
-            self._flush_at = time.monotonic() + FLUSH_SECONDS
-            self._events[offline].flush()
+        scalars = [scalar(name, value) for name, value in record.items() if "/" in name and value is not None]
+        events = [Event(wall_time=record["time"], step=at, summary=summary) for summary in scalars]
+        self._events[offline].write(b"".join(_framed(event.SerializeToString()) for event in events))
 
     def __exit__(self, *error: object) -> None:
         if self._file:
@@ -184,6 +178,24 @@ class RunLog:
         while self._events:
             with contextlib.suppress(OSError):
                 self._events.popitem()[1].close()
+
+
+def _events_file(folder: Path, time: float) -> FileIO:
+    """Return a new file for TensorBoard. It is not buffered, so that readers see each record as it comes."""
+    from tensorboardX.proto.event_pb2 import Event  # pyright: ignore[reportAttributeAccessIssue]
+
+    folder.mkdir(exist_ok=True)
+    file = (folder / f"events.out.tfevents.{int(time)}.{socket.gethostname()}").open("wb", buffering=0)
+    file.write(_framed(Event(wall_time=time, file_version="brain.Event:2").SerializeToString()))
+    return file
+
+
+def _framed(data: bytes) -> bytes:
+    """Return a record of a TFRecord file: length, its checksum, data, their checksum."""
+    from tensorboardX.record_writer import masked_crc32c
+
+    length = struct.pack("<Q", len(data))
+    return length + struct.pack("<I", masked_crc32c(length)) + data + struct.pack("<I", masked_crc32c(data))
 
 
 def records(run_dir: Path) -> Iterator[dict[str, Any]]:

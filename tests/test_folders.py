@@ -1,0 +1,220 @@
+"""A run's folder has one writer, and a disk that is full or cannot be written to does not end a training."""
+
+import json
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from disk import full
+from probes import Diary
+from rlox import Policy, Trainer
+from rlox.errors import ConfigError, RunExistsError, RunInUseError
+from rlox.runs import checkpoint
+
+TINY: dict[str, Any] = {"hidden": 4, "batch_size": 8, "learning_starts": 10, "buffer_size": 5000}
+
+
+def new(folder: Path) -> Trainer:
+    return Trainer("awr", Diary(), config=TINY, run_dir=folder)
+
+
+# One writer.
+
+
+def test_a_folder_is_claimed_when_its_trainer_is_made(tmp_path: Path):
+    with new(tmp_path / "run"), pytest.raises(RunInUseError) as error:
+        new(tmp_path / "run")
+    told = str(error.value)
+    assert f"process {os.getpid()} on {socket.gethostname()!r}" in told
+    assert "close the trainer that does" in told
+    # It is free again, and nothing was written to it.
+    with new(tmp_path / "run") as trainer:
+        trainer.train(5, progress=False)
+    with pytest.raises(RunExistsError):
+        new(tmp_path / "run")
+
+
+def test_a_loaded_run_claims_its_folder_when_it_trains(tmp_path: Path):
+    with new(tmp_path / "run") as trainer:
+        trainer.train(20, progress=False)
+        loaded = Trainer.load(tmp_path / "run", env=Diary())
+        Policy.load(tmp_path / "run").predict(np.zeros(2, np.float32))
+        loaded.predict(np.zeros(2, np.float32))
+        with pytest.raises(RunInUseError, match="is being written to by process"):
+            loaded.train(5, progress=False)
+    loaded.train(5, progress=False)
+    assert loaded.env_steps == 25
+
+
+def test_a_run_that_has_gone_on_since_it_was_loaded_is_not_overwritten(tmp_path: Path):
+    with new(tmp_path / "run") as trainer:
+        trainer.train(20, progress=False)
+    first, second = (Trainer.load(tmp_path / "run", env=Diary()) for _ in range(2))
+    with first:
+        first.train(10, progress=False)
+    with pytest.raises(RunInUseError, match="has gone on since this trainer loaded it: load it again"):
+        second.train(10, progress=False)
+    assert Trainer.load(tmp_path / "run", env=Diary()).env_steps == 30
+
+
+def test_save_does_not_write_into_a_run_that_goes_on(tmp_path: Path):
+    with new(tmp_path / "run") as trainer:
+        trainer.train(12, progress=False)
+        with new(tmp_path / "other") as other, pytest.raises(RunInUseError, match="is being written to"):
+            other.save(tmp_path / "run")
+        # Its own trainer may.
+        trainer.save(tmp_path / "run")
+        trainer.train(3, progress=False)
+    assert Trainer.load(tmp_path / "run", env=Diary()).env_steps == 15
+
+
+def test_a_killed_owner_leaves_no_lock(tmp_path: Path):
+    code = "import sys, time; from rlox import Trainer; t = Trainer('awr', 'CartPole-v1', run_dir=sys.argv[1]); "
+    code += "t.train(5); print('trained', flush=True); time.sleep(600)"
+    process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
+    assert process.stdout
+    while "trained" not in process.stdout.readline():
+        assert process.poll() is None
+    loaded = Trainer.load(tmp_path / "run")
+    with pytest.raises(RunInUseError, match=rf"process {process.pid} on"):
+        loaded.train(5, progress=False)
+    process.send_signal(signal.SIGKILL)
+    process.communicate()
+    assert loaded.train(5, progress=False)["env_steps"] == 10
+
+
+def test_a_folder_that_cannot_be_made_is_one_line(tmp_path: Path):
+    (tmp_path / "file").write_text("")
+    for folder in (tmp_path / "file" / "run", Path("/proc/run")):
+        with pytest.raises(ConfigError, match=r"run_dir .* cannot be written to: "):
+            new(folder)
+
+
+def test_a_closed_trainer_does_not_train(tmp_path: Path):
+    trainer = Trainer("awr", Diary(), config=TINY)
+    trainer.close()
+    with pytest.raises(ConfigError, match="was closed"):
+        trainer.train(5)
+
+
+# A disk that is full.
+
+
+def lines(folder: Path) -> list[int]:
+    return [json.loads(line)["env_steps"] for line in (folder / "metrics.jsonl").read_text().splitlines()]
+
+
+def test_training_goes_on_on_a_full_disk_and_nothing_good_is_lost(tmp_path: Path):
+    trainer = new(tmp_path / "run")
+    trainer.train(30, log_interval=10, progress=False)
+    before = (tmp_path / "run" / checkpoint.NAME).read_bytes()
+    room = (tmp_path / "run" / "metrics.jsonl").stat().st_size + 40
+    with full(room), pytest.warns(UserWarning, match="could not be written") as told:
+        metrics = trainer.train(30, log_interval=10, checkpoint_interval=10, progress=False)
+    assert metrics["env_steps"] == 60
+    words = [str(warning.message) for warning in told]
+    assert any("Metrics could not be written" in message and "training goes on" in message for message in words)
+    assert any("A checkpoint could not be written" in message and "env step 30" in message for message in words)
+    assert (tmp_path / "run" / checkpoint.NAME).read_bytes() == before
+    assert lines(tmp_path / "run") == [10, 20, 30]
+    # There is room again: what was held back is written.
+    trainer.train(10, log_interval=10, progress=False)
+    trainer.close()
+    assert lines(tmp_path / "run") == [10, 20, 30, 40, 50, 60, 70]
+    assert Trainer.load(tmp_path / "run", env=Diary()).env_steps == 70
+
+
+def test_a_run_that_could_not_be_saved_ends_with_an_error_on_the_command_line(tmp_path: Path):
+    flags = ["--total-timesteps", "300", "--hidden", "8", "--batch-size", "16", "--n-eval-episodes", "1"]
+    command = [sys.executable, "-m", "rlox", "train", "awr", "--env", "CartPole-v1", *flags, "--run-dir", "run"]
+    with full(2000):
+        done = subprocess.run(
+            command, cwd=tmp_path, capture_output=True, text=True, env={**os.environ, "JAX_COMPILATION_CACHE_DIR": ""}
+        )
+    assert done.returncode == 1, done.stderr
+    assert "rlox: error: The policy could not be saved to 'run': " in done.stderr.splitlines()[-1]
+    assert "Traceback" not in done.stderr
+    assert "Evaluation over 1 episodes" in done.stdout
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """Mount a file system of 200 kB."""
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    mount = subprocess.run(["mount", "-t", "tmpfs", "-o", "size=200k", "tmpfs", str(folder)], capture_output=True)
+    if mount.returncode:
+        pytest.skip("mounting a file system is not allowed here")
+    yield folder
+    subprocess.run(["umount", str(folder)], check=True)
+
+
+def test_a_run_outlives_its_disk_when_that_fills_up(small_disk: Path):
+    with new(small_disk / "run") as trainer:
+        with pytest.warns(UserWarning, match="No space left on device"):
+            metrics = trainer.train(4000, log_interval=100, checkpoint_interval=500, progress=False)
+        assert metrics["env_steps"] == 4000
+        loaded = Trainer.load(small_disk / "run", env=Diary())
+        assert 0 < loaded.env_steps < 4000
+        with pytest.raises(ConfigError, match=r"cannot be written: No space left on device\. Make room there"):
+            trainer.save(small_disk / "elsewhere")
+        (small_disk / "rest").write_bytes(bytes(os.statvfs(small_disk).f_bavail * os.statvfs(small_disk).f_bsize))
+        with pytest.raises(ConfigError, match=r"cannot be written: No space left on device"):
+            trainer.policy.save(small_disk / "policy.safetensors")
+        assert not [path for path in small_disk.iterdir() if "policy" in path.name]
+
+
+def test_a_read_only_folder_is_read_and_trained_from(small_disk: Path, tmp_path: Path):
+    with new(small_disk / "run") as trainer:
+        trainer.train(20, progress=False)
+    before = {path.name for path in (small_disk / "run").iterdir()}
+    subprocess.run(["mount", "-o", "remount,ro", str(small_disk)], check=True)
+    Policy.load(small_disk / "run")
+    loaded = Trainer.load(small_disk / "run", env=Diary())
+    assert np.isfinite(loaded.evaluate(1)["mean_reward"])
+    with pytest.warns(UserWarning, match=r"could not be written to .*Read-only file system.*training goes on"):
+        assert loaded.train(10, progress=False)["env_steps"] == 30
+    loaded.save(tmp_path / "saved")
+    with pytest.raises(ConfigError, match="cannot be written: Read-only file system"):
+        loaded.export_onnx(small_disk / "policy.onnx")
+    with pytest.raises(ConfigError, match=r"cannot be written to: .*Read-only"):
+        new(small_disk / "other")
+    assert {path.name for path in (small_disk / "run").iterdir()} == before
+    assert Trainer.load(tmp_path / "saved", env=Diary()).env_steps == 30
+
+
+# What has to be known before.
+
+
+def test_a_replay_that_cannot_fit_is_refused_with_its_bytes_before_training():
+    with pytest.raises(ConfigError, match=r"buffer_size=\d[\d,]+ transitions needs [\d,.]+ GiB .*lower buffer_size"):
+        Trainer("awr", Diary(), config={"buffer_size": 10**13})
+
+
+def test_checkpoints_come_after_minutes_too(tmp_path: Path):
+    class Slow(Diary):
+        def step(self, action: Any) -> Any:
+            time.sleep(0.02)
+            return super().step(action)
+
+    seen: list[int] = []
+
+    def look(trainer: Trainer, metrics: dict[str, float]) -> None:
+        seen.append(Trainer.load(tmp_path / "run", env=Diary()).env_steps)
+
+    with Trainer("awr", Slow(), config=TINY, run_dir=tmp_path / "run", callbacks=look) as trainer:
+        trainer.train(100, log_interval=100, checkpoint_minutes=0.6 / 60, progress=False)
+    assert 0 < seen[0] < 100
+    wrongs: list[Any] = [0, -1, True, "often"]
+    for wrong in wrongs:
+        with pytest.raises(ConfigError, match="checkpoint_minutes="):
+            Trainer("awr", Diary(), config=TINY).train(5, checkpoint_minutes=wrong)
