@@ -17,8 +17,9 @@ import pytest
 from disk import full
 from probes import Diary
 from rlox import Policy, Trainer
-from rlox.errors import ConfigError, RunExistsError, RunInUseError
+from rlox.errors import ConfigError, RunExistsError, RunInUseError, WorkerDiedError
 from rlox.runs import checkpoint
+from schedules import differences, result
 
 TINY: dict[str, Any] = {"hidden": 4, "batch_size": 8, "learning_starts": 10, "buffer_size": 5000}
 
@@ -218,3 +219,57 @@ def test_checkpoints_come_after_minutes_too(tmp_path: Path):
     for wrong in wrongs:
         with pytest.raises(ConfigError, match="checkpoint_minutes="):
             Trainer("awr", Diary(), config=TINY).train(5, checkpoint_minutes=wrong)
+
+
+# An environment that fails.
+
+
+class Hanging(Diary):
+    """Stops answering at its 30th step."""
+
+    def step(self, action: Any) -> Any:
+        if len(self.shown) == 29:
+            time.sleep(600)
+        return super().step(action)
+
+
+def test_an_environment_that_hangs_stops_training_and_the_run_goes_on_elsewhere(tmp_path: Path):
+    config = {**TINY, "n_envs": 2, "vectorization_mode": "async", "env_timeout": 2.0}
+    began = time.monotonic()
+    with Trainer("awr", Hanging, config=config, run_dir=tmp_path / "run") as trainer:
+        words = r"did not answer within env_timeout=2 s at step 30.*last good checkpoint is .*env step 40"
+        with pytest.raises(WorkerDiedError, match=words):
+            trainer.train(100, checkpoint_interval=20, progress=False)
+    assert time.monotonic() - began < 60
+    with Trainer.load(tmp_path / "run", env=Diary, config={"vectorization_mode": "sync", "env_timeout": None}) as loaded:
+        assert loaded.env_steps == 40
+        assert loaded.train(20, progress=False)["env_steps"] == 60
+
+
+class Tired(Diary):
+    """Raises at its 26th step, once."""
+
+    tired = True
+
+    def step(self, action: Any) -> Any:
+        if len(self.shown) == 25 and Tired.tired:
+            Tired.tired = False
+            raise RuntimeError("the motor is hot")
+        return super().step(action)
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_a_run_whose_environment_raised_goes_on_where_it_was(n: int, tmp_path: Path):
+    Tired.tired = False
+    config = {**TINY, "n_envs": n}
+    with Trainer("awr", Tired, config=config, run_dir=tmp_path / "whole") as trainer:
+        trainer.train(60 * n, progress=False)
+    Tired.tired = True
+    with Trainer("awr", Tired, config=config, run_dir=tmp_path / "run") as trainer:
+        with pytest.raises(RuntimeError, match="the motor is hot"):
+            trainer.train(60 * n, progress=False)
+        assert trainer.env_steps == 25 * n
+    with Trainer.load(tmp_path / "run", env=Tired) as loaded:
+        assert loaded.env_steps == 25 * n
+        loaded.train(progress=False)
+    assert differences(result(tmp_path / "run"), result(tmp_path / "whole")) == []

@@ -81,6 +81,7 @@ class Envs:
         self.autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
         self.steps = 0
         self._resetting = np.zeros(self.n, bool)
+        self._dead = ""
 
     def reset(self, seed: int | None) -> Any:
         """Start new episodes everywhere; returns their first observations."""
@@ -186,19 +187,23 @@ class Envs:
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
-        """Say so if a worker process is gone, or does not answer."""
+        """Say so if a worker process is gone, or does not answer; it is not asked again."""
+        if self._dead:
+            raise WorkerDiedError(self._dead)
         try:
             yield
         except multiprocessing.TimeoutError:
-            raise WorkerDiedError(
+            self._dead = (
                 f"An environment did not answer within env_timeout={self._timeout:g} s at step {self.steps:,}: it "
-                "hangs, or is slower than that. Load the last checkpoint to continue."
-            ) from None
+                "hangs, or is slower than that."
+            )
+            raise WorkerDiedError(self._dead) from None
         except (EOFError, ConnectionError) as error:
-            raise WorkerDiedError(
+            self._dead = (
                 f"A process that steps environments died at step {self.steps:,} ({type(error).__name__}): it was "
                 "killed, ran out of memory, or crashed below Python. Load the last checkpoint to continue."
-            ) from None
+            )
+            raise WorkerDiedError(self._dead) from None
 
     def close(self) -> None:
         """Close the environments and end their processes, unless they belong to someone else."""
