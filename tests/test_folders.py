@@ -241,7 +241,9 @@ def test_an_environment_that_hangs_stops_training_and_the_run_goes_on_elsewhere(
         with pytest.raises(WorkerDiedError, match=words):
             trainer.train(100, checkpoint_interval=20, progress=False)
     assert time.monotonic() - began < 60
-    with Trainer.load(tmp_path / "run", env=Diary, config={"vectorization_mode": "sync", "env_timeout": None}) as loaded:
+    with Trainer.load(
+        tmp_path / "run", env=Diary, config={"vectorization_mode": "sync", "env_timeout": None}
+    ) as loaded:
         assert loaded.env_steps == 40
         assert loaded.train(20, progress=False)["env_steps"] == 60
 

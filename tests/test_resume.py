@@ -81,6 +81,13 @@ def test_an_episode_that_is_not_found_again_is_cut(tmp_path: Path, config: dict[
     assert ends(trainer) == [6, 13, 20, 27, 34, 41, 48, steps + 9]
 
 
+def test_the_return_of_an_episode_that_goes_on_is_whole(tmp_path: Path):
+    trainer = trained(Diary(), tmp_path, COLLECTING, 3)
+    loaded = Trainer.load(tmp_path, env=Diary())
+    returns = [one.train(LENGTH - 3, progress=False)["mean_reward"] for one in (trainer, loaded)]
+    assert returns[0] == returns[1] != 0
+
+
 def test_the_episode_after_one_that_was_cut_is_another(tmp_path: Path):
     env, other = Wandering(), Wandering()
     trained(env, tmp_path, COLLECTING)
