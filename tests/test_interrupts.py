@@ -150,8 +150,9 @@ def test_resume_finishes_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPa
         trainer.train(60, log_interval=20)
     main(["resume", "run"])
     told = capsys.readouterr().out
+    assert "Continuing run after 20 environment steps and 30 gradient steps." in told
     assert "Trained 60 steps" in told
-    assert "gradient steps" not in told
+    assert "Learned from" not in told
     with pytest.raises(SystemExit) as stopped:
         main(["resume", "nowhere"])
     assert stopped.value.code == 2

@@ -262,5 +262,5 @@ def test_bad_input_is_named():
     with pytest.raises(ConfigError, match="gradient_steps=0"):
         trainer.evaluate_offline(bandit("discrete"), gradient_steps=0)
     wrong = {**bandit("discrete").columns, "actions": np.zeros((400, 3), int)}
-    with pytest.raises(DatasetError, match="an action has shape"):
+    with pytest.raises(DatasetError, match="are of another task than the policy"):
         trainer.evaluate_offline(wrong)

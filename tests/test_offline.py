@@ -114,11 +114,15 @@ def raw(leaf: Any) -> Any:
 
 def test_a_file_is_found_again_when_its_run_is_loaded(tmp_path: Path):
     np.savez(tmp_path / "logs.npz", **dict[str, Any](logged().columns))
-    trainer = Trainer("bc", dataset=tmp_path / "logs.npz", config=SMALL, run_dir=tmp_path / "run")
-    trainer.train_offline(10, progress=False)
-    again = Trainer.load(tmp_path / "run")
-    again.train_offline(10, progress=False)
-    assert again.gradient_steps == 20
+    with Trainer("bc", dataset=tmp_path / "logs.npz", config=SMALL, run_dir=tmp_path / "run") as trainer:
+        trainer.train_offline(10, progress=False)
+    with Trainer.load(tmp_path / "run") as again:
+        again.train_offline(10, progress=False)
+        assert again.gradient_steps == 20
+    other = {**logged().columns, "rewards": np.zeros(len(logged()))}
+    np.savez(tmp_path / "logs.npz", **dict[str, Any](other))
+    with pytest.warns(UserWarning, match="not those that the run of .* has learned from"):
+        Trainer.load(tmp_path / "run")
     (tmp_path / "logs.npz").unlink()
     with pytest.raises(ConfigError, match="learns from data"):
         Trainer.load(tmp_path / "run").train_offline(10)

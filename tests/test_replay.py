@@ -315,9 +315,13 @@ def test_a_rollout_is_cut_where_each_stream_has_its_last_step():
     for terminated, valid in zip(*(np.array(rows, bool) for rows in flags.values()), strict=True):
         step = coded([1, 5, 7, 11])._replace(terminated=terminated, truncated=np.zeros(4, bool))
         rollout = rollouts.append(rollout, step, valid)
-    marked, streams = rollouts.cut(rollout)
-    assert streams.tolist() == [True, True, False, True]
+    marked, elsewhere = rollouts.cut(rollout, np.ones(4, bool))
+    assert elsewhere.tolist() == [False, False, True, False]
     assert np.argwhere(marked.steps.truncated).tolist() == [[2, 1]]
+    for streams, places in (([1, 0, 1, 1], []), ([0, 1, 0, 0], [[2, 1]])):
+        marked, elsewhere = rollouts.cut(rollout, np.array(streams, bool))
+        assert elsewhere.tolist() == [False, False, bool(streams[2]), False]
+        assert np.argwhere(marked.steps.truncated).tolist() == places
     assert not rollout.steps.truncated.any(), "the buffers of the run are left alone"
 
 
