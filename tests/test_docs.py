@@ -39,6 +39,22 @@ def test_an_exported_policy_acts_as_the_page_says(tmp_path: Path, monkeypatch: p
     np.testing.assert_allclose(names["action"], names["trainer"].predict([1.0, 0.0, 0.0]), atol=1e-5)
 
 
+def test_what_the_page_on_reliability_says_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from rlox.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "reliability.md").read_text()
+    (shell,) = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
+    commands = [line.partition("#")[0].split()[1:] for line in shell.splitlines()]
+    assert [command[0] for command in commands] == ["train", "resume", "resume"]
+    for command in commands:
+        main(command)
+    (code,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert names["trainer"].env_steps == 6000
+
+
 def smaller(code: str) -> str:
     """Lower the budgets: of new runs to little more than the 1,000 steps before learning, of continued ones further."""
     code, n = re.subn(

@@ -38,7 +38,8 @@ def ends(trainer: Trainer) -> list[int]:
 def test_a_loaded_run_goes_on_in_the_episode_that_it_was_in(tmp_path: Path, config: dict[str, Any]):
     env, other = Diary(), Diary()
     trainer = trained(env, tmp_path, config)
-    env.shown.clear(), env.actions.clear()
+    env.shown.clear()
+    env.actions.clear()
     trainer.train(20, progress=False)
     loaded = Trainer.load(tmp_path, env=other)
     loaded.train(20, progress=False)

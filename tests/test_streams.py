@@ -100,7 +100,8 @@ def test_an_environment_comes_back_to_its_place_and_goes_on_alike(make: Callable
         np.testing.assert_array_equal(one.reward, other.reward)
         np.testing.assert_array_equal(one.obs["place"], other.obs["place"])
         np.testing.assert_array_equal(one.ended, other.ended)
-    envs.close(), others.close()
+    envs.close()
+    others.close()
 
 
 def test_a_wrapper_that_remembers_earlier_episodes_is_noticed():

@@ -100,10 +100,17 @@ class Standing(NamedTuple):
         """Return what ``to_dict`` took apart.
 
         Raises:
-            ConfigError: it did not make these values.
+            TypeError: it did not make these values.
         """
-        cursor = values["cursor"]
-        return cls(**{**values, "cursor": None if cursor is None else Cursor(**cursor)})
+        cursor = None if values["cursor"] is None else Cursor(**values["cursor"])
+        numbers = [*values["metrics"].values(), *([] if values["best"] is None else [values["best"]])]
+        if cursor is not None:
+            numbers += [cursor.begin, cursor.end, *cursor.due.values(), *cursor.intervals.values()]
+        if not all(isinstance(number, int | float) for number in numbers):
+            raise TypeError("the state of its loop is not made of numbers")
+        if cursor is not None and min(cursor.intervals.values(), default=1) < 1:
+            raise TypeError("an interval of its loop is below 1")
+        return cls(**{**values, "cursor": cursor})
 
 
 def run(

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import contextlib
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -28,8 +27,7 @@ from rlox.policy.policy import Policy
 from rlox.policy.recording import record, replay_dataset
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
-from rlox.runs.folder import RunFolder
-from rlox.runs.lock import LOCK, claim, release
+from rlox.runs.folder import RunFolder, may_write
 from rlox.runs.progress import Progress
 from rlox.spec import RunSpec, check_positive, evaluation_seed
 
@@ -421,24 +419,8 @@ class Trainer:
             ConfigError: it cannot be written.
         """
         folder = Path(path)
-        with refusing(folder), self._may_write(folder):
-            own = self.folder is not None and folder.resolve() == self.folder.path.resolve()
+        with refusing(folder), may_write(folder, self.folder) as own:
             return checkpoint.save(folder, *self.make_checkpoint(replay=replay, run=own))
-
-    @contextlib.contextmanager
-    def _may_write(self, folder: Path) -> Iterator[None]:
-        if self.folder and folder.resolve() == self.folder.path.resolve():
-            self.folder.claim()
-            yield
-            self.folder.written()
-        elif (folder / LOCK).exists():
-            lock = claim(folder)
-            try:
-                yield
-            finally:
-                release(lock)
-        else:
-            yield
 
     def keep(self) -> None:
         """Write a checkpoint to the run's folder, if anything has changed since the last one.

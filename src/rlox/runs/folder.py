@@ -13,7 +13,7 @@ from filelock import FileLock
 from rlox.errors import ConfigError, RunInUseError, one_line
 from rlox.runs import checkpoint
 from rlox.runs.checkpoint import Arrays
-from rlox.runs.lock import claim, release
+from rlox.runs.lock import LOCK, claim, release
 from rlox.runs.logs import RunLog, check_new
 
 Make = Callable[[], tuple[Arrays, dict[str, Any]]]
@@ -141,3 +141,23 @@ class RunFolder:
         warnings.warn(
             f"{what} could not be written to '{self.path}' ({one_line(error)}): training goes on.{last}", stacklevel=2
         )
+
+
+@contextlib.contextmanager
+def may_write(path: Path, own: RunFolder | None) -> Iterator[bool]:
+    """Keep other writers out of a folder that a checkpoint is saved to; yields whether it is the saving run's ``own``.
+
+    Raises:
+        RunInUseError: another trainer writes to it.
+    """
+    if own is not None and path.resolve() == own.path.resolve():
+        own.claim()
+        yield True
+        own.written()
+        return
+    lock = claim(path) if (path / LOCK).exists() else None
+    try:
+        yield False
+    finally:
+        if lock:
+            release(lock)
