@@ -7,6 +7,7 @@ import json
 import resource
 import shutil
 import tempfile
+import warnings
 import zipfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -23,13 +24,15 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
-from rlox import ALGORITHMS, Dataset
+from rlox import ALGORITHMS, Dataset, Policy, Trainer
 from rlox.cli.errors import explain
 from rlox.cli.options import Options, setting_parameters
 from rlox.cli.sources import apply_file
 from rlox.cli.values import check_whole_numbers
 from rlox.envs.space_json import describe, parse
 from rlox.errors import RloxError
+from rlox.runs import checkpoint
+from schedules import World
 
 N = 6
 SPACE = spaces.Dict({"goal": spaces.Discrete(3), "pair": spaces.Tuple([spaces.Box(-1, 1, (2,))])})
@@ -325,6 +328,58 @@ def load_settings(path: Path) -> None:
         raise RloxError(explain(error)) from None
 
 
+@functools.cache
+def run_file() -> Path:
+    """Return the checkpoint of a small run."""
+    folder = Path(tempfile.mkdtemp()) / "run"
+    with Trainer("bc", World(), config={"hidden": 2, "batch_size": 4, "buffer_size": 20}, run_dir=folder) as trainer:
+        trainer.train(12, progress=False)
+    return folder / checkpoint.NAME
+
+
+def paths(value: Any, before: tuple[Any, ...] = ()) -> list[tuple[Any, ...]]:
+    """Return where the values of a JSON table are."""
+    inside = value.items() if isinstance(value, dict) else ()
+    return [place for key, part in inside for place in [(*before, key), *paths(part, (*before, key))]]
+
+
+@st.composite
+def checkpoints(draw: st.DrawFn, known: tuple[dict[str, Any], dict[str, Any]]) -> Write:
+    """Draw a checkpoint whose checksums fit, with other values in its header and other arrays."""
+    found, header = {**known[0]}, json.loads(json.dumps(known[1]))
+    for place in draw(st.lists(st.sampled_from(paths(header)), max_size=2)):
+        inside: Any = header
+        with contextlib.suppress(KeyError, TypeError):
+            for key in place[:-1]:
+                inside = inside[key]
+            inside[place[-1]] = draw(st.one_of(any_json, described))
+    numbers = st.sampled_from([-1, 0, 1, 7, 1000, 2**31 - 1, 2**31, 2**62])
+    for name in draw(st.lists(st.sampled_from([*found, "rogue"]), max_size=2)):
+        match draw(st.sampled_from(["other", "count", "none"])):
+            case "other":
+                shape = arrays.array_shapes(min_dims=0, max_dims=3, min_side=0, max_side=N)
+                kept = st.sampled_from([np.dtype(t) for t in ("float32", "int32", "int64", "uint32", "bool", "uint8")])
+                found[name] = draw(arrays.arrays(kept, shape))
+            case "count" if name in found:
+                found[name] = np.full_like(found[name], draw(numbers) % 2**31)
+            case _:
+                found.pop(name, None)
+    about = {key: value for key, value in header.items() if key not in ("format", "arrays")}
+    return lambda path: checkpoint.write(path, found, about)
+
+
+def load_run(path: Path) -> None:
+    """Load a run as far as to its first step."""
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        with Trainer.load(path, env=World()) as trainer:
+            trainer.train(1, progress=False)
+
+
+def load_policy(path: Path) -> None:
+    Policy.load(path)
+
+
 class Parser(NamedTuple):
     """What is read, of which name, and how."""
 
@@ -355,6 +410,9 @@ PARSERS = {
         )
     ),
     "minari, damaged values": Parser(lambda: damaged(valid("")).map(lambda raw: minari(values=raw))),
+    "checkpoint, garbage": Parser(lambda: checkpoints(checkpoint.load(run_file())), "run.safetensors", load_run),
+    "checkpoint, damaged": Parser(lambda: damaged(run_file().read_bytes()).map(written), "run.safetensors", load_run),
+    "policy, garbage": Parser(lambda: checkpoints(checkpoint.load(run_file())), "run.safetensors", load_policy),
     "settings, garbage": Parser(lambda: toml_files.map(written), "run.toml", load_settings),
     "settings, damaged": Parser(lambda: damaged(TOML).map(written), "run.toml", load_settings),
 }
