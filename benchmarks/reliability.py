@@ -70,9 +70,9 @@ def checkpoints(repeats: int) -> list[Row]:
     for name in ("every step", "rounds"):
         algorithm, env, preset, config = SCHEDULES[name]
         folder = Path(tempfile.mkdtemp(dir="."))
-        with Trainer(
-            algorithm, env, preset=preset, config={**config, "buffer_size": 100_000}, run_dir=folder
-        ) as trainer:
+        # Random actions fill the replay; what is timed learns.
+        config = {**config, "buffer_size": 100_000, "learning_starts": 100_000}
+        with Trainer(algorithm, env, preset=preset, config=config, run_dir=folder) as trainer:
             trainer.train(101_000, checkpoint_interval=10**6, progress=False)
             writing, training = [], []
             for _ in range(repeats):
@@ -99,8 +99,8 @@ def soak(steps: int) -> list[Row]:
         seen.append((int(metrics["env_steps"]), pages * os.sysconf("SC_PAGE_SIZE")))
 
     seen: list[tuple[int, int]] = []
-    folder = Path(tempfile.mkdtemp(dir="."))
-    with Trainer("awr", "CartPole-v1", run_dir=folder, callbacks=resident, config={"buffer_size": 50_000}) as trainer:
+    folder, config = Path(tempfile.mkdtemp(dir=".")), {"buffer_size": 50_000, "hidden": 64}
+    with Trainer("awr", "CartPole-v1", run_dir=folder, callbacks=resident, config=config) as trainer:
         trainer.train(steps, eval_interval=20_000, progress=False)
     shutil.rmtree(folder)
     half = max(memory for step, memory in seen if step <= steps // 2)

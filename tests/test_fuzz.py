@@ -361,7 +361,7 @@ def checkpoints(draw: st.DrawFn, known: tuple[dict[str, Any], dict[str, Any]]) -
                 kept = st.sampled_from([np.dtype(t) for t in ("float32", "int32", "int64", "uint32", "bool", "uint8")])
                 found[name] = draw(arrays.arrays(kept, shape))
             case "count" if name in found:
-                found[name] = np.full_like(found[name], draw(numbers) % 2**31)
+                found[name] = np.full(found[name].shape, draw(numbers)).astype(found[name].dtype)
             case _:
                 found.pop(name, None)
     about = {key: value for key, value in header.items() if key not in ("format", "arrays")}
