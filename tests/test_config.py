@@ -274,3 +274,9 @@ def test_the_trainer_warns_once_of_all_that_has_no_effect():
     with pytest.warns(UserWarning, match=r"momentum=0\.5 has no effect.*bound_coef=2\.0 has no effect") as found:
         Trainer("awr", "CartPole-v1", config={"momentum": 0.5, "bound_coef": 2.0})
     assert len(found) == 1
+
+
+def test_numbers_that_no_machine_holds_are_out_of_range():
+    for settings in ({"beta": 10**400}, {"beta": float("inf")}, {"beta": float("nan")}, {"batch_size": 10**400}):
+        with pytest.raises(ConfigError, match="is out of range"):
+            make(**settings)

@@ -142,9 +142,10 @@ def run(
 def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | None) -> dict[str, float]:
     """Run the loop with a trainer's evaluation, records and checkpoints; returns what ``Trainer.train`` does."""
     before, began, folder = learner.counters, time.perf_counter(), trainer.folder
-    trainer.standing = trainer.standing._replace(cursor=cursor)
+    done = cursor.clock(before) - cursor.begin
+    if cursor.begin + done < cursor.end:
+        trainer.standing = trainer.standing._replace(cursor=cursor)
     with contextlib.ExitStack() as stack:
-        done = cursor.clock(before) - cursor.begin
         bar = stack.enter_context(Progress(max(cursor.end - cursor.begin, 1), progress, done=done))
         stack.enter_context(_saying_what_is_saved(trainer))
         handlers = _handlers(trainer, learner, before)

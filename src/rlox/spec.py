@@ -22,7 +22,7 @@ def check_positive(**numbers: Any) -> None:
         ConfigError: the name and the number.
     """
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or number < 1:
+        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 1 <= number < 2**63:
             raise ConfigError(f"{name}={number!r} must be a whole number of at least 1.")
 
 

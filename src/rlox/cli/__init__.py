@@ -8,7 +8,8 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Annotated
 
@@ -92,7 +93,9 @@ def main(args: Sequence[str] | None = None) -> None:
     if here not in sys.path:
         sys.path.append(here)
     try:
-        app.meta(args)
+        with warnings.catch_warnings():
+            warnings.showwarning = _one_line_warnings()
+            app.meta(args)
     except CycloptsError as error:
         _fail(explain(error), 2)
     except (DivergedError, SaveError) as error:
@@ -113,6 +116,18 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
             os._exit(130)
         sys.exit(128 + (stopped_by or 2))
+
+
+def _one_line_warnings() -> Callable[..., None]:
+    """Return what shows each warning once, in one line."""
+    seen: set[str] = set()
+
+    def show(message: Warning | str, *_: object) -> None:
+        if str(message) not in seen:
+            seen.add(str(message))
+            print(f"rlox: warning: {message}", file=sys.stderr, flush=True)
+
+    return show
 
 
 def _fail(message: str, code: int) -> None:

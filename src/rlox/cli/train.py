@@ -239,7 +239,10 @@ def _learn(trainer: Any, spec: RunSpec) -> None:
         speed = learned / metrics["seconds"]
         told = f"{learned:,} gradient steps in {metrics['seconds']:.1f} s"
         print(f"Learned from {spec.dataset}: {told} ({speed:,.0f} a second).")
-    if spec.budget.total_timesteps is not None:
+    total = spec.budget.total_timesteps
+    if total is not None and trainer.env_steps >= total:
+        print(f"All {total:,} environment steps are done: --total-timesteps adds to them.")
+    elif total is not None:
         metrics = trainer.train(progress=True)
         speed = f"{metrics['seconds']:.1f} s ({metrics['env_steps_per_second']:,.0f} steps/s)"
         print(f"Trained {metrics['env_steps']:,} steps in {speed}.")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import functools
-import math
+import sys
 import types
 import typing
 from collections.abc import Mapping
@@ -252,10 +252,12 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
     if hint is int:
         if isinstance(value, bool) or not isinstance(value, int):
             raise _wrong_type(name, value, "a whole number (int)")
+        if abs(value) >= 2**63:
+            raise ConfigError(f"{name} is out of range: it must be a whole number of 64 bits.")
         return value
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong_type(name, value, "a number")
-    if not math.isfinite(value):
+    if abs(value) > sys.float_info.max or value != value:
         raise ConfigError(f"{name}={value!r} is out of range: it must be finite.")
     return float(value)
 
