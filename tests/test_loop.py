@@ -105,7 +105,7 @@ def test_a_loop_that_is_at_its_end_does_nothing():
 
 
 def test_what_keeps_its_interval_is_due_when_it_was():
-    before = cursor(100, log_interval=10, eval_interval=30)._replace(due={"log": 50, "evaluate": 60, "save": 10**6})
+    before = cursor(100, log_interval=10, eval_interval=30)._replace(due={"log": 53, "evaluate": 60, "save": 10**6})
     now = before.until(cursor(200, begin=47, log_interval=10, eval_interval=25))
-    assert (now.begin, now.end, now.due["log"], now.due["evaluate"]) == (0, 200, 50, 50)
+    assert (now.begin, now.end, now.due["log"], now.due["evaluate"]) == (0, 200, 53, 50)
     assert before.until(cursor(100, begin=50, log_interval=7)).due["log"] == 56
