@@ -39,7 +39,8 @@ def interrupts(n: int) -> list[Row]:
     for name, (algorithm, env, preset, config) in SCHEDULES.items():
         seconds, alive = [], 0
         with Trainer(algorithm, env, preset=preset, config={"learning_starts": 300, **config}) as trainer:
-            trainer.train(600, progress=False)
+            # Beyond the first round: what is being compiled cannot be interrupted.
+            trainer.train(5_000, progress=False)
             for _ in range(n // len(SCHEDULES)):
                 sent: list[float] = []
 

@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -275,3 +276,122 @@ def test_a_run_whose_environment_raised_goes_on_where_it_was(n: int, tmp_path: P
         assert loaded.env_steps == 25 * n
         loaded.train(progress=False)
     assert differences(result(tmp_path / "run"), result(tmp_path / "whole")) == []
+
+
+@pytest.mark.parametrize("n", [1, 3])
+def test_after_an_environment_raised_the_same_trainer_goes_on_where_it_was(n: int, tmp_path: Path):
+    ends: list[Any] = []
+    for tired in (False, True):
+        Tired.tired = tired
+        with Trainer("awr", Tired, config={**TINY, "n_envs": n}, run_dir=tmp_path / str(tired)) as trainer:
+            if tired:
+                with pytest.raises(RuntimeError, match="the motor is hot"):
+                    trainer.train(60 * n, progress=False)
+            trainer.train(60 * n - trainer.env_steps, progress=False)
+            ends.append(result(tmp_path / str(tired)))
+    assert differences(*ends) == []
+
+
+class Dying(Diary):
+    """Ends its process at its 30th step."""
+
+    def step(self, action: Any) -> Any:
+        if len(self.shown) == 29:
+            os._exit(3)
+        return super().step(action)
+
+
+def test_a_process_that_dies_in_a_step_is_named_and_its_folder_is_free_again(tmp_path: Path):
+    config = {**TINY, "vectorization_mode": "async"}
+    died = pytest.raises(WorkerDiedError, match=r"died at step 30.*last good checkpoint is .*env step 20")
+    with died, Trainer("awr", Dying, config=config, run_dir=tmp_path / "run") as trainer:
+        trainer.train(100, checkpoint_interval=20, progress=False)
+    with Trainer.load(tmp_path / "run", env=Diary, config={"vectorization_mode": "sync"}) as loaded:
+        assert loaded.train(20, progress=False)["env_steps"] == 40
+
+
+# Where a run goes on.
+
+
+def test_a_folder_with_a_dot_in_its_name_is_a_folder(tmp_path: Path):
+    with new(tmp_path / "rate0.001") as trainer:
+        trainer.train(20, progress=False)
+    with Trainer.load(tmp_path / "rate0.001", env=Diary()) as loaded:
+        loaded.train(10, progress=False)
+        assert loaded.run_dir == tmp_path / "rate0.001"
+    assert [path.name for path in tmp_path.iterdir()] == ["rate0.001"]
+
+
+def test_resume_refuses_what_no_run_continues_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    from rlox.cli import main
+
+    with Trainer("awr", "CartPole-v1", config=TINY, run_dir=tmp_path / "run") as trainer:
+        trainer.train(30, checkpoint_interval=10, progress=False)
+        trainer.save(tmp_path / "copy")
+    for path in (tmp_path / "copy", tmp_path / "run" / "checkpoint.1.safetensors"):
+        with pytest.raises(SystemExit):
+            main(["resume", str(path), "--total-timesteps", "50"])
+        assert "in which no run continues: name the folder of a run" in capsys.readouterr().err
+
+
+def test_a_run_in_a_new_folder_has_a_checkpoint_there_at_once(tmp_path: Path):
+    with new(tmp_path / "run") as trainer:
+        trainer.train(20, progress=False)
+    stop: Any = {"callbacks": lambda trainer, metrics: seen.append(checkpoint.exists(tmp_path / "branch"))}
+    seen: list[bool] = []
+    with Trainer.load(tmp_path / "run", env=Diary(), run_dir=tmp_path / "branch", **stop) as loaded:
+        loaded.train(5, log_interval=1, progress=False)
+    assert seen[0]
+
+
+@pytest.mark.parametrize("where", ["logger", "evaluation"])
+def test_what_was_due_when_an_error_came_is_done_when_the_run_goes_on(where: str, tmp_path: Path):
+    def fail(metrics: dict[str, float]) -> None:
+        if where == "logger" and metrics["env_steps"] == 30:
+            raise RuntimeError("the network is down")
+
+    class Breaking(Diary):
+        def reset(self, **options: Any) -> Any:
+            made.append(self)
+            if where == "evaluation" and len(made) == 9:
+                raise RuntimeError("the network is down")
+            return super().reset(**options)
+
+    made: list[Any] = []
+    how: Any = {"log_interval": 10, "eval_interval": 15, "n_eval_episodes": 1, "checkpoint_interval": 20}
+    failed = pytest.raises(RuntimeError, match="the network is down")
+    with failed, Trainer("awr", lambda: Breaking(), config=TINY, run_dir=tmp_path / "run", logger=fail) as trainer:
+        trainer.train(60, **how, progress=False)
+    with Trainer.load(tmp_path / "run", env=Diary) as loaded:
+        loaded.train(progress=False)
+    with Trainer("awr", Diary, config=TINY, run_dir=tmp_path / "whole") as trainer:
+        trainer.train(60, **how, progress=False)
+    assert differences(result(tmp_path / "run"), result(tmp_path / "whole")) == []
+
+
+def test_a_checkpoint_that_a_callback_saves_to_the_run_counts_its_records(tmp_path: Path):
+    with Trainer(
+        "awr", Diary(), config=TINY, run_dir=tmp_path / "run", callbacks=lambda trainer, _: keep(trainer)
+    ) as trainer:
+        trainer.train(60, log_interval=10, progress=False)
+    with Trainer.load(tmp_path / "copy", env=Diary()) as loaded:
+        loaded.train(progress=False)
+    assert lines(tmp_path / "copy") == [10, 20, 30, 40, 50, 60]
+
+
+def keep(trainer: Trainer) -> None:
+    """Save to the run's own folder, and copy that at step 30."""
+    assert trainer.run_dir
+    trainer.save(trainer.run_dir)
+    if trainer.env_steps == 30:
+        shutil.copytree(trainer.run_dir, trainer.run_dir.with_name("copy"))
+
+
+def test_an_evaluation_without_an_environment_is_refused_before_anything_is_learned(tmp_path: Path):
+    with Trainer("bc", dataset="cartpole-random", config={"hidden": 4, "batch_size": 8}) as trainer:
+        trainer.train_offline(5, progress=False)
+        trainer.save(tmp_path)
+    with Trainer.load(tmp_path, budget={"gradient_steps": 20, "eval_interval": 5}) as loaded:
+        with pytest.raises(ConfigError, match="eval_interval needs an environment"):
+            loaded.train_offline(progress=False)
+        assert loaded.gradient_steps == 5

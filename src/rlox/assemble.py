@@ -45,23 +45,29 @@ def make_learner(
         ConfigError: nothing to learn from, or an environment that could not be created.
         DatasetError: data that are not the environment's.
     """
-    envs = None if env is None else _make_envs(spec, env)
-    place = envs or data
-    if place is not None:
-        spaces = place.observation_space, place.action_space
-    if spaces is None:
-        raise ConfigError(
-            f"{spec.algorithm} needs something to learn from: pass env=, such as env='CartPole-v1', or "
-            "dataset=, such as dataset='logs.npz'."
+    with contextlib.ExitStack() as opened:
+        envs = None
+        if env is not None:
+            envs = _make_envs(spec, env)
+            opened.callback(envs.close)
+        place = envs or data
+        if place is not None:
+            spaces = place.observation_space, place.action_space
+        if spaces is None:
+            raise ConfigError(
+                f"{spec.algorithm} needs something to learn from: pass env=, such as env='CartPole-v1', or "
+                "dataset=, such as dataset='logs.npz'."
+            )
+        kind = "discrete" if action_codec(spaces[1]).nvec else "continuous"
+        if useless := silenced(spec.config, actions=kind, dataset=data is not None):
+            warnings.warn(" ".join(useless), stacklevel=4)
+        steps = None if data is None else data.within(*spaces).transitions()
+        algorithm = find_algorithm(spec.algorithm)[1]
+        learner = RegressionLearner(
+            algorithm, spec.config, *spaces, envs=envs, seed=spec.seed, data=steps, n_streams=n_streams
         )
-    kind = "discrete" if action_codec(spaces[1]).nvec else "continuous"
-    if useless := silenced(spec.config, actions=kind, dataset=data is not None):
-        warnings.warn(" ".join(useless), stacklevel=4)
-    steps = None if data is None else data.within(*spaces).transitions()
-    algorithm = find_algorithm(spec.algorithm)[1]
-    return RegressionLearner(
-        algorithm, spec.config, *spaces, envs=envs, seed=spec.seed, data=steps, n_streams=n_streams
-    )
+        opened.pop_all()
+    return learner
 
 
 def _make_envs(spec: RunSpec, env: EnvLike) -> Envs:
@@ -119,7 +125,7 @@ def load_run(
         CheckpointError: no checkpoint there, a torn one, or one made for other spaces than ``env``'s.
         ConfigError: ``settings`` that a run that continues cannot change.
     """
-    folder = path.parent if path.suffix else path
+    folder = path.parent if path.suffix == ".safetensors" else path
     # Before it is read: what is written meanwhile is noticed.
     stamp = checkpoint.stamp(folder)
     arrays, header = checkpoint.load(path)
@@ -137,7 +143,7 @@ def load_run(
     try:
         _check_spaces(path, saved, (learner.observation_space, learner.action_space))
         learner.restore(arrays)
-    except CheckpointError:
+    except BaseException:
         learner.close()
         raise
     _warn_of_what_is_missing(path, header, learner)
@@ -159,10 +165,13 @@ def _read_header(path: Path, header: Mapping[str, Any]) -> tuple[RunSpec, Standi
         find_saved(header["spec"]["algorithm"], path)
         saved = restore(header["observation_space"]), restore(header["action_space"])
         standing = Standing.from_dict(header["standing"]) if "standing" in header else Standing()
-        return RunSpec.from_dict(header["spec"]), standing, int(header.get("logged", 0)), saved
+        logged = int(header.get("logged", 0))
+        if logged < 0:
+            raise ConfigError(f"logged={logged} is below 0.")
+        return RunSpec.from_dict(header["spec"]), standing, logged, saved
     except CheckpointError:
         raise
-    except (LookupError, TypeError, AttributeError, ValueError) as error:
+    except (LookupError, TypeError, AttributeError, ValueError, OverflowError) as error:
         raise CheckpointError(f"Checkpoint '{path}' cannot be used: {one_line(error)}") from None
 
 
@@ -205,7 +214,7 @@ def _check_spaces(path: Path, saved: Spaces, found: Spaces) -> None:
 
 
 def _warn_of_what_is_missing(path: Path, header: Mapping[str, Any], learner: RegressionLearner) -> None:
-    if not header.get("replay", True):
+    if not header.get("replay", True) and learner.state.forgotten:
         warnings.warn(
             f"Checkpoint '{path}' was made without its replay: training continues with an empty one, and not as it "
             "would have.",
@@ -213,7 +222,7 @@ def _warn_of_what_is_missing(path: Path, header: Mapping[str, Any], learner: Reg
         )
     if header.get("data") is not None and learner.data_digest not in (None, header["data"]):
         warnings.warn(
-            f"The data are not those that the run of '{path}' has learned from: training continues with these, and not "
-            "as it would have.",
+            f"The data are not those that the run of '{path}' has learned from: training continues with these (in "
+            "rounds, with those in its replay), and not as it would have.",
             stacklevel=4,
         )

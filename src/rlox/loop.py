@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
@@ -106,6 +107,8 @@ class Standing(NamedTuple):
         numbers = [*values["metrics"].values(), *([] if values["best"] is None else [values["best"]])]
         if cursor is not None:
             numbers += [cursor.begin, cursor.end, *cursor.due.values(), *cursor.intervals.values()]
+            if not cursor.due.keys() == cursor.intervals.keys() <= set(EVENTS):
+                raise TypeError("the events of its loop are not ours")
         if not all(isinstance(number, int | float) for number in numbers):
             raise TypeError("the state of its loop is not made of numbers")
         if cursor is not None and min(cursor.intervals.values(), default=1) < 1:
@@ -142,7 +145,7 @@ def run(
 def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | None) -> dict[str, float]:
     """Run the loop with a trainer's evaluation, records and checkpoints; returns what ``Trainer.train`` does."""
     before, began, folder = learner.counters, time.perf_counter(), trainer.folder
-    done = cursor.clock(before) - cursor.begin
+    done, settled = cursor.clock(before) - cursor.begin, threading.Event()
     if cursor.begin + done < cursor.end:
         trainer.standing = trainer.standing._replace(cursor=cursor)
     with contextlib.ExitStack() as stack:
@@ -154,15 +157,17 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
             # Before the log: where there is a log, there is a checkpoint to continue from.
             save()
             stack.enter_context(folder.logging(trainer.describe_run()))
-            stack.push(functools.partial(_save_on_error, save))
+            stack.push(functools.partial(_save_on_error, save, settled))
         interrupts = stack.enter_context(Interrupts())
         late = _Clock(trainer.spec.budget.checkpoint_minutes)
 
         def moved(cursor: Cursor) -> None:
+            settled.clear()
             trainer.standing = trainer.standing._replace(cursor=cursor)
             bar.update(cursor.clock(learner.counters) - cursor.begin, trainer.standing.metrics)
 
         def goes_on() -> bool:
+            settled.set()
             if folder and late():
                 save()
             return interrupts.number is None
@@ -234,8 +239,11 @@ class _Clock:
         return True
 
 
-def _save_on_error(save: Callable[[], bool], kind: type[BaseException] | None, *_: object) -> None:
-    if kind is not None and not issubclass(kind, DivergedError):
+def _save_on_error(
+    save: Callable[[], bool], settled: threading.Event, kind: type[BaseException] | None, *_: object
+) -> None:
+    # Between a step and what is due after it, the cursor is ahead: the checkpoint before it repeats both.
+    if kind is not None and not issubclass(kind, DivergedError) and settled.is_set():
         # The error is what has to be told: if it leaves nothing to save, the checkpoint before it stays.
         with contextlib.suppress(Exception):
             save()

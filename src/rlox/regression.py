@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import time
 import warnings
@@ -127,7 +128,7 @@ class RegressionLearner:
     @property
     def can_learn_offline(self) -> bool:
         # In rounds the replay holds what was learned from offline.
-        return self._has_data or (self._rows > 0 and self.state.pretrained)
+        return self._has_data or (self._rows > 0 and self.state.pretrained and self.state.replay is not None)
 
     @property
     def policy(self) -> Policy:
@@ -165,15 +166,18 @@ class RegressionLearner:
 
     def _step(self) -> None:
         """Act, step the environments, and learn if it is time to."""
-        collector, before = self._collector, self.state
+        collector = self._collector
         assert collector is not None
         if not collector.started:
             self._start(collector)
+        before = self.state
         try:
             transition, valid, episodes = collector.step(self._act(collector))
         except BaseException:
-            # As if the step had not begun: a checkpoint of now goes on with the same action.
+            # As if the step had not begun, also for those environments that have taken it.
             self.state = before
+            with contextlib.suppress(Exception):
+                self._collector = self._new_collector(collector.streams())
             raise
         state = self.state
         if episodes:

@@ -57,7 +57,9 @@ class Budget:
         numbers = {name: n for name, n in dataclasses.asdict(self).items() if n is not None and name not in rest}
         check_positive(**numbers)
         minutes, replay = self.checkpoint_minutes, self.checkpoint_replay
-        if minutes is not None and (isinstance(minutes, bool) or not isinstance(minutes, int | float) or minutes <= 0):
+        if minutes is not None and (
+            isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0
+        ):
             raise ConfigError(f"checkpoint_minutes={minutes!r} must be a number greater than 0, or None.")
         if not isinstance(replay, bool):
             raise ConfigError(f"checkpoint_replay={replay!r} must be True or False.")

@@ -27,7 +27,7 @@ from rlox.policy.policy import Policy
 from rlox.policy.recording import record, replay_dataset
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
-from rlox.runs.folder import RunFolder, may_write
+from rlox.runs.folder import RunFolder, last_saved, may_write
 from rlox.runs.progress import Progress
 from rlox.spec import RunSpec, check_positive, evaluation_seed
 
@@ -256,8 +256,6 @@ class Trainer:
             raise ConfigError(
                 "train_offline learns from data: pass Trainer(..., dataset=), such as dataset='logs.npz'."
             )
-        if intervals.get("eval_interval") is not None and self._env is None:
-            raise self._no_env("eval_interval")
         return self._train("gradient_steps", self.gradient_steps, gradient_steps, dict(intervals), progress)
 
     def _train(self, unit: str, at: int, n: int | None, how: dict[str, Any], progress: bool | None) -> Metrics:
@@ -278,6 +276,8 @@ class Trainer:
         end = getattr(budget, unit)
         if end is None:
             raise ConfigError(f"Say how long to learn: {unit} is not given, and there is nothing to finish.")
+        if budget.eval_interval is not None and self._env is None:
+            raise self._no_env("eval_interval")
         self._spec = dataclasses.replace(self._spec, budget=budget)
         if self.folder:
             self.folder.begin()
@@ -419,7 +419,7 @@ class Trainer:
             ConfigError: it cannot be written.
         """
         folder = Path(path)
-        with refusing(folder), may_write(folder, self.folder) as own:
+        with refusing(folder), may_write(folder, self.folder, self._at()) as own:
             return checkpoint.save(folder, *self.make_checkpoint(replay=replay, run=own))
 
     def keep(self) -> None:
@@ -430,10 +430,12 @@ class Trainer:
         now = self._learner.counters, self._spec, self.standing
         if self.folder is None or now == self._kept:
             return
-        at = f"env step {self.env_steps:,} and gradient step {self.gradient_steps:,}"
         make = functools.partial(self.make_checkpoint, replay=self._spec.budget.checkpoint_replay)
-        self.folder.save(make, at)
+        self.folder.save(make, self._at())
         self._kept = None if self.folder.failed else now
+
+    def _at(self) -> str:
+        return f"env step {self.env_steps:,} and gradient step {self.gradient_steps:,}"
 
     def make_checkpoint(self, *, replay: bool, run: bool = True) -> tuple[checkpoint.Arrays, dict[str, Any]]:
         """Return the arrays and the header of a checkpoint.
@@ -502,7 +504,9 @@ class Trainer:
         new = None if continues else run_dir
         trainer._set_up(loaded.spec, loaded.env, loaded.learner, callbacks, logger, new, folder)
         trainer.standing = loaded.standing
-        trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing
+        if folder is not None:
+            trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing
+            folder.last_saved = last_saved(folder.path, trainer._at())
         trainer._latest = loaded.latest or loaded.run_dir is None
         return trainer
 
@@ -514,9 +518,9 @@ class Trainer:
         Environments that it was given stay open.
         """
         self._closed = True
-        self._learner.close()
         if self.folder:
             self.folder.release()
+        self._learner.close()
         if self._eval_envs:
             self._eval_envs.close()
             self._eval_envs = None

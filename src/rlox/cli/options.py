@@ -15,7 +15,6 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from cyclopts import Group, Parameter
 
 from rlox.cli.values import arms_of
-from rlox.core.config import Config
 
 RUN = Group("Run", sort_key=1)
 
@@ -80,8 +79,8 @@ class Changes:
     """Whether checkpoints hold the replay."""
 
 
-def settings_to_change(kinds: Iterable[type[Config]]) -> list[inspect.Parameter]:
-    """Return a flag for each setting of some algorithms; those that a run has to keep are not in the help."""
+def flags_to_change(kinds: Iterable[type], group: Group) -> list[inspect.Parameter]:
+    """Return a flag for each field of some dataclasses; those that a run has to keep are not in the help."""
     found: dict[str, inspect.Parameter] = {}
     for kind in kinds:
         fixed = {field.name for field in dataclasses.fields(kind) if field.metadata.get("fixed")}
@@ -90,7 +89,7 @@ def settings_to_change(kinds: Iterable[type[Config]]) -> list[inspect.Parameter]
             about = Parameter(
                 name=flag.name,
                 help=flag.help,
-                group=Group("Settings to change", sort_key=2),
+                group=group,
                 show=parameter.name not in fixed,
                 consume_multiple=flag.consume_multiple,
                 n_tokens=flag.n_tokens,
@@ -103,7 +102,7 @@ def settings_to_change(kinds: Iterable[type[Config]]) -> list[inspect.Parameter]
     return list(found.values())
 
 
-def setting_parameters(algorithm: str, kind: type[Config]) -> list[inspect.Parameter]:
+def setting_parameters(algorithm: str, kind: type) -> list[inspect.Parameter]:
     """Return a parameter for each setting, with its docstring as help, in the groups that the settings name."""
     groups: dict[str, Group] = {"Algorithm": Group(f"Settings of {algorithm}", sort_key=2)}
     hints, helps = get_type_hints(kind), _field_docstrings(kind)

@@ -61,7 +61,8 @@ def evaluate(
     if dataset is not None:
         steps = 6_000 if gradient_steps is None else gradient_steps
         settings: dict[str, Any] = {"deterministic": deterministic, "gradient_steps": steps, "progress": True}
-        print_estimates(Trainer.load(run).evaluate_offline(dataset, seed=seed or 0, **settings))
+        with Trainer.load(run) as trainer:
+            print_estimates(trainer.evaluate_offline(dataset, seed=seed or 0, **settings))
         if env is None:
             return
     policy, spec = Policy.load(run), header(run)["spec"]

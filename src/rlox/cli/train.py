@@ -13,7 +13,7 @@ from typing import Annotated, Any
 from cyclopts import App, Group, Parameter
 
 from rlox.algorithms import ALGORITHMS
-from rlox.cli.options import RUN, Changes, Options, setting_parameters, settings_to_change
+from rlox.cli.options import RUN, Changes, Options, flags_to_change, setting_parameters
 from rlox.cli.report import describe_algorithm, print_evaluation
 from rlox.cli.sources import apply_file, apply_preset
 from rlox.cli.values import check_whole_numbers
@@ -129,8 +129,7 @@ def resume(
     *,
     env: str | None = None,
     dataset: str | None = None,
-    budget: Annotated[Changes, Parameter(name="*", group=RUN)] = Changes(),  # noqa: B008
-    **settings: Any,
+    **changes: Any,
 ) -> None:
     """Continue a run that was stopped or killed, from its latest checkpoint, as if it had never stopped.
 
@@ -142,15 +141,17 @@ def resume(
         Environment, if the run's has to be named again (module:Id) or has another id here.
     dataset
         Data, if the run's are not where they were.
-    budget
-        What changes of its budget.
-    settings
-        Settings that change.
+    changes
+        Settings and parts of the budget that change.
     """
     from rlox.trainer import Trainer
 
-    changed = {name: value for name, value in dataclasses.asdict(budget).items() if value is not None}
-    with Trainer.load(run, env=env, dataset=dataset, config=settings, budget=changed) as trainer:
+    budget = {field.name: changes.pop(field.name) for field in dataclasses.fields(Changes) if field.name in changes}
+    with Trainer.load(run, env=env, dataset=dataset, config=changes, budget=budget) as trainer:
+        if trainer.folder is None:
+            raise ConfigError(
+                f"'{run}' is a copy or an older checkpoint, in which no run continues: name the folder of a run."
+            )
         known = trainer.spec.budget
         if known.gradient_steps is None and known.total_timesteps is None:
             raise ConfigError(f"'{run}' has no budget to finish: say how long, such as --total-timesteps 100000.")
@@ -162,7 +163,8 @@ resume.__signature__ = inspect.signature(
 ).replace(  # pyright: ignore[reportFunctionMemberAccess]
     parameters=[
         *list(inspect.signature(resume).parameters.values())[:-1],
-        *settings_to_change(algorithm.config for algorithm in ALGORITHMS.values()),
+        *flags_to_change([Changes], RUN),
+        *flags_to_change((found.config for found in ALGORITHMS.values()), Group("Settings to change", sort_key=2)),
     ]
 )
 

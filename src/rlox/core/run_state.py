@@ -75,8 +75,8 @@ def from_arrays(fresh: RunState, arrays: Mapping[str, NDArray[Any]]) -> RunState
 
     Args:
         fresh: a state of the same configuration that has every part that a run can have: a replay of any length, an
-            empty rollout if it learns in rounds, a next action, and streams if there are environments.
-        arrays: of the checkpoint. Parts that it lacks are None, and so are streams where ``fresh`` has none.
+            empty rollout if it learns in rounds, a next action, and streams.
+        arrays: of the checkpoint. Parts that it lacks are None.
 
     Raises:
         CheckpointError: they are those of another configuration.
@@ -86,8 +86,6 @@ def from_arrays(fresh: RunState, arrays: Mapping[str, NDArray[Any]]) -> RunState
     if counted.shape or counted.dtype.kind not in "iu":
         raise CheckpointError("'replay_rows' in the checkpoint is no whole number: it is damaged, or was made up.")
     rows = int(counted)
-    if fresh.streams is None:
-        kept = {name: array for name, array in kept.items() if not name.startswith("streams.")}
     rollout = fresh.rollout
     assert fresh.replay is not None
     template = fresh._replace(

@@ -83,13 +83,17 @@ class Envs:
         self._resetting = np.zeros(self.n, bool)
         self._dead = ""
 
-    def reset(self, seed: int | None) -> Any:
-        """Start new episodes everywhere; returns their first observations."""
+    def reset(self, seed: int | None, *, n_steps: int = 1) -> Any:
+        """Start new episodes everywhere; returns their first observations.
+
+        It may take as long as ``n_steps`` steps.
+        """
         seed = seed if self.takes_seeds else None
         with self._alive():
             if isinstance(self.env, AsyncVectorEnv):
                 self.env.reset_async(seed=seed)
-                obs, _ = self.env.reset_wait(timeout=self._timeout)
+                limit = None if self._timeout is None else self._timeout * n_steps
+                obs, _ = self.env.reset_wait(timeout=limit)
             else:
                 obs, _ = self.env.reset(seed=seed)
         self._resetting[:] = False
@@ -108,7 +112,8 @@ class Envs:
                 self.env.place = places[0]
             else:
                 _several(self.env).set_attr("place", list(places))
-        return self.reset(None)
+        longest = max(len(place.actions) for place in places)
+        return self.reset(None, n_steps=1 + longest)
 
     def traces(self) -> list[Trace]:
         """Return what each environment has been through since its last reset, if its episodes are numbered."""
@@ -213,7 +218,10 @@ class Envs:
             # They ignore the signal that Gymnasium would end them with.
             for process in self.env.processes:
                 process.kill()
-            self.env.close(terminate=True)
+            # Gymnasium still waits for the answer of one that has died.
+            with contextlib.suppress(EOFError, ConnectionError), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", ".*while waiting for a pending call.*")
+                self.env.close(terminate=True)
         else:
             self.env.close()
 

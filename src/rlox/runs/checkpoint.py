@@ -19,7 +19,7 @@ from safetensors.numpy import save_file
 
 from rlox.core.pack import checksum
 from rlox.errors import CheckpointError, ConfigError, did_you_mean, one_line
-from rlox.files import remove_sides, whole
+from rlox.files import whole
 from rlox.runs import version_1
 
 Arrays = dict[str, NDArray[Any]]
@@ -43,7 +43,6 @@ def save(folder: Path, arrays: Mapping[str, NDArray[Any]], header: Mapping[str, 
         OSError: it could not be written; those that are there stay as they are.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    remove_sides(folder / NAME)
     return write(folder / NAME, arrays, header, older=tuple(folder / name for name in OLDER))
 
 

@@ -11,10 +11,11 @@ from typing import Any
 from filelock import FileLock
 
 from rlox.errors import ConfigError, RunInUseError, one_line
+from rlox.files import remove_sides
 from rlox.runs import checkpoint
 from rlox.runs.checkpoint import Arrays
 from rlox.runs.lock import LOCK, claim, release
-from rlox.runs.logs import RunLog, check_new
+from rlox.runs.logs import CONFIG, RunLog, check_new
 
 Make = Callable[[], tuple[Arrays, dict[str, Any]]]
 """Makes the arrays and the header of a checkpoint."""
@@ -65,14 +66,18 @@ class RunFolder:
         """
         if self._lock is not None:
             return
-        try:
-            lock = claim(self.path)
-        except NotImplementedError:  # A file system without locks.
-            return
+        lock = claim(self.path)
         if checkpoint.stamp(self.path) != self._stamp:
             release(lock)
             raise RunInUseError(f"'{self.path}' has gone on since this trainer loaded it: load it again.")
         self._lock = lock
+        for name in (checkpoint.NAME, checkpoint.BEST, CONFIG):
+            remove_sides(self.path / name)
+
+    @property
+    def claimed(self) -> bool:
+        """Whether others are kept out."""
+        return self._lock is not None
 
     def release(self) -> None:
         """Let others write."""
@@ -114,20 +119,28 @@ class RunFolder:
         """
         try:
             self.claim()
-            if self._log:
-                self._log.flush()
-                self.logged = self._log.logged
+            self.flush()
             checkpoint.save(self.path, *make())
         except OSError as error:
             self.failed = error
             self._warn("A checkpoint", error)
             return
-        self.written()
-        self.last_saved = f"The last good checkpoint is '{self.path / checkpoint.NAME}', of {what}."
+        self.written(what)
 
-    def written(self) -> None:
-        """Note that the latest checkpoint is this trainer's."""
+    def flush(self) -> None:
+        """Write the log to the disk, and count its bytes for the checkpoint that follows.
+
+        Raises:
+            OSError: it cannot be written.
+        """
+        if self._log:
+            self._log.flush()
+            self.logged = self._log.logged
+
+    def written(self, what: str) -> None:
+        """Note that the latest checkpoint is this trainer's, and where the run is in it."""
         self.failed, self._stamp = None, checkpoint.stamp(self.path)
+        self.last_saved = last_saved(self.path, what)
 
     def save_best(self, make: Make) -> None:
         """Write the checkpoint that is kept as the best one."""
@@ -143,17 +156,33 @@ class RunFolder:
         )
 
 
+def last_saved(path: Path, what: str) -> str:
+    """Return the sentence about the last good checkpoint of a run, which is at ``what``."""
+    return f"The last good checkpoint is '{path / checkpoint.NAME}', of {what}."
+
+
 @contextlib.contextmanager
-def may_write(path: Path, own: RunFolder | None) -> Iterator[bool]:
+def may_write(path: Path, own: RunFolder | None, what: str) -> Iterator[bool]:
     """Keep other writers out of a folder that a checkpoint is saved to; yields whether it is the saving run's ``own``.
+
+    Args:
+        path: the folder.
+        own: the run's.
+        what: where the run is, in a word.
 
     Raises:
         RunInUseError: another trainer writes to it.
     """
     if own is not None and path.resolve() == own.path.resolve():
+        held = own.claimed
         own.claim()
-        yield True
-        own.written()
+        try:
+            own.flush()
+            yield True
+            own.written(what)
+        finally:
+            if not held:
+                own.release()
         return
     lock = claim(path) if (path / LOCK).exists() else None
     try:

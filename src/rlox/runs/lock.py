@@ -30,7 +30,9 @@ def claim(folder: Path) -> FileLock:
         raise RunInUseError(
             f"'{folder}' is being written to by {_owner(folder)}: wait until it ends, or name another run_dir."
         ) from None
-    (folder / OWNER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
+    # On a full disk the lock holds, and only its owner's name is missing.
+    with contextlib.suppress(OSError):
+        (folder / OWNER).write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}))
     return lock
 
 
