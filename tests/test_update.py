@@ -199,7 +199,9 @@ def test_an_endless_beta_is_behaviour_cloning(nvec: tuple[int, ...]):
     config = make_config(beta=1e12)
     start, batches = make_state(config, nvec), make_batches(1, 16, nvec=nvec)
     weighted, cloned = (fit(config, start, batches, 5, algorithm) for algorithm in (AWR, UNIFORM))
-    assert_trees_equal(weighted.actor, cloned.actor)
+    # To the last bit or two: the compiler may order the sums of two programs differently.
+    for one, other in zip(*(jax.tree.leaves(state.actor) for state in (weighted, cloned)), strict=True):
+        np.testing.assert_allclose(one, other, rtol=1e-6, atol=1e-7)
 
 
 # In a Trainer.

@@ -222,6 +222,7 @@ class Envs:
             with contextlib.suppress(EOFError, ConnectionError), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", ".*while waiting for a pending call.*")
                 self.env.close(terminate=True)
+            self.env.closed = True
         else:
             self.env.close()
 
