@@ -145,11 +145,11 @@ def run(
 def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | None) -> dict[str, float]:
     """Run the loop with a trainer's evaluation, records and checkpoints; returns what ``Trainer.train`` does."""
     before, began, folder = learner.counters, time.perf_counter(), trainer.folder
-    done, settled = cursor.clock(before) - cursor.begin, threading.Event()
-    if cursor.begin + done < cursor.end:
+    passed, settled = cursor.clock(before) - cursor.begin, threading.Event()
+    if cursor.begin + passed < cursor.end:
         trainer.standing = trainer.standing._replace(cursor=cursor)
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(Progress(max(cursor.end - cursor.begin, 1), progress, done=done))
+        bar = stack.enter_context(Progress(max(cursor.end - cursor.begin, 1), progress, passed=passed))
         stack.enter_context(_saying_what_is_saved(trainer))
         handlers = _handlers(trainer, learner, before)
         save = handlers["save"]

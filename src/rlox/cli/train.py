@@ -243,7 +243,7 @@ def _learn(trainer: Any, spec: RunSpec) -> None:
         print(f"Learned from {spec.dataset}: {told} ({speed:,.0f} a second).")
     total = spec.budget.total_timesteps
     if total is not None and trainer.env_steps >= total:
-        print(f"All {total:,} environment steps are done: --total-timesteps adds to them.")
+        print(f"All {total:,} environment steps were taken: --total-timesteps adds to them.")
     elif total is not None:
         metrics = trainer.train(progress=True)
         speed = f"{metrics['seconds']:.1f} s ({metrics['env_steps_per_second']:,.0f} steps/s)"

@@ -22,11 +22,11 @@ class Progress:
         total: steps in all.
         show: True, False, or None for a terminal only.
         what: the name of the work, in front of the line.
-        done: steps that were done before.
+        passed: of them, those of before.
     """
 
-    def __init__(self, total: int, show: bool | None, *, what: str = "", done: int = 0):
-        self._total, self._what, self._done = total, what, done
+    def __init__(self, total: int, show: bool | None, *, what: str = "", passed: int = 0):
+        self._total, self._what, self._passed = total, what, passed
         self._console = Console(stderr=True, highlight=False)
         shown = self._console.is_terminal if show is None else show
         self._live = Live(console=self._console, transient=True) if shown and self._console.is_terminal else None
@@ -48,7 +48,7 @@ class Progress:
     def update(self, steps: int, metrics: Mapping[str, float]) -> None:
         """Show how far it is after ``steps`` of ``total``."""
         now = time.perf_counter()
-        speed = (steps - self._done) / max(now - self._start, 1e-9)
+        speed = (steps - self._passed) / max(now - self._start, 1e-9)
         parts = [self._what] if self._what else []
         parts += [f"{steps:,}/{self._total:,} steps", f"{speed:,.0f} steps/s"]
         parts.append(f"{_clock(max(self._total - steps, 0) / max(speed, 1e-9))} left")
