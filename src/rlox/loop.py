@@ -191,6 +191,7 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
 def _handlers(trainer: Trainer, learner: Learner, before: Counters) -> dict[str, Callable[[], bool]]:
     """Return what happens at each event of a training that began at ``before``."""
     began, folder = time.perf_counter(), trainer.folder
+    earlier = trainer.standing.metrics.get("time/seconds", 0.0)
     fresh: dict[str, float] = {}
 
     def evaluate() -> bool:
@@ -206,6 +207,7 @@ def _handlers(trainer: Trainer, learner: Learner, before: Counters) -> dict[str,
     def log() -> bool:
         seconds, now = time.perf_counter() - began, learner.counters
         fresh.update(learner.metrics())
+        fresh["time/seconds"] = earlier + seconds
         fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / seconds
         fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / seconds
         record = {"env_steps": now.env_steps, "gradient_steps": now.gradient_steps, **fresh}

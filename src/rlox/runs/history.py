@@ -1,0 +1,183 @@
+"""What runs have left, read back: their records as series, and runs that differ only in their seed as groups."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from numpy.typing import NDArray
+
+from rlox.errors import ConfigError, did_you_mean, one_line
+from rlox.runs.logs import CONFIG, METRICS, records
+
+COMPARISON = "comparison.json"
+"""Marks the folder of a comparison: below it, runs are in ``LABEL/ENV/SEED``."""
+
+Floats = NDArray[np.float64]
+
+
+class Series(NamedTuple):
+    """One metric of one run."""
+
+    steps: Floats
+    """``(n,)``, rising: environment steps, or gradient steps where it learned offline."""
+    values: Floats
+    """``(n,)``."""
+    seconds: Floats
+    """``(n,)``: of training until then, evaluations included."""
+
+    def at(self, step: float) -> float:
+        """Return the last value up to a step; nan before the first."""
+        i = int(np.searchsorted(self.steps, step, side="right")) - 1
+        return float(self.values[i]) if i >= 0 else np.nan
+
+
+class Run(NamedTuple):
+    """A run, as its folder has it."""
+
+    path: Path
+    spec: Mapping[str, Any]
+    """What ``config.json`` says."""
+    records: Sequence[Mapping[str, Any]]
+    """Lines of ``metrics.jsonl``; what was not finite is None."""
+    label: str | None = None
+    """What a comparison calls its settings."""
+
+    @property
+    def seed(self) -> int:
+        """Of everything in it."""
+        return int(self.spec.get("seed", 0))
+
+    @property
+    def place(self) -> str:
+        """Where it learned: its environment, or its data."""
+        return str(self.spec.get("env") or Path(str(self.spec.get("dataset") or "an environment of its own")).stem)
+
+    @property
+    def names(self) -> list[str]:
+        """Metrics that it has, in the order in which they came."""
+        return list(dict.fromkeys(name for record in self.records for name in record if "/" in name))
+
+    def phase(self, *, offline: bool) -> list[Mapping[str, Any]]:
+        """Return the records of learning offline, or of learning in an environment."""
+        found, before = [], 0
+        for record in self.records:
+            # Only offline learning leaves the environment where it was.
+            if (record["env_steps"] == before) == offline:
+                found.append(record)
+            before = record["env_steps"]
+        return found
+
+    def series(self, name: str, *, offline: bool = False) -> Series:
+        """Return one metric over environment steps, or over gradient steps of learning offline."""
+        unit = "gradient_steps" if offline else "env_steps"
+        began = self.records[0]["time"] if self.records else 0.0
+        rows = [
+            (record[unit], record[name], record.get("time/seconds") or record["time"] - began)
+            for record in self.phase(offline=offline)
+            if record.get(name) is not None
+        ]
+        return Series(*np.array(rows, np.float64).reshape(-1, 3).T)
+
+    @property
+    def learned_offline_only(self) -> bool:
+        """Whether it has records, and none of an environment."""
+        return bool(self.records) and not self.phase(offline=False)
+
+    @property
+    def returns(self) -> Series:
+        """Its evaluations' mean returns; without any, those of training episodes."""
+        offline = self.learned_offline_only
+        found = self.series(self.return_name, offline=offline)
+        return found if len(found.steps) else self.series("eval/mean_reward", offline=True)
+
+    @property
+    def return_name(self) -> str:
+        """The metric that ``returns`` are."""
+        return "eval/mean_reward" if "eval/mean_reward" in self.names else "rollout/episode_return"
+
+
+def read_run(path: str | Path, label: str | None = None) -> Run:
+    """Return what a run's folder holds; also while the run goes on.
+
+    Raises:
+        ConfigError: it is not the folder of a run.
+    """
+    folder = Path(path)
+    try:
+        spec = json.loads((folder / CONFIG).read_text())
+        if not isinstance(spec, dict) or not isinstance(spec.get("algorithm"), str):
+            raise ValueError("it does not name an algorithm")
+        found = [record for record in records(folder) if {"time", "env_steps", "gradient_steps"} <= record.keys()]
+    except FileNotFoundError:
+        raise ConfigError(f"'{path}' is not the folder of a run: it has no {CONFIG}.{_near(folder)}") from None
+    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+        raise ConfigError(f"The run '{path}' cannot be read: {one_line(error)}.") from None
+    return Run(folder, spec, found, label)
+
+
+def find_runs(paths: Iterable[str | Path]) -> list[Run]:
+    """Return the runs in folders: each is a run, or has runs somewhere below it.
+
+    Raises:
+        ConfigError: a folder that is not there, or has no run in it.
+    """
+    found: dict[Path, Run] = {}
+    for path in map(Path, paths):
+        below = sorted(file.parent for file in path.rglob(CONFIG) if (file.parent / METRICS).exists())
+        for folder in below or [path]:
+            found.setdefault(folder.resolve(), read_run(folder, _label(folder)))
+    if not found:
+        raise ConfigError("Name the folder of a run, or one that has runs below it.")
+    return list(found.values())
+
+
+def _label(folder: Path) -> str | None:
+    above = folder.absolute().parents
+    if len(above) > 2 and (above[2] / COMPARISON).exists():
+        return above[1].name
+    return None
+
+
+def _near(folder: Path) -> str:
+    here = folder.parent
+    known = sorted(file.parent.name for file in here.glob(f"*/{CONFIG}")) if here.is_dir() else []
+    if not known:
+        return ""
+    near = did_you_mean(folder.name, known)
+    return near if "Did you mean" in near else f" The runs in '{here}' are {', '.join(known[:5])}."
+
+
+def group_runs(runs: Iterable[Run]) -> dict[str, dict[str, list[Run]]]:
+    """Return runs by where they learned and then by what tells their settings apart, in the order given.
+
+    The label of a group is the algorithm, the preset, and those settings that differ between the groups of this
+    algorithm and preset; a comparison's own labels come first.
+    """
+    places: dict[str, list[Run]] = {}
+    for run in runs:
+        places.setdefault(run.place, []).append(run)
+    return {place: _group(own) for place, own in places.items()}
+
+
+def _group(runs: list[Run]) -> dict[str, list[Run]]:
+    groups: dict[str, list[Run]] = {}
+    alike: dict[tuple[str, str | None, str], list[Run]] = {}
+    for run in runs:
+        key = str(run.spec["algorithm"]), run.spec.get("preset"), run.label or ""
+        alike.setdefault(key, []).append(run)
+    for (algorithm, preset, label), own in alike.items():
+        name = label or (f"{algorithm} ({preset})" if preset else algorithm)
+        configs = [run.spec.get("config", {}) for run in own]
+        differing = [
+            setting
+            for setting in dict.fromkeys(setting for config in configs for setting in config)
+            if any(config.get(setting) != configs[0].get(setting) for config in configs)
+        ]
+        for run, config in zip(own, configs, strict=True):
+            told = ", ".join(f"{setting}={config.get(setting)}" for setting in differing)
+            groups.setdefault(f"{name}, {told}" if told else name, []).append(run)
+    return groups
