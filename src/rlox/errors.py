@@ -65,6 +65,10 @@ class SaveError(RloxError):
     """A run that has ended, and could not be saved."""
 
 
+class RunsFailedError(RloxError):
+    """Runs of a comparison that did not end well."""
+
+
 class RunInUseError(RloxError):
     """A run folder that another trainer writes to."""
 

@@ -8,6 +8,13 @@ from types import ModuleType
 
 from rlox.errors import ConfigError, did_you_mean
 
+_imported: list[str] = []
+
+
+def imported() -> list[str]:
+    """Return the modules that were imported because the caller named them."""
+    return list(dict.fromkeys(_imported))
+
 
 def import_named(name: str, purpose: str) -> ModuleType:
     """Return the module of this name; ``purpose`` begins the message where there is none.
@@ -19,13 +26,15 @@ def import_named(name: str, purpose: str) -> ModuleType:
         raise ConfigError(f"{purpose}: '{name}' is not the name of a module.{_near(name)}")
     importlib.invalidate_caches()
     try:
-        return importlib.import_module(name)
+        module = importlib.import_module(name)
     except ModuleNotFoundError as error:
         missing = str(error.name)
         if name == missing or name.startswith(f"{missing}."):
             where = "in the current directory or on Python's path"
             raise ConfigError(f"{purpose}: there is no module '{name}' {where}.{_near(name)}") from None
         raise ConfigError(f"{purpose}: module '{name}' needs '{missing}', which is not installed.") from None
+    _imported.append(name)
+    return module
 
 
 def _near(name: str) -> str:

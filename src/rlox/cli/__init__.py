@@ -18,7 +18,7 @@ from cyclopts import App, CycloptsError, Group, Parameter
 from rlox import __version__
 from rlox.cli.errors import explain
 from rlox.cli.values import check_whole_numbers
-from rlox.errors import DivergedError, RloxError, SaveError, one_line
+from rlox.errors import DivergedError, RloxError, RunsFailedError, SaveError, one_line
 
 GLOBAL = Group("Global options", sort_key=9)
 
@@ -44,6 +44,7 @@ for place, (name, target, summary) in enumerate(
     [
         ("train", "rlox.cli.train:app", "Learn a policy from an environment, from data, or from both."),
         ("resume", "rlox.cli.train:resume", "Continue a run that was stopped."),
+        ("compare", "rlox.cli.compare:compare", "Compare algorithms or settings over seeds: a table and a report."),
         ("evaluate", "rlox.cli.runs:evaluate", "Print the returns of a trained policy, or estimate them."),
         ("play", "rlox.cli.runs:play", "Watch a trained policy, in a window or as a video."),
         ("export", "rlox.cli.runs:export", "Write a trained policy to an ONNX file."),
@@ -98,7 +99,7 @@ def main(args: Sequence[str] | None = None) -> None:
             app.meta(args)
     except CycloptsError as error:
         _fail(explain(error), 2)
-    except (DivergedError, SaveError) as error:
+    except (DivergedError, RunsFailedError, SaveError) as error:
         _fail(str(error), 1)
     except RloxError as error:
         _fail(str(error), 2)

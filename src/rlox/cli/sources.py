@@ -26,7 +26,7 @@ def apply_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     file = _value(flags["config"])
     if file is None:
         return
-    values = _read(Path(file))
+    values = read_toml(Path(file))
     algorithm, command = values.pop("algorithm", None), commands[-1].lower()
     if algorithm is not None and str(algorithm).lower() != command:
         raise ConfigError(f"'{file}' is for the algorithm '{algorithm}': use `rlox train {algorithm}`, not {command}.")
@@ -84,7 +84,12 @@ def _value(flag: Argument) -> str | None:
     return flag.tokens[-1].value if flag.tokens else None
 
 
-def _read(file: Path) -> dict[str, Any]:
+def read_toml(file: Path) -> dict[str, Any]:
+    """Return what a TOML file has, its keys at the top with underscores.
+
+    Raises:
+        ConfigError: no such file, one that is too long, or broken TOML.
+    """
     try:
         with file.open("rb") as opened:
             raw = opened.read(_LONGEST + 1)

@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlox.errors import ConfigError, did_you_mean, one_line
+from rlox.files import writing
 from rlox.runs.logs import CONFIG, METRICS, records
 
 COMPARISON = "comparison.json"
@@ -120,19 +121,64 @@ def read_run(path: str | Path, label: str | None = None) -> Run:
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Run]:
-    """Return the runs in folders: each is a run, or has runs somewhere below it.
+    """Return the runs in folders (each is a run, or has runs somewhere below it) and in files of ``write_runs``.
 
     Raises:
-        ConfigError: a folder that is not there, or has no run in it.
+        ConfigError: a folder that is not there, or has no run in it; a file that is of something else.
     """
     found: dict[Path, Run] = {}
     for path in map(Path, paths):
+        if path.is_file():
+            found |= {path.resolve() / str(run.path): run for run in read_runs(path)}
+            continue
         below = sorted(file.parent for file in path.rglob(CONFIG) if (file.parent / METRICS).exists())
         for folder in below or [path]:
             found.setdefault(folder.resolve(), read_run(folder, _label(folder)))
     if not found:
         raise ConfigError("Name the folder of a run, or one that has runs below it.")
     return list(found.values())
+
+
+def write_runs(path: str | Path, runs: Sequence[Run]) -> Path:
+    """Write the settings and the returns of runs to one JSON file, which ``find_runs`` reads like their folders.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    kept = [
+        {
+            "path": "/".join(run.path.parts[-3:]),
+            "label": run.label,
+            "spec": {name: run.spec.get(name) for name in (*_KEPT, "versions", "machine")},
+            "records": [
+                {name: value for name, value in record.items() if name in _COUNTED or name == run.return_name}
+                for record in run.records
+                if record.get(run.return_name) is not None
+            ],
+        }
+        for run in runs
+    ]
+    with writing(Path(path)) as side:
+        lines = ",\n".join(json.dumps(run) for run in kept)
+        side.write_text(f'{{"runs": [\n{lines}\n]}}\n')
+    return Path(path)
+
+
+_KEPT = ("algorithm", "preset", "env", "dataset", "seed", "config", "budget")
+_COUNTED = ("time", "env_steps", "gradient_steps", "time/seconds")
+
+
+def read_runs(path: Path) -> list[Run]:
+    """Return the runs of a file that ``write_runs`` wrote.
+
+    Raises:
+        ConfigError: it is another file.
+    """
+    try:
+        kept = json.loads(path.read_text())["runs"]
+        return [Run(Path(run["path"]), run["spec"], run["records"], run["label"]) for run in kept]
+    except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
+        raise ConfigError(f"'{path}' holds no runs ({one_line(error)}): name the folder of a run.") from None
 
 
 def _label(folder: Path) -> str | None:
@@ -170,7 +216,7 @@ def _group(runs: list[Run]) -> dict[str, list[Run]]:
         key = str(run.spec["algorithm"]), run.spec.get("preset"), run.label or ""
         alike.setdefault(key, []).append(run)
     for (algorithm, preset, label), own in alike.items():
-        name = label or (f"{algorithm} ({preset})" if preset else algorithm)
+        name = label or (f"{algorithm}-{preset}" if preset else algorithm)
         configs = [run.spec.get("config", {}) for run in own]
         differing = [
             setting

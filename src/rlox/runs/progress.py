@@ -1,4 +1,4 @@
-"""How far something is: a live line on a terminal."""
+"""How far something is: live lines on a terminal."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Generator, Iterable, Mapping
 from typing import TypeVar
 
-from rich.console import Console
+from rich.console import Console, Group
 from rich.live import Live
 from rich.text import Text
 
@@ -57,8 +57,7 @@ class Progress:
                 parts.append(f"{label} {metrics[name]:.4g}")
         self._line = " | ".join(parts)
         if self._live:
-            bar = "━" * min(int(20 * steps / self._total), 20)
-            self._live.update(Text.assemble((f"{bar:─<20} ", "cyan"), self._line))
+            self._live.update(Text.assemble((f"{_bar(steps / self._total)} ", "cyan"), self._line))
         elif self._plain and now - self._last > 5:
             print(self._line, file=sys.stderr, flush=True)
             self._line, self._last = "", now
@@ -101,3 +100,57 @@ def track(what: str, items: Iterable[T], total: int, *, at: Callable[[T], int] |
     finally:
         if shown is not None:
             shown.__exit__()
+
+
+class Board:
+    """How far several runs are: a few live lines on a terminal; elsewhere a plain line for each that ends.
+
+    Args:
+        total: runs in all.
+        show: True, False, or None for a terminal only.
+    """
+
+    def __init__(self, total: int, show: bool | None):
+        self._total, self._began, self._at_first = total, time.monotonic(), -1.0
+        self._console = Console(stderr=True, highlight=False)
+        shown = self._console.is_terminal if show is None else show
+        self._live = Live(console=self._console, transient=True) if shown and self._console.is_terminal else None
+        self._plain = shown and self._live is None
+        self._done = 0
+
+    def __enter__(self) -> Board:
+        if self._live:
+            self._live.start()
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        if self._live:
+            self._live.stop()
+
+    def update(self, done: int, failed: int, running: Mapping[str, tuple[float, str]]) -> None:
+        """Show which runs have ended, and how far (0 to 1) those are that are running."""
+        self._done = done + failed
+        if self._live is None:
+            return
+        share = (done + failed + sum(at for at, _ in running.values())) / max(self._total, 1)
+        if self._at_first < 0:
+            self._at_first = share
+        passed, gained = time.monotonic() - self._began, share - self._at_first
+        left = f" | {_clock((1 - share) * passed / gained)} left" if gained > 0 else ""
+        told = f"{done}/{self._total} runs" + (f", {failed} failed" if failed else "") + left
+        lines = [Text.assemble((f"{_bar(share)} ", "cyan"), told)]
+        width = max(map(len, running), default=0)
+        lines += [Text(f"{_bar(at)} {name:{width}}  {at:4.0%}  {what}") for name, (at, what) in running.items()]
+        self._live.update(Group(*lines))
+
+    def ended(self, name: str, failure: str | None) -> None:
+        """Say that a run has ended, and why if it failed."""
+        told = f"{name}: {failure or 'finished'}"
+        if self._live and failure:
+            self._live.console.print(told, markup=False)
+        elif self._plain:
+            print(f"{self._done + 1}/{self._total} {told}", file=sys.stderr, flush=True)
+
+
+def _bar(share: float) -> str:
+    return f"{'━' * min(int(20 * share), 20):─<20}"

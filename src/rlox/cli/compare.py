@@ -1,0 +1,184 @@
+"""``rlox compare``: many runs, and what they come to."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+
+from rlox.cli.values import check_no_effect
+from rlox.errors import ConfigError, RunsFailedError
+
+if TYPE_CHECKING:
+    from rlox.compare import Failure, Outcome
+    from rlox.runs.history import Run
+
+Several = Parameter(consume_multiple=True, negative=())
+
+
+def compare(
+    *run: Annotated[Path, Parameter(metavar="RUN")],
+    env: Annotated[tuple[str, ...], Several] = (),
+    dataset: Annotated[tuple[str, ...], Several] = (),
+    algorithms: str | None = None,
+    seeds: int | None = None,
+    total_timesteps: int | None = None,
+    gradient_steps: int | None = None,
+    eval_interval: int | None = None,
+    n_eval_episodes: int | None = None,
+    config: Path | None = None,
+    output: Path | None = None,
+    processes: int | None = None,
+    threshold: float | None = None,
+    save: Path | None = None,
+) -> None:
+    """Compare algorithms, or settings of one, over seeds: run what is missing, then print a table and write a report.
+
+    Every run is a process of its own on one core, as many at a time as there are cores. The same command again goes on
+    with what is missing, from checkpoints.
+
+    Parameters
+    ----------
+    run
+        Folders of runs that are there; they are compared as they are.
+    env
+        Environments to learn in.
+    dataset
+        Data to learn from instead.
+    algorithms
+        What to compare, such as awr,iql,ppo; awr:tuned is awr with that preset.
+    seeds
+        How many seeds; 5 by default.
+    total_timesteps
+        Environment steps of each run.
+    gradient_steps
+        Gradient steps of each run on data.
+    eval_interval
+        Steps between evaluations; a twentieth of the run by default.
+    n_eval_episodes
+        Episodes of an evaluation; 10 by default.
+    config
+        TOML file with what to compare, such as several settings of one algorithm.
+    output
+        Folder for the runs, the table and the report; by default one under runs/, named for what is compared.
+    processes
+        Runs at a time; as many as there are cores by default.
+    threshold
+        Return to reach: the table says when. By default the one that the environment names, if it does.
+    save
+        File to keep settings and returns in (.json), which this command reads like folders.
+    """
+    from rlox.runs.history import find_runs
+
+    given: dict[str, Any] = {
+        "env": env or None,
+        "dataset": dataset or None,
+        "algorithms": algorithms,
+        "seeds": seeds,
+        "total_timesteps": total_timesteps,
+        "gradient_steps": gradient_steps,
+        "eval_interval": eval_interval,
+        "n_eval_episodes": n_eval_episodes,
+    }
+    outcome = None
+    if run:
+        check_no_effect("on runs that are there", **given, config=config, processes=processes)
+        paths: Sequence[Path] = run
+    else:
+        folder, outcome = _run(given, config, output, processes)
+        paths = [folder]
+    found = find_runs(paths)
+    _report(found, output, threshold, save)
+    if outcome is not None and outcome.failures:
+        _fail(outcome.failures)
+
+
+def _run(
+    given: dict[str, Any], config: Path | None, output: Path | None, processes: int | None
+) -> tuple[Path, Outcome]:
+    """Run what is missing; returns the folder and how the runs ended."""
+    from rlox.cli.sources import read_toml
+    from rlox.compare import run_jobs, usable_cores
+    from rlox.modules import imported
+    from rlox.plan import Plan, named_settings, plan_of, seeds_of
+    from rlox.runs.interrupts import Interrupted
+    from rlox.spec import check_positive
+
+    budget = {name: value for name, value in list(given.items())[4:] if value is not None}
+    if config is not None:
+        check_no_effect("beside --config, whose tables say what is compared", algorithms=given["algorithms"])
+        plan = plan_of(read_toml(config), str(config))
+        plan = plan._replace(shared={**plan.shared, **budget})
+    elif given["algorithms"] is None:
+        raise ConfigError(
+            "Say what to compare: --env ID --algorithms awr,iql --total-timesteps N, a file by --config, or folders of "
+            "runs."
+        )
+    else:
+        plan = Plan(named_settings(given["algorithms"].split(",")), (), shared=budget)
+    plan = plan._replace(
+        envs=given["env"] or plan.envs,
+        datasets=given["dataset"] or plan.datasets,
+        seeds=plan.seeds if given["seeds"] is None else seeds_of(given["seeds"]),
+    )
+    if output is None:
+        name = config.stem if config else "-".join([*plan.settings, *plan.envs, *(Path(d).stem for d in plan.datasets)])
+        output = Path("runs") / f"compare-{name}".replace("/", "-").replace(":", "-")
+    jobs = plan.jobs(output)
+    cores = usable_cores()
+    if processes is not None:
+        check_positive(processes=processes)
+        cores = cores[:processes]
+    print(f"{len(jobs)} runs, {len(cores)} at a time, in {output}.", flush=True)
+    outcome = run_jobs(jobs, output, cores=cores, modules=imported(), progress=True)
+    if outcome.stopped_by is not None:
+        told = (
+            f"Stopped: {outcome.n_finished} of {len(jobs)} runs are finished. The same command goes on with the rest."
+        )
+        raise Interrupted(told, outcome.stopped_by)
+    if outcome.busy == outcome.busy:
+        print(f"The runs kept {outcome.busy:.0%} of the cores' time busy.")
+    return output, outcome
+
+
+def _report(runs: Sequence[Run], output: Path | None, threshold: float | None, save: Path | None) -> None:
+    """Print the table, and write the report."""
+    from rlox.runs.history import group_runs, write_runs
+    from rlox.runs.table import as_markdown, compare_groups, overall
+
+    groups = group_runs(runs)
+    aims = {place: threshold if threshold is not None else _aim(place) for place in groups}
+    known = {place: aim for place, aim in aims.items() if aim is not None}
+    lines = compare_groups(groups, known)
+    if not lines:
+        raise ConfigError("None of these runs has a return yet: there is nothing to compare.")
+    for place in groups:
+        at = {line.steps for line in lines if line.place == place}
+        if at:
+            print(f"{place}: returns after {at.pop():,.0f} steps, the last that all of its runs have reached.")
+    print(f"\n{as_markdown(lines, known)}")
+    if len(groups) > 1:
+        first = lines[0].label
+        for label, found in overall(groups).items():
+            print(f"\n{label} beats {first} with a probability of {found.value:.2f} over all of them", end="")
+            print(f" (95% interval {found.low:.2f} to {found.high:.2f})." if found.low == found.low else ".")
+    if save is not None:
+        print(f"\nKept settings and returns in {write_runs(save, runs)}.")
+
+
+def _aim(place: str) -> float | None:
+    """Return the return that an environment names as solving it."""
+    import gymnasium as gym
+
+    found = gym.registry.get(place)
+    return None if found is None else found.reward_threshold
+
+
+def _fail(failures: Sequence[Failure]) -> None:
+    first = failures[0]
+    raise RunsFailedError(
+        f"{len(failures)} runs failed, and are not in the table. The first was '{first.job.folder}': {first.why} The "
+        "same command tries them again."
+    )

@@ -1,0 +1,167 @@
+"""What a comparison is of: settings x environments (or data) x seeds, from flags or from a TOML file."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from rlox.algorithms import find_algorithm
+from rlox.assemble import is_discrete, named
+from rlox.data.bundled import is_bundled, reference
+from rlox.errors import ConfigError, suggest
+from rlox.spec import Budget, RunSpec, check_positive
+
+N_EVALUATIONS = 20
+"""Of a run, if no interval is given."""
+BUDGET = {field.name for field in dataclasses.fields(Budget)}
+
+
+class Job(NamedTuple):
+    """A run of a comparison."""
+
+    label: str
+    """What its settings are called."""
+    spec: RunSpec
+    folder: Path
+
+
+class Plan(NamedTuple):
+    """A comparison: every setting, at every place, with every seed."""
+
+    settings: Mapping[str, Mapping[str, Any]]
+    """By label: ``algorithm``, ``preset``, and settings or parts of the budget."""
+    envs: Sequence[str]
+    """Ids of environments."""
+    datasets: Sequence[str] = ()
+    """Data to learn from instead."""
+    seeds: Sequence[int] = (0, 1, 2, 3, 4)
+    shared: Mapping[str, Any] = {}
+    """Settings and parts of the budget of every run."""
+    on: Mapping[str, Mapping[str, Any]] = {}
+    """Those of one place; for data also its ``env``."""
+
+    def jobs(self, out: Path) -> list[Job]:
+        """Return its runs, in folders ``LABEL/PLACE/SEED`` of ``out``, all settings with the first seed first.
+
+        Raises:
+            ConfigError: an unknown algorithm, preset, environment or setting, or nothing that says how long.
+        """
+        places = [(env, None) for env in self.envs] + [(None, data) for data in self.datasets]
+        if not places:
+            raise ConfigError("Say where to compare: env = ['CartPole-v1'] (--env), or dataset = [...] (--dataset).")
+        for name in self.on.keys() - {*self.envs, *self.datasets}:
+            raise ConfigError(f"[on.\"{name}\"]: '{name}' is not among the environments and data that are compared.")
+        for label in self.settings:
+            if not label or label.startswith(".") or not label.isprintable() or set(label) & set("/\\:"):
+                raise ConfigError(f"{label!r} cannot name settings, since it names a folder: use letters and digits.")
+        specs = {
+            (label, place): self._spec(label, *place) for place in dict.fromkeys(places) for label in self.settings
+        }
+        return [
+            Job(label, dataclasses.replace(spec, seed=seed), out / label / _folder(place) / str(seed))
+            for seed in self.seeds
+            for (label, place), spec in specs.items()
+        ]
+
+    def _spec(self, label: str, env: str | None, data: str | None) -> RunSpec:
+        given = {**self.shared, **self.on.get(env or data or "", {}), **self.settings[label]}
+        algorithm, preset = given.pop("algorithm", label), given.pop("preset", None)
+        env = given.pop("env", env) or _env_of(data)
+        budget = {name: value for name, value in given.items() if name in BUDGET}
+        config = {name: value for name, value in given.items() if name not in BUDGET}
+        known = [field.name for field in dataclasses.fields(find_algorithm(algorithm)[1].config)]
+        for name in config:
+            if name not in known:
+                near = suggest(name, [*known, *BUDGET])
+                raise ConfigError(f"'{name}' is not a setting of {algorithm} ('{label}') or part of a budget.{near}")
+        spec = RunSpec.resolve(
+            algorithm,
+            config=config,
+            preset=preset,
+            env=env,
+            discrete=lambda: env is not None and is_discrete(env, None),
+            dataset=named(data),
+        )
+        return dataclasses.replace(spec, budget=_budget(label, data, budget))
+
+
+def _budget(label: str, data: str | None, given: Mapping[str, Any]) -> Budget:
+    total = given.get("gradient_steps" if data else "total_timesteps")
+    if total is None:
+        said = "gradient_steps (--gradient-steps)" if data else "total_timesteps (--total-timesteps)"
+        raise ConfigError(f"Say how long '{label}' learns: {said}, such as 50000.")
+    check_positive(total=total)
+    return Budget(**{"eval_interval": max(total // N_EVALUATIONS, 1), **given})
+
+
+def _env_of(data: str | None) -> str | None:
+    return reference(data).env if data is not None and is_bundled(data) else None
+
+
+def _folder(place: tuple[str | None, str | None]) -> str:
+    env, data = place
+    return (env or Path(str(data)).stem).replace("/", "-").replace(":", "-")
+
+
+def named_settings(algorithms: Iterable[str]) -> dict[str, dict[str, Any]]:
+    """Return the settings that ``awr``, or ``awr:tuned`` with its preset, stand for, by label.
+
+    Raises:
+        ConfigError: an unknown algorithm.
+    """
+    found = {}
+    for entry in algorithms:
+        name, _, preset = entry.strip().partition(":")
+        algorithm = find_algorithm(name)[0]
+        found[f"{algorithm}-{preset}" if preset else algorithm] = {"algorithm": algorithm, "preset": preset or None}
+    return found
+
+
+def plan_of(values: Mapping[str, Any], source: str) -> Plan:
+    """Return the plan that a TOML file has.
+
+    ``env`` and ``dataset`` are names or lists of them, ``seeds`` a number or a list; every table ``[settings.LABEL]``
+    is one line of the comparison, with ``algorithm`` (the label, if left out), ``preset`` and what differs; a table
+    ``[on."ENV"]`` has what differs there; the rest is of all runs.
+
+    Raises:
+        ConfigError: a value of another kind.
+    """
+    rest = dict(values)
+    settings, on = rest.pop("settings", {}), rest.pop("on", {})
+    for name, table in (("settings", settings), ("on", on)):
+        if not isinstance(table, Mapping) or not all(isinstance(entry, Mapping) for entry in table.values()):
+            raise ConfigError(
+                f"'{source}': '{name}' must be tables, such as [{name}.{'awr' if name == 'settings' else 'ENV'}]."
+            )
+    if not settings:
+        raise ConfigError(f"'{source}' compares nothing: add a table for each line of it, such as [settings.awr].")
+    envs, datasets = (_texts(rest.pop(name, []), name, source) for name in ("env", "dataset"))
+    for name, value in rest.items():
+        if isinstance(value, Mapping):
+            raise ConfigError(
+                f"'{source}': [{name}] is not a table of a comparison, which has [settings.…] and [on.…]."
+            )
+    seeds = seeds_of(rest.pop("seeds", 5))
+    return Plan({str(label): dict(own) for label, own in settings.items()}, envs, datasets, seeds, rest, on)
+
+
+def _texts(value: object, name: str, source: str) -> list[str]:
+    found = [value] if isinstance(value, str) else value
+    if not isinstance(found, list) or not all(isinstance(item, str) for item in found):
+        raise ConfigError(f"'{source}': {name} = {value!r} must be a name, or a list of names.")
+    return found
+
+
+def seeds_of(value: object) -> list[int]:
+    """Return the seeds that a number of them (from 0 on) or a list stands for.
+
+    Raises:
+        ConfigError: it is neither.
+    """
+    found = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
+    if not isinstance(found, list) or not found or not all(type(seed) is int and seed >= 0 for seed in found):
+        raise ConfigError(f"seeds = {value!r} must be a number of seeds, or a list of whole numbers from 0 on.")
+    return list(dict.fromkeys(found))

@@ -1,0 +1,155 @@
+"""A comparison as a table: returns over seeds with intervals, who beats whom, and when a threshold was reached."""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from rlox.runs.history import Run
+from rlox.runs.statistics import Estimate, Reached, estimate, improvement, reached
+
+
+class Line(NamedTuple):
+    """What the runs of one label at one place came to."""
+
+    place: str
+    label: str
+    n_runs: int
+    steps: float
+    """At which all lines of this place are compared: the last that every run of them has reached."""
+    score: Estimate
+    """Interquartile mean of the returns there."""
+    better: Estimate | None
+    """Probability that one of its runs beats one of the first line's; None for the first line."""
+    n_reached: int
+    """Runs that reached the threshold."""
+    reached: Reached | None
+    """Median steps and seconds to it; None unless more than half of the runs reached it."""
+    seconds: float
+    """Median of training until the last record."""
+
+
+def compare_groups(groups: Mapping[str, Mapping[str, Sequence[Run]]], thresholds: Mapping[str, float]) -> list[Line]:
+    """Return a line for each group of ``group_runs``; runs that have no return yet are left out.
+
+    Args:
+        groups: by place and label.
+        thresholds: a return to reach, by place.
+    """
+    return [line for place, own in groups.items() for line in _lines(place, own, thresholds.get(place))]
+
+
+def _lines(place: str, groups: Mapping[str, Sequence[Run]], threshold: float | None) -> list[Line]:
+    found = {label: [run for run in runs if len(run.returns.steps)] for label, runs in groups.items()}
+    found = {label: runs for label, runs in found.items() if runs}
+    if not found:
+        return []
+    at = min(run.returns.steps[-1] for runs in found.values() for run in runs)
+    scores = {label: [run.returns.at(at) for run in runs] for label, runs in found.items()}
+    scores = {label: [score for score in own if not np.isnan(score)] for label, own in scores.items()}
+    scores = {label: own for label, own in scores.items() if own}
+    first = next(iter(scores.values()))
+    return [
+        Line(
+            place,
+            label,
+            len(own),
+            at,
+            estimate(own),
+            None if own is first else improvement([own], [first]),
+            *_to(found[label], threshold),
+            statistics.median(run.returns.seconds[-1] for run in found[label]),
+        )
+        for label, own in scores.items()
+    ]
+
+
+def _to(runs: Sequence[Run], threshold: float | None) -> tuple[int, Reached | None]:
+    """Return how many runs reached the threshold, and the median of when."""
+    when = [reached(run, threshold) for run in runs] if threshold is not None else []
+    there = [x for x in when if x is not None]
+    if 2 * len(there) <= len(runs):
+        return len(there), None
+    # Those that never did count as later than all others.
+    never = [float("inf")] * (len(runs) - len(there))
+    steps, seconds = (statistics.median([*(x[i] for x in there), *never]) for i in (0, 1))
+    return len(there), Reached(steps, seconds)
+
+
+def overall(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> dict[str, Estimate]:
+    """Return, by label, the probability that its runs beat the first label's, averaged over the places of both."""
+    at = {
+        place: min(
+            (run.returns.steps[-1] for runs in own.values() for run in runs if len(run.returns.steps)), default=0
+        )
+        for place, own in groups.items()
+    }
+    labels = list(dict.fromkeys(label for own in groups.values() for label in own))
+    found = {}
+    for label in labels[1:]:
+        shared = [(place, own) for place, own in groups.items() if label in own and labels[0] in own]
+        pairs = [
+            [[run.returns.at(at[place]) for run in own[name] if len(run.returns.steps)] for name in (label, labels[0])]
+            for place, own in shared
+        ]
+        pairs = [pair for pair in pairs if all(pair)]
+        if pairs:
+            found[label] = improvement([x for x, _ in pairs], [y for _, y in pairs])
+    return found
+
+
+def as_markdown(lines: Sequence[Line], thresholds: Mapping[str, float]) -> str:
+    """Return the table, as Markdown that is also readable as it is."""
+    several = any(line.score.low == line.score.low for line in lines)
+    aims = any(line.place in thresholds for line in lines)
+    first = lines[0].label if lines else ""
+    header = ["where", "what", "runs", "return", *(["95% interval"] if several else [])]
+    header += [f"beats {first}"] if any(line.better for line in lines) else []
+    header += ["steps to threshold", "seconds to it"] if aims else []
+    rows = [[*header, "seconds"]]
+    for line in lines:
+        row = [line.place, line.label, str(line.n_runs), _number(line.score.value)]
+        row += [_interval(line.score, _number)] if several else []
+        if f"beats {first}" in header:
+            row.append(
+                "" if line.better is None else f"{line.better.value:.2f} {_interval(line.better, _share)}".strip()
+            )
+        if aims:
+            row += _threshold(line, thresholds.get(line.place))
+        rows.append([*row, f"{line.seconds:.0f}"])
+    return markdown(rows)
+
+
+def _threshold(line: Line, threshold: float | None) -> list[str]:
+    if threshold is None:
+        return ["", ""]
+    if line.reached is None:
+        return [f"{_number(threshold)}: {line.n_reached} of {line.n_runs}", ""]
+    missed = "" if line.n_reached == line.n_runs else f" ({line.n_reached} of {line.n_runs})"
+    return [f"{_number(threshold)}: {line.reached.steps:,.0f}{missed}", f"{line.reached.seconds:.0f}"]
+
+
+def _interval(found: Estimate, shown: Any) -> str:
+    return "" if found.low != found.low else f"{shown(found.low)} to {shown(found.high)}"
+
+
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+
+
+def _share(value: float) -> str:
+    return f"{value:.2f}"
+
+
+def markdown(rows: Sequence[Sequence[str]]) -> str:
+    """Return rows, the first of them the header, as a table; columns after the second are aligned right."""
+    widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
+    lines = []
+    for row in rows:
+        cells = [f"{cell:{'<' if i < 2 else '>'}{widths[i]}}" for i, cell in enumerate(row)]
+        lines.append(f"| {' | '.join(cells)} |")
+    rule = ["-" * width if i < 2 else "-" * (width - 1) + ":" for i, width in enumerate(widths)]
+    return "\n".join([lines[0], f"| {' | '.join(rule)} |", *lines[1:]])
