@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from rlox.algorithms import ALGORITHMS, register
+    from rlox.compilation import set_compilation_cache
     from rlox.core.algorithm import Algorithm
     from rlox.core.config import Config, setting
     from rlox.data.dataset import Dataset
@@ -23,6 +24,7 @@ __all__ = [
     "Trainer",
     "__version__",
     "register",
+    "set_compilation_cache",
     "setting",
 ]
 
@@ -36,6 +38,7 @@ _HOME = {
     "RunSpec": "rlox.spec",
     "Trainer": "rlox.trainer",
     "register": "rlox.algorithms",
+    "set_compilation_cache": "rlox.compilation",
     "setting": "rlox.core.config",
 }
 

@@ -11,6 +11,7 @@ from typing import Any, NamedTuple
 
 import gymnasium as gym
 
+from rlox import compilation
 from rlox.algorithms import find_algorithm, find_saved
 from rlox.core.config import silenced
 from rlox.data.bundled import is_bundled
@@ -45,6 +46,7 @@ def make_learner(
         ConfigError: nothing to learn from, or an environment that could not be created.
         DatasetError: data that are not the environment's.
     """
+    compilation.prepare(spec.config)
     with contextlib.ExitStack() as opened:
         envs = None
         if env is not None:

@@ -14,6 +14,7 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
 
+from rlox import compilation
 from rlox.core import acting
 from rlox.core.config import Config, make_config
 from rlox.core.networks import Actor
@@ -170,6 +171,7 @@ class Policy:
         Raises:
             CheckpointError: there is none, or it is torn.
         """
+        compilation.prepare()
         arrays, header = checkpoint.load(Path(path), only=("train.actor.", "train.normalizer."))
         try:
             spaces = restore(header["observation_space"]), restore(header["action_space"])
