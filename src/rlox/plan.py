@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rlox.algorithms import find_algorithm
 from rlox.assemble import is_discrete, named
 from rlox.data.bundled import is_bundled, reference
+from rlox.envs.envs import find_spec, names_module
 from rlox.errors import ConfigError, suggest
 from rlox.spec import Budget, RunSpec, check_positive
 
@@ -51,6 +52,8 @@ class Plan(NamedTuple):
         places = [(env, None) for env in self.envs] + [(None, data) for data in self.datasets]
         if not places:
             raise ConfigError("Say where to compare: env = ['CartPole-v1'] (--env), or dataset = [...] (--dataset).")
+        for env in self.envs:
+            find_spec(env)
         for name in self.on.keys() - {*self.envs, *self.datasets}:
             raise ConfigError(f"[on.\"{name}\"]: '{name}' is not among the environments and data that are compared.")
         for label in self.settings:
@@ -88,11 +91,12 @@ class Plan(NamedTuple):
 
 
 def _budget(label: str, data: str | None, given: Mapping[str, Any]) -> Budget:
-    total = given.get("gradient_steps" if data else "total_timesteps")
-    if total is None:
-        said = "gradient_steps (--gradient-steps)" if data else "total_timesteps (--total-timesteps)"
-        raise ConfigError(f"Say how long '{label}' learns: {said}, such as 50000.")
-    check_positive(total=total)
+    name = "gradient_steps" if data else "total_timesteps"
+    if name not in given:
+        flag = name.replace("_", "-")
+        raise ConfigError(f"Say how long '{label}' learns: {name} (--{flag}), such as 50000.")
+    check_positive(**{name: given[name]})
+    total = given[name]
     return Budget(**{"eval_interval": max(total // N_EVALUATIONS, 1), **given})
 
 
@@ -144,6 +148,10 @@ def plan_of(values: Mapping[str, Any], source: str) -> Plan:
             raise ConfigError(
                 f"'{source}': [{name}] is not a table of a comparison, which has [settings.…] and [on.…]."
             )
+    if modules := [env for env in envs if names_module(env)]:
+        raise ConfigError(
+            f"'{source}': '{modules[0]}' names a module, and a file never imports one: pass --env {modules[0]} instead."
+        )
     seeds = seeds_of(rest.pop("seeds", 5))
     return Plan({str(label): dict(own) for label, own in settings.items()}, envs, datasets, seeds, rest, on)
 

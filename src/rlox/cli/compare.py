@@ -131,7 +131,8 @@ def _run(
     if processes is not None:
         check_positive(processes=processes)
         cores = cores[:processes]
-    print(f"{len(jobs)} runs, {len(cores)} at a time, in {output}.", flush=True)
+    n = f"{len(jobs)} runs, {len(cores)} at a time," if len(jobs) > 1 else "One run"
+    print(f"{n} in {output}.", flush=True)
     outcome = run_jobs(jobs, output, cores=cores, modules=imported(), progress=True)
     if outcome.stopped_by is not None:
         told = (

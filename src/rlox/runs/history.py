@@ -149,7 +149,7 @@ def write_runs(path: str | Path, runs: Sequence[Run]) -> Path:
         {
             "path": "/".join(run.path.parts[-3:]),
             "label": run.label,
-            "spec": {name: run.spec.get(name) for name in (*_KEPT, "versions", "machine")},
+            "spec": {name: run.spec[name] for name in _KEPT if name in run.spec},
             "records": [
                 {name: value for name, value in record.items() if name in _COUNTED or name == run.return_name}
                 for record in run.records
@@ -164,7 +164,7 @@ def write_runs(path: str | Path, runs: Sequence[Run]) -> Path:
     return Path(path)
 
 
-_KEPT = ("algorithm", "preset", "env", "dataset", "seed", "config", "budget")
+_KEPT = ("algorithm", "preset", "env", "dataset", "seed", "config", "budget", "versions")
 _COUNTED = ("time", "env_steps", "gradient_steps", "time/seconds")
 
 

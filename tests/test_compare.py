@@ -1,0 +1,322 @@
+"""Comparisons: plans, processes that are stopped and go on, and the table."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlox.cli import main
+from rlox.compare import is_finished, last_record, run_jobs
+from rlox.errors import ConfigError
+from rlox.plan import Plan, named_settings, plan_of, seeds_of
+from rlox.runs.history import Run, find_runs, group_runs, write_runs
+from rlox.runs.table import as_markdown, compare_groups, overall
+
+TINY = {"hidden": 8, "batch_size": 16, "learning_starts": 20, "total_timesteps": 60, "n_eval_episodes": 1}
+PLAN = Plan({"bc": {}, "small": {"algorithm": "awr", "beta": 2.0}}, ["CartPole-v1"], seeds=[3], shared=TINY)
+
+
+def fake(label: str, returns: list[float], *, place: str = "A", seed: int = 0, every: int = 10) -> Run:
+    """A run with these evaluations, 2 s apart."""
+    records = [
+        {
+            "time": 100.0 + 2 * i,
+            "env_steps": every * i,
+            "gradient_steps": 0,
+            "eval/mean_reward": x,
+            "time/seconds": 2 * i,
+        }
+        for i, x in enumerate(returns, start=1)
+    ]
+    return Run(Path(label) / place / str(seed), {"algorithm": "awr", "env": place, "seed": seed}, records, label)
+
+
+# Plans
+
+
+def test_a_plan_is_every_setting_at_every_place_with_every_seed(tmp_path: Path):
+    plan = plan_of(
+        {
+            "env": ["CartPole-v1", "Pendulum-v1"],
+            "seeds": 2,
+            "total_timesteps": 4_000,
+            "hidden": 16,
+            "settings": {
+                "awr": {},
+                "wide": {"algorithm": "AWR", "hidden": 32},
+                "tuned": {"algorithm": "awr", "preset": "tuned"},
+            },
+            "on": {"Pendulum-v1": {"gamma": 0.9, "total_timesteps": 8_000}},
+        },
+        "plan.toml",
+    )
+    jobs = plan.jobs(tmp_path)
+    assert len(jobs) == 3 * 2 * 2
+    assert [job.spec.seed for job in jobs] == [0] * 6 + [1] * 6
+    found = {job.folder.relative_to(tmp_path).as_posix(): job.spec for job in jobs}
+    assert found["awr/CartPole-v1/1"].config.hidden == 16
+    assert found["wide/CartPole-v1/0"].config.hidden == 32
+    assert (found["awr/CartPole-v1/0"].config.gamma, found["awr/Pendulum-v1/0"].config.gamma) == (0.99, 0.9)
+    assert found["tuned/CartPole-v1/0"].config.rollout_steps == 1024
+    assert found["tuned/CartPole-v1/0"].config.hidden == 16, "what is said outweighs a preset"
+    budget = found["wide/Pendulum-v1/1"].budget
+    assert (budget.total_timesteps, budget.eval_interval) == (8_000, 400)
+
+
+@pytest.mark.parametrize(
+    ("values", "told"),
+    [
+        ({"settings": {"awr": {}}, "total_timesteps": 9}, "Say where to compare"),
+        ({"env": "CartPole-v1", "settings": {"awr": {}}}, "Say how long 'awr' learns: total_timesteps"),
+        ({"env": "CartPole-v1", "total_timesteps": 9}, "compares nothing"),
+        (
+            {"env": "CartPole-v1", "settings": {"awr": {"bata": 1}}, "total_timesteps": 9},
+            "'bata' is not a setting of awr ('awr') or part of a budget. Did you mean 'beta'?",
+        ),
+        ({"env": "CartPole-v1", "settings": {"arw": {}}, "total_timesteps": 9}, "Did you mean 'awr'?"),
+        (
+            {"env": "CartPole-v1", "settings": {"a/b": {"algorithm": "awr"}}, "total_timesteps": 9},
+            "'a/b' cannot name settings",
+        ),
+        (
+            {"env": "CartPole-v1", "settings": {"awr": {}}, "on": {"Pendulum-v1": {}}, "total_timesteps": 9},
+            "'Pendulum-v1' is not among",
+        ),
+        ({"env": 3, "settings": {"awr": {}}}, "env = 3 must be a name"),
+        ({"env": "CartPole-v1", "settings": {"awr": {}}, "setings": {}}, "[setings] is not a table"),
+        ({"env": "CartPole-v1", "settings": {"awr": 3}}, "'settings' must be tables"),
+        ({"env": "CartPole-v1", "settings": {"awr": {}}, "seeds": 0}, "seeds = 0 must be"),
+        ({"env": "CartPole-v1", "settings": {"awr": {}}, "seeds": [1, -1]}, "seeds = [1, -1] must be"),
+        (
+            {"env": "CartPole-v1", "settings": {"awr": {"preset": "tunde"}}, "total_timesteps": 9},
+            "Did you mean 'tuned'?",
+        ),
+        (
+            {"env": "CartPole-v1", "settings": {"awr": {}}, "total_timesteps": "9"},
+            "total_timesteps='9' must be a whole number",
+        ),
+    ],
+)
+def test_a_plan_that_cannot_be_is_one_line(tmp_path: Path, values: dict[str, Any], told: str):
+    with pytest.raises(ConfigError) as error:
+        plan_of(values, "plan.toml").jobs(tmp_path)
+    assert told in str(error.value)
+
+
+def test_algorithms_are_named_with_their_presets():
+    assert named_settings(["AWR:tuned", " iql"]) == {
+        "awr-tuned": {"algorithm": "awr", "preset": "tuned"},
+        "iql": {"algorithm": "iql", "preset": None},
+    }
+    assert seeds_of([4, 2, 4]) == [4, 2]
+
+
+def test_data_are_compared_by_gradient_steps(tmp_path: Path):
+    plan = Plan({"bc": {}}, (), ["cartpole-medium"], [0], {"gradient_steps": 40})
+    (job,) = plan.jobs(tmp_path)
+    assert (job.spec.env, job.spec.dataset) == ("CartPole-v1", "cartpole-medium")
+    assert (job.spec.budget.gradient_steps, job.spec.budget.total_timesteps, job.spec.budget.eval_interval) == (
+        40,
+        None,
+        2,
+    )
+
+
+# Processes
+
+
+def test_what_is_missing_runs_and_what_is_there_is_left(tmp_path: Path):
+    jobs = PLAN.jobs(tmp_path)
+    outcome = run_jobs(jobs[:1], tmp_path, cores=[0])
+    assert (outcome.n_finished, outcome.failures, outcome.stopped_by) == (1, [], None)
+    assert 0 < outcome.busy <= 1.1
+    first = (jobs[0].folder / "metrics.jsonl").read_bytes()
+    outcome = run_jobs(jobs, tmp_path, cores=[0])
+    assert outcome.n_finished == 2
+    assert (jobs[0].folder / "metrics.jsonl").read_bytes() == first
+    assert all(is_finished(job) for job in jobs)
+    groups = group_runs(find_runs([tmp_path]))
+    assert {place: list(own) for place, own in groups.items()} == {"CartPole-v1": ["bc", "small"]}
+    assert groups["CartPole-v1"]["small"][0].spec["config"]["beta"] == 2.0
+    longer = PLAN._replace(shared={**TINY, "total_timesteps": 90}).jobs(tmp_path)
+    assert run_jobs(longer[:1], tmp_path, cores=[0]).n_finished == 1
+    record = last_record(jobs[0].folder)
+    assert record is not None
+    assert record["env_steps"] == 90
+    other = PLAN._replace(shared={**TINY, "gamma": 0.5}).jobs(tmp_path)
+    with pytest.raises(ConfigError, match=r"has a run with gamma=0.99, not 0.5: give the comparison another folder"):
+        run_jobs(other, tmp_path, cores=[0])
+
+
+def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
+    plan = Plan({"iql": {}, "bc": {}}, ["CartPole-v1"], seeds=[0], shared=TINY | {"learning_rate": 1e30})
+    outcome = run_jobs(plan.jobs(tmp_path), tmp_path, cores=[0], progress=True)
+    assert outcome.failures[0].job.label == "iql"
+    assert "Training diverged" in outcome.failures[0].why
+    told = capfd.readouterr().err
+    assert "1/2 iql CartPole-v1 0: Training diverged" in told
+
+
+COMPARE = "import sys; from rlox.cli import main; main(sys.argv[1:])"
+
+
+def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+    plan = folder / "plan.toml"
+    plan.write_text(
+        'env = "CartPole-v1"\nseeds = 1\ntotal_timesteps = 100_000\neval_interval = 50_000\nhidden = 8\n'
+        "batch_size = 16\n"
+        "checkpoint_interval = 500\nlog_interval = 100\n[settings.bc]\n[settings.awr]\n"
+    )
+    command = [sys.executable, "-c", COMPARE, "compare", "--config", str(plan), "--output", str(folder / "out"), *more]
+    # A shell that starts this in the background may have the signal ignored.
+    return subprocess.Popen(
+        command,
+        text=True,
+        stdout=subprocess.PIPE,
+        stderr=subprocess.PIPE,
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
+    )
+
+
+def wait_for_steps(folder: Path, steps: int) -> None:
+    deadline = time.monotonic() + 120
+    while (last_record(folder) or {"env_steps": 0})["env_steps"] < steps:
+        assert time.monotonic() < deadline
+        time.sleep(0.05)
+
+
+def test_ctrl_c_ends_all_runs_with_a_checkpoint_each(tmp_path: Path):
+    process = start(tmp_path)
+    runs = [tmp_path / "out" / label / "CartPole-v1" / "0" for label in ("bc", "awr")][: len(os.sched_getaffinity(0))]
+    for run in runs:
+        wait_for_steps(run, 300)
+    process.send_signal(signal.SIGINT)
+    error = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Stopped: 0 of 2 runs are finished. The same command goes on with the rest." in error
+    for run in runs:
+        assert "Stopped at step" in run.with_suffix(".log").read_text()
+        assert (run / "checkpoint.safetensors").exists()
+
+
+def test_runs_end_with_the_process_that_started_them(tmp_path: Path):
+    process = start(tmp_path, "--processes", "1")
+    run = tmp_path / "out" / "bc" / "CartPole-v1" / "0"
+    wait_for_steps(run, 300)
+    process.kill()
+    process.communicate()
+    deadline = time.monotonic() + 60
+    while "Stopped at step" not in run.with_suffix(".log").read_text():
+        assert time.monotonic() < deadline
+        time.sleep(0.1)
+
+
+# The table
+
+
+def test_lines_are_compared_where_all_runs_have_been():
+    runs = [fake("a", [1, 2, 3, 9]), fake("a", [3, 4, 5], seed=1), fake("b", [0, 4, 6, 100, 100])]
+    first, second = compare_groups(group_runs(runs), {"A": 3.5})
+    assert (first.steps, first.n_runs, first.score.value) == (30, 2, 4.0)
+    assert (second.steps, second.score.value) == (30, 6.0)
+    assert np.isnan(second.score.low)
+    assert first.better is None
+    assert second.better is not None
+    assert second.better.value == 1.0
+    # One reached it at 40 steps and 8 s, the other at 20 and 4.
+    assert first.reached is not None
+    assert first.reached == (30, 6)
+    assert first.n_reached == 2
+    assert first.seconds == 7
+
+
+def test_a_threshold_that_half_of_the_runs_missed_has_no_median():
+    (line,) = compare_groups(group_runs([fake("a", [1, 9]), fake("a", [1, 2], seed=1)]), {"A": 5})
+    assert (line.n_reached, line.reached) == (1, None)
+    assert "5.0: 1 of 2" in as_markdown([line], {"A": 5})
+
+
+def test_the_probability_over_places_is_the_mean_of_each():
+    runs = [
+        fake("a", [x], place=place, seed=i)
+        for place, xs in {"A": [1, 3], "B": [0, 0]}.items()
+        for i, x in enumerate(xs)
+    ]
+    runs += [
+        fake("b", [x], place=place, seed=i)
+        for place, xs in {"A": [2, 4], "B": [0, 1]}.items()
+        for i, x in enumerate(xs)
+    ]
+    found = overall(group_runs(runs))["b"]
+    assert found.value == ((1 + 1 + 0 + 1) / 4 + (0.5 + 0.5 + 1 + 1) / 4) / 2
+    assert found.low <= found.value <= found.high
+
+
+def test_kept_returns_are_read_like_the_folders(tmp_path: Path):
+    runs = [fake("a", [1, 2, 3]), fake("b", [4, 5], place="B", seed=7)]
+    kept = write_runs(tmp_path / "kept.json", runs)
+    again = find_runs([kept])
+    assert [run.returns.values.tolist() for run in again] == [[1, 2, 3], [4, 5]]
+    assert [run.returns.seconds.tolist() for run in again] == [[2, 4, 6], [2, 4]]
+    assert as_markdown(compare_groups(group_runs(again), {}), {}) == as_markdown(
+        compare_groups(group_runs(runs), {}), {}
+    )
+    (tmp_path / "other.json").write_text("[1]")
+    with pytest.raises(ConfigError, match="holds no runs"):
+        find_runs([tmp_path / "other.json"])
+
+
+# The command
+
+
+def test_the_command_compares_reports_and_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "plan.toml"
+    lines = [f"{name} = {value}" for name, value in TINY.items()]
+    file.write_text("\n".join(['env = "CartPole-v1"', "seeds = 1", *lines, "[settings.bc]"]))
+    out = tmp_path / "out"
+    main(["compare", "--config", str(file), "--output", str(out), "--save", str(tmp_path / "kept.json")])
+    told = capsys.readouterr().out
+    assert "1 runs" not in told
+    assert "CartPole-v1: returns after 60 steps" in told
+    assert "475.0: 0 of 1" in told
+    assert len(json.loads((tmp_path / "kept.json").read_text())["runs"]) == 1
+    main(["compare", str(out), "--threshold", "1"])
+    told = capsys.readouterr().out
+    assert "1.0: 3" in told
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        ([], "Say what to compare"),
+        (["--algorithms", "arw", "--env", "CartPole-v1", "--total-timesteps", "9"], "Did you mean 'awr'?"),
+        (["--algorithms", "awr:tund", "--env", "CartPole-v1", "--total-timesteps", "9"], "Did you mean 'tuned'?"),
+        (["--algorithms", "awr", "--env", "CartPole-v2", "--total-timesteps", "9"], "CartPole-v2"),
+        (["--algorithms", "awr", "--env", "CartPole-v1"], "Say how long 'awr' learns"),
+        (["--algorithms", "awr", "--env", "CartPole-v1", "--total-timestep", "9"], "Did you mean '--total-timesteps'?"),
+        (["nowhere"], "'nowhere' is not the folder of a run"),
+        (["nowhere", "--seeds", "3"], "--seeds 3 has no effect on runs that are there"),
+        (["--config", "nowhere.toml"], "there is no such file"),
+        (["--algorithms", "awr", "--env", "CartPole-v1", "--total-timesteps", "9", "--processes", "0"], "processes=0"),
+    ],
+)
+def test_a_mistake_is_one_line(
+    args: list[str], told: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(SystemExit) as stop:
+        main(["compare", *args])
+    assert stop.value.code == 2
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not list(tmp_path.iterdir()), "nothing is left behind"
