@@ -19,6 +19,7 @@ from rlox.envs.envs import EnvLike, Envs, make_envs, names_module
 from rlox.envs.space_json import restore
 from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
 from rlox.errors import CheckpointError, ConfigError, DatasetError, one_line
+from rlox.loggers import read_ids
 from rlox.loop import Standing
 from rlox.policy.policy import check_networks
 from rlox.regression import RegressionLearner
@@ -110,6 +111,8 @@ class Loaded(NamedTuple):
     """Bytes of the run's metrics at that moment."""
     stamp: tuple[int, ...] | None
     """Of the latest checkpoint of that folder."""
+    logger_ids: dict[str, str]
+    """By what its loggers find it again."""
 
 
 def load_run(
@@ -130,6 +133,7 @@ def load_run(
     stamp = checkpoint.stamp(folder)
     arrays, header = checkpoint.load(path)
     was, standing, logged, saved = _read_header(path, header)
+    logger_ids = read_ids(path, header)
     n_streams = _check_sizes(path, arrays, was, saved)
     spec = was.continued(settings, budget)
     if env is None and not names_module(spec.env):
@@ -157,6 +161,7 @@ def load_run(
         latest=checkpoint.is_latest(path),
         logged=logged,
         stamp=stamp,
+        logger_ids=logger_ids,
     )
 
 

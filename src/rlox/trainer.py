@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any, TypedDict, Unpack
 
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rlox import loop
 from rlox.assemble import is_discrete, load_run, make_learner, named
+from rlox.callbacks import Callback
 from rlox.core.config import Config
 from rlox.core.state import TrainState
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
@@ -22,6 +23,7 @@ from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_modul
 from rlox.envs.space_json import describe
 from rlox.errors import ConfigError, RloxError, did_you_mean
 from rlox.files import refusing
+from rlox.loggers import Loggers, LoggersLike
 from rlox.policy.episodes import evaluate
 from rlox.policy.policy import Policy
 from rlox.policy.recording import record, replay_dataset
@@ -31,10 +33,6 @@ from rlox.runs.folder import RunFolder, last_saved, may_write
 from rlox.runs.progress import Progress
 from rlox.spec import RunSpec, check_positive, evaluation_seed
 
-Callback = Callable[["Trainer", dict[str, float]], bool | None]
-"""Called with the trainer and a record of metrics; returning False ends the training."""
-Logger = Callable[[dict[str, float]], None]
-"""Called with a record of metrics."""
 Metrics = dict[str, float]
 
 
@@ -65,12 +63,14 @@ class Trainer:
         preset: a named set of settings, which a dict given as ``config`` overrides one by one: ``"paper"`` (as the
             authors ran it), ``"tuned"`` (the best known for the environment); None for the defaults.
         seed: covers networks, sampling, environments and random actions.
-        callbacks: called as ``callback(trainer, metrics)`` with every record; one that returns False ends training.
-        logger: called as ``logger(metrics)`` with every record.
+        callbacks: called as ``callback(trainer, metrics)`` with every record; one that returns False ends training
+            (see ``rlox.callbacks``).
+        logger: where records go besides the run folder: ``"csv"``, ``"trackio"``, ``"wandb"``, ``"mlflow"``, a logger
+            of ``rlox.loggers``, a function that is called as ``logger(metrics)``, or a list of them.
         run_dir: new folder for configuration, metrics and checkpoints; None writes nothing.
 
     Raises:
-        ConfigError: an unknown algorithm, environment id or setting, or a value out of range.
+        ConfigError: an unknown algorithm, environment id, setting or logger, or a value out of range.
         SpaceError: an observation or action space that is not supported.
         DatasetError: data that cannot be learned from, or are not the environment's.
         RunExistsError: ``run_dir`` already holds files.
@@ -87,9 +87,10 @@ class Trainer:
         preset: str | None = None,
         seed: int = 42,
         callbacks: Callback | Iterable[Callback] = (),
-        logger: Logger | None = None,
+        logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ):
+        loggers = Loggers(logger)
         data = None if dataset is None else make_dataset(dataset)
         spec = RunSpec.resolve(
             algorithm,
@@ -100,7 +101,7 @@ class Trainer:
             dataset=named(dataset),
             seed=seed,
         )
-        self._set_up(spec, env, make_learner(spec, env, data), callbacks, logger, run_dir)
+        self._set_up(spec, env, make_learner(spec, env, data), callbacks, loggers, run_dir)
 
     @classmethod
     def from_spec(
@@ -110,16 +111,17 @@ class Trainer:
         env: EnvLike | None = None,
         dataset: DatasetLike | None = None,
         callbacks: Callback | Iterable[Callback] = (),
-        logger: Logger | None = None,
+        logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ) -> Trainer:
         """Return the trainer of a specification; ``env`` and ``dataset`` are live objects in place of its names."""
+        loggers = Loggers(logger)
         source = spec.dataset if dataset is None else dataset
         data = None if source is None else make_dataset(source)
         env = spec.env if env is None else env
         spec = dataclasses.replace(spec, dataset=named(source))
         trainer = cls.__new__(cls)
-        trainer._set_up(spec, env, make_learner(spec, env, data), callbacks, logger, run_dir)
+        trainer._set_up(spec, env, make_learner(spec, env, data), callbacks, loggers, run_dir)
         return trainer
 
     def _set_up(
@@ -128,13 +130,14 @@ class Trainer:
         env: EnvLike | None,
         learner: RegressionLearner,
         callbacks: Callback | Iterable[Callback],
-        logger: Logger | None,
+        loggers: Loggers,
         run_dir: str | Path | None,
         folder: RunFolder | None = None,
     ) -> None:
         self._spec, self._env, self._learner = spec, env, learner
         self.callbacks: tuple[Callback, ...] = (callbacks,) if callable(callbacks) else tuple(callbacks)
-        self.logger = logger
+        self.loggers = loggers
+        """Where records go besides the run folder."""
         self.observation_space, self.action_space = learner.observation_space, learner.action_space
         self._eval_envs: Envs | None = None
         self._eval_seed = evaluation_seed(spec.seed)
@@ -427,7 +430,7 @@ class Trainer:
 
         What cannot be written is said by a warning.
         """
-        now = self._learner.counters, self._spec, self.standing
+        now = self._learner.counters, self._spec, self.standing, dict(self.loggers.ids)
         if self.folder is None or now == self._kept:
             return
         make = functools.partial(self.make_checkpoint, replay=self._spec.budget.checkpoint_replay)
@@ -453,6 +456,7 @@ class Trainer:
             "replay": replay,
             "run": run,
             "data": self._learner.data_digest,
+            "loggers": self.loggers.ids if run else {},
         }
         return self._learner.snapshot(replay=replay), {**self.describe(), **about}
 
@@ -466,7 +470,7 @@ class Trainer:
         config: Mapping[str, Any] | None = None,
         budget: Mapping[str, Any] | None = None,
         callbacks: Callback | Iterable[Callback] = (),
-        logger: Logger | None = None,
+        logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ) -> Trainer:
         """Return the trainer that a checkpoint holds; ``train`` continues as if it had never stopped.
@@ -494,18 +498,20 @@ class Trainer:
             CheckpointError: no checkpoint there, a torn one, or one made for other spaces than ``env``'s.
             ConfigError: a setting that cannot be changed.
         """
+        loggers = Loggers(logger)
         loaded = load_run(Path(path), env, dataset, config or {}, budget or {})
         own = loaded.run_dir if loaded.latest else None
         continues = run_dir is None or (own is not None and Path(run_dir).resolve() == own.resolve())
         folder = None
         if own is not None and continues:
             folder = RunFolder(own, logged=loaded.logged, stamp=loaded.stamp)
+            loggers.ids = loaded.logger_ids
         trainer = cls.__new__(cls)
         new = None if continues else run_dir
-        trainer._set_up(loaded.spec, loaded.env, loaded.learner, callbacks, logger, new, folder)
+        trainer._set_up(loaded.spec, loaded.env, loaded.learner, callbacks, loggers, new, folder)
         trainer.standing = loaded.standing
         if folder is not None:
-            trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing
+            trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing, dict(loggers.ids)
             folder.last_saved = last_saved(folder.path, trainer._at())
         trainer._latest = loaded.latest or loaded.run_dir is None
         return trainer
@@ -518,6 +524,7 @@ class Trainer:
         Environments that it was given stay open.
         """
         self._closed = True
+        self.loggers.close()
         if self.folder:
             self.folder.release()
         self._learner.close()

@@ -145,8 +145,12 @@ class Policy:
         actions, probability = (np.asarray(x) for x in acting.support(self.actor, self.normalizer, encoded, key))
         return np.stack([self.codec.decode(action) for action in actions]), probability
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, about: Mapping[str, str | float] | None = None) -> Path:
         """Write the policy, without what its training needs, to a file that ends in .safetensors.
+
+        Args:
+            path: the file.
+            about: what its header says besides.
 
         Raises:
             ConfigError: another ending, or the file cannot be written.
@@ -155,6 +159,7 @@ class Policy:
             "spec": {"config": _network_settings(self.config)},
             "observation_space": describe(self.observation_space),
             "action_space": describe(self.action_space),
+            "about": dict(about or {}),
         }
         arrays = {f"train.{name}": array for name, array in pack(_Parameters(self.actor, self.normalizer)).items()}
         target = checkpoint.check_target(Path(path))
