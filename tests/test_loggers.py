@@ -119,9 +119,10 @@ def test_a_logger_that_waits_for_a_service_that_is_down_gets_a_tenth_of_the_time
     loggers = Loggers(slow)
     loggers.open({})
     with pytest.warns(UserWarning, match="TimeoutError"):
-        for _ in range(120):
-            loggers.log({"env_steps": 1}, offline=False)
-            now[0] += 1.0
+        loggers.log({"env_steps": 1}, offline=False)
+    for _ in range(120):
+        loggers.log({"env_steps": 1}, offline=False)
+        now[0] += 1.0
     assert slow.notes[1:] == [0.0, 55.0, 110.0]
 
 
@@ -142,7 +143,7 @@ def test_a_logger_that_cannot_start_is_an_error_before_training():
             raise PermissionError("no key")
 
     trainer = Trainer("bc", **OFFLINE, logger=Broken())
-    with pytest.raises(ConfigError, match="^Logger Broken cannot start: PermissionError: no key$"):
+    with pytest.raises(ConfigError, match=r"^Logger Broken cannot start: PermissionError: no key$"):
         trainer.train_offline(5)
     assert trainer.gradient_steps == 0
 
@@ -370,10 +371,10 @@ def test_the_command_line_takes_several_loggers_and_resume_goes_on_there(
     small = "--hidden 8 --batch-size 16 --learning-starts 20 --log-interval 20 --run-dir run --n-eval-episodes 1"
     main(f"train awr --env CartPole-v1 --total-timesteps 40 --logger csv diary {small}".split())
     assert steps_of(tmp_path / "run" / "metrics.csv") == [20, 40]
-    main("resume run --total-timesteps 60 --logger csv --logger diary".split())
+    main(["resume", "run", "--total-timesteps", "60", "--logger", "csv", "--logger", "diary"])
     assert steps_of(tmp_path / "run" / "metrics.csv") == [20, 40, 60]
     capsys.readouterr()
-    main("resume run --total-timesteps 80".split())
+    main(["resume", "run", "--total-timesteps", "80"])
     assert "It was logged to csv too: --logger csv goes on there." in capsys.readouterr().err
     with pytest.raises(SystemExit):
         main(f"train awr --env CartPole-v1 --total-timesteps 40 --logger wandbb {small}".split())

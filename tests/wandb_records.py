@@ -22,7 +22,7 @@ def runs(folder: Path) -> list[Run]:
 
 
 def _read(path: Path) -> Run:
-    from wandb.proto.wandb_internal_pb2 import Record
+    from wandb.proto.wandb_internal_pb2 import Record  # pyright: ignore[reportAttributeAccessIssue]
 
     found = Run("", {}, {}, [])
     for raw in _records(path.read_bytes()):

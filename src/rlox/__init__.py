@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlox import callbacks, loggers
     from rlox.algorithms import ALGORITHMS, register
     from rlox.core.algorithm import Algorithm
     from rlox.core.config import Config, setting
@@ -22,6 +23,8 @@ __all__ = [
     "RunSpec",
     "Trainer",
     "__version__",
+    "callbacks",
+    "loggers",
     "register",
     "setting",
 ]
@@ -43,6 +46,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if name in ("callbacks", "loggers"):
+        return import_module(f"rlox.{name}")
     raise AttributeError(f"module 'rlox' has no attribute {name!r}")
 
 

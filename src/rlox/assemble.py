@@ -15,7 +15,7 @@ from rlox.algorithms import find_algorithm, find_saved
 from rlox.core.config import silenced
 from rlox.data.bundled import is_bundled
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, Envs, make_envs, names_module
+from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_module
 from rlox.envs.space_json import restore
 from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
 from rlox.errors import CheckpointError, ConfigError, DatasetError, one_line
@@ -92,6 +92,13 @@ def is_discrete(env: EnvLike | None, data: Dataset | None) -> bool:
     discrete = bool(action_codec(envs.action_space).nvec)
     envs.close()
     return discrete
+
+
+def no_env(env_id: str | None, what: str) -> ConfigError:
+    """Return the error that something needs an environment."""
+    if env_id is not None and names_module(env_id):
+        return unnamed_module(env_id)
+    return ConfigError(f"{what} needs an environment: pass env= to Trainer or to Trainer.load, or --env ID.")
 
 
 class Loaded(NamedTuple):

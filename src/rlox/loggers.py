@@ -150,7 +150,7 @@ class Loggers:
     """
 
     def __init__(self, given: LoggersLike):
-        several: Sequence[Any] = given if isinstance(given, list | tuple) else () if given is None else (given,)
+        several: Any = given if isinstance(given, list | tuple) else () if given is None else (given,)
         self.ids: dict[str, str] = {}
         """By what they find the run again; those of loggers that it had before are kept."""
         self._all: dict[str, Logger] = {}

@@ -7,21 +7,21 @@ import functools
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from rlox import loop
-from rlox.assemble import is_discrete, load_run, make_learner, named
+from rlox.assemble import is_discrete, load_run, make_learner, named, no_env
 from rlox.callbacks import Callback
 from rlox.core.config import Config
 from rlox.core.state import TrainState
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_module
+from rlox.envs.envs import EnvLike, Envs, make_envs
 from rlox.envs.space_json import describe
-from rlox.errors import ConfigError, RloxError, did_you_mean
+from rlox.errors import ConfigError, RloxError
 from rlox.files import refusing
 from rlox.loggers import Loggers, LoggersLike
 from rlox.policy.episodes import evaluate
@@ -31,20 +31,10 @@ from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.folder import RunFolder, last_saved, may_write
 from rlox.runs.progress import Progress
-from rlox.spec import RunSpec, check_positive, evaluation_seed
+from rlox.spec import Intervals, RunSpec, check_positive, evaluation_seed
+from rlox.tables import Results, as_html, as_line
 
 Metrics = dict[str, float]
-
-
-class Intervals(TypedDict, total=False):
-    """What may be given to ``train`` and ``train_offline``; the fields of ``Budget``."""
-
-    eval_interval: int | None
-    n_eval_episodes: int | None
-    log_interval: int | None
-    checkpoint_interval: int | None
-    checkpoint_minutes: float | None
-    checkpoint_replay: bool
 
 
 class Trainer:
@@ -90,7 +80,6 @@ class Trainer:
         logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ):
-        loggers = Loggers(logger)
         data = None if dataset is None else make_dataset(dataset)
         spec = RunSpec.resolve(
             algorithm,
@@ -101,7 +90,7 @@ class Trainer:
             dataset=named(dataset),
             seed=seed,
         )
-        self._set_up(spec, env, make_learner(spec, env, data), callbacks, loggers, run_dir)
+        self._set_up(spec, env, Loggers(logger), make_learner(spec, env, data), callbacks, run_dir)
 
     @classmethod
     def from_spec(
@@ -115,22 +104,21 @@ class Trainer:
         run_dir: str | Path | None = None,
     ) -> Trainer:
         """Return the trainer of a specification; ``env`` and ``dataset`` are live objects in place of its names."""
-        loggers = Loggers(logger)
         source = spec.dataset if dataset is None else dataset
         data = None if source is None else make_dataset(source)
         env = spec.env if env is None else env
         spec = dataclasses.replace(spec, dataset=named(source))
         trainer = cls.__new__(cls)
-        trainer._set_up(spec, env, make_learner(spec, env, data), callbacks, loggers, run_dir)
+        trainer._set_up(spec, env, Loggers(logger), make_learner(spec, env, data), callbacks, run_dir)
         return trainer
 
     def _set_up(
         self,
         spec: RunSpec,
         env: EnvLike | None,
+        loggers: Loggers,
         learner: RegressionLearner,
         callbacks: Callback | Iterable[Callback],
-        loggers: Loggers,
         run_dir: str | Path | None,
         folder: RunFolder | None = None,
     ) -> None:
@@ -211,7 +199,7 @@ class Trainer:
         Args:
             total_timesteps: that many more, over all environments, rounded up to a multiple of their number; None
                 finishes what an earlier call, or the loaded run, was to do.
-            progress: a live line (plain lines without a terminal); None shows it on a terminal only.
+            progress: a live line (plain lines without a terminal or notebook); None shows it there only.
             intervals: ``eval_interval``, ``n_eval_episodes``, ``log_interval``, ``checkpoint_interval``,
                 ``checkpoint_minutes`` and ``checkpoint_replay``, as ``Budget`` has them; what is not given stays as it
                 was.
@@ -227,7 +215,7 @@ class Trainer:
             DivergedError: a loss or a parameter is no longer finite.
         """
         if self._learner.envs is None:
-            raise self._no_env("train")
+            raise no_env(self._spec.env, "train")
         if self._learner.state.pretrained and not self._learner.can_learn_offline:
             warnings.warn(
                 "The dataset that this run learned from is not available; training continues without it. "
@@ -267,20 +255,11 @@ class Trainer:
             raise ConfigError(
                 "This is not the run's latest checkpoint: continue in a new folder, by Trainer.load(path, run_dir=...)."
             )
-        for name in how.keys() - Intervals.__annotations__.keys():
-            raise ConfigError(f"train has no argument '{name}'.{did_you_mean(name, Intervals.__annotations__)}")
         if self._closed:
             raise ConfigError("This trainer was closed: load its run, or make another.")
-        given = {name: value for name, value in how.items() if value is not None or name == "checkpoint_minutes"}
-        if n is not None:
-            check_positive(**{unit: n})
-            given[unit] = at + n
-        budget = dataclasses.replace(self._spec.budget, **given)
-        end = getattr(budget, unit)
-        if end is None:
-            raise ConfigError(f"Say how long to learn: {unit} is not given, and there is nothing to finish.")
+        budget, end = self._spec.budget.extended(unit, at, n, how)
         if budget.eval_interval is not None and self._env is None:
-            raise self._no_env("eval_interval")
+            raise no_env(self._spec.env, "eval_interval")
         self._spec = dataclasses.replace(self._spec, budget=budget)
         if self.folder:
             self.folder.begin()
@@ -288,7 +267,7 @@ class Trainer:
         before = self.standing.cursor
         if before is not None and before.offline == cursor.offline and at < before.end:
             cursor = before.until(cursor)
-        return loop.train(self, self._learner, cursor, progress)
+        return Results(loop.train(self, self._learner, cursor, progress))
 
     def evaluate(self, n_episodes: int = 10, *, deterministic: bool = True, seed: int | None = None) -> Metrics:
         """Run whole episodes and return their statistics.
@@ -309,7 +288,7 @@ class Trainer:
         """
         check_positive(n_episodes=n_episodes)
         if self._env is None or self._learner.envs is None:
-            raise self._no_env("evaluate")
+            raise no_env(self._spec.env, "evaluate")
         if isinstance(self._env, gym.Env | gym.vector.VectorEnv):
             self._learner.end_episodes()
             envs = self._learner.envs
@@ -317,7 +296,7 @@ class Trainer:
             mode = "envpool" if self.config.vectorization_mode == "envpool" else "sync"
             envs = self._eval_envs = self._eval_envs or make_envs(self._env, 1, mode, self._eval_seed)
         seed = self._eval_seed if seed is None else seed
-        return evaluate(self.policy, envs, n_episodes, deterministic=deterministic, seed=seed)
+        return Results(evaluate(self.policy, envs, n_episodes, deterministic=deterministic, seed=seed))
 
     def evaluate_offline(
         self,
@@ -352,7 +331,8 @@ class Trainer:
                 seed=seed,
                 report=lambda steps: bar.update(steps, {}),
             )
-        return {**found, "weight/effective_sample_size": self._learner.share_in_use(data.transitions(), seed)}
+        share = self._learner.share_in_use(data.transitions(), seed)
+        return Results({**found, "weight/effective_sample_size": share})
 
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
         """Return the policy's action for an observation, or a batch of them, as ``Policy.predict`` does."""
@@ -379,7 +359,7 @@ class Trainer:
         """
         check_positive(n_steps=n_steps)
         if self._env is None or self._learner.envs is None:
-            raise self._no_env("record")
+            raise no_env(self._spec.env, "record")
         ready_made = isinstance(self._env, gym.Env | gym.vector.VectorEnv)
         envs = self._learner.envs if ready_made else make_envs(self._env)
         if ready_made:
@@ -508,7 +488,7 @@ class Trainer:
             loggers.ids = loaded.logger_ids
         trainer = cls.__new__(cls)
         new = None if continues else run_dir
-        trainer._set_up(loaded.spec, loaded.env, loaded.learner, callbacks, loggers, new, folder)
+        trainer._set_up(loaded.spec, loaded.env, loggers, loaded.learner, callbacks, new, folder)
         trainer.standing = loaded.standing
         if folder is not None:
             trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing, dict(loggers.ids)
@@ -532,6 +512,25 @@ class Trainer:
             self._eval_envs.close()
             self._eval_envs = None
 
+    def _about(self) -> dict[str, object]:
+        spec, last, learner = self._spec, self.standing.metrics, self._learner
+        found = {
+            "algorithm": spec.algorithm,
+            "env": spec.env or (learner.envs and "given"),
+            "dataset": spec.dataset or (learner.can_learn_offline and "given") or None,
+            "env_steps": self.env_steps,
+            "gradient_steps": self.gradient_steps,
+            "last return": last.get("eval/mean_reward", last.get("rollout/episode_return")),
+            "run_dir": self.run_dir,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def __repr__(self) -> str:
+        return as_line("Trainer", self._about())
+
+    def _repr_html_(self) -> str:
+        return as_html("Trainer", self._about())
+
     def __enter__(self) -> Trainer:
         return self
 
@@ -547,9 +546,3 @@ class Trainer:
         """Return what ``config.json`` says."""
         about = self.describe()
         return {**about.pop("spec"), **about}
-
-    def _no_env(self, what: str) -> ConfigError:
-        env_id = self._spec.env
-        if env_id is not None and names_module(env_id):
-            return unnamed_module(env_id)
-        return ConfigError(f"{what} needs an environment: pass env= to Trainer or to Trainer.load, or --env ID.")

@@ -25,6 +25,7 @@ from rlox.envs.spaces import ActionCodec, ObsEncoder, action_codec, obs_encoder
 from rlox.errors import CheckpointError, RloxError, one_line
 from rlox.files import refusing
 from rlox.runs import checkpoint
+from rlox.tables import as_html, as_line
 
 
 class Predictor(Protocol):
@@ -76,7 +77,13 @@ class Policy:
         self._samples = samples or SampleStream(0)
 
     def __repr__(self) -> str:
-        return f"Policy({self.observation_space} -> {self.action_space})"
+        return as_line("Policy", self._about())
+
+    def _repr_html_(self) -> str:
+        return as_html("Policy", self._about())
+
+    def _about(self) -> dict[str, object]:
+        return {"observations": self.observation_space, "actions": self.action_space, "hidden": self.config.widths}
 
     def seeded(self, seed: int) -> Policy:
         """Return the same policy with a stream of samples of its own."""
