@@ -171,11 +171,10 @@ def test_videos_are_written_at_the_interval_and_resume_goes_on(tmp_path: Path):
 
 def test_videos_of_a_run_before_are_not_taken_for_this_ones(tmp_path: Path):
     pytest.importorskip("imageio_ffmpeg")
-    (tmp_path / "step-80.mp4").touch()
+    (tmp_path / "step-40.mp4").touch()
     with new(callbacks=RecordVideo(tmp_path, 40)) as trainer:
-        trainer.train(80, log_interval=40)
+        trainer.train(40, log_interval=40)
     assert (tmp_path / "step-40.mp4").stat().st_size > 1000
-    assert (tmp_path / "step-80.mp4").stat().st_size > 1000
 
 
 def test_a_video_has_so_many_episodes_and_does_not_touch_training(tmp_path: Path):

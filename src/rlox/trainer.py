@@ -436,7 +436,7 @@ class Trainer:
             "replay": replay,
             "run": run,
             "data": self._learner.data_digest,
-            "loggers": self.loggers.ids if run else {},
+            "loggers": self.loggers.ids,
         }
         return self._learner.snapshot(replay=replay), {**self.describe(), **about}
 
