@@ -55,6 +55,27 @@ def test_what_the_page_on_reliability_says_runs(tmp_path: Path, monkeypatch: pyt
     assert names["trainer"].env_steps == 6000
 
 
+def test_what_the_page_on_logging_says_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    from rlox.cli import main
+
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "logging.md").read_text()
+    (shell,) = re.findall(r"```bash\n(.*?)```", page, flags=re.DOTALL)
+    for line in shell.splitlines():
+        main(line.partition("#")[0].split()[1:])
+    assert len((tmp_path / "runs" / "logged" / "metrics.csv").read_text().splitlines()) == 4
+    names: dict[str, Any] = {}
+    found = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    for code in found:
+        exec(code, names)
+    assert len(found) == 3
+    assert (tmp_path / "best.safetensors").exists()
+    assert sorted(path.name for path in (tmp_path / "videos").iterdir()) == ["step-1000.mp4", "step-2000.mp4"]
+    assert "awr on CartPole-v1 2000\nclosed\n" in capsys.readouterr().out
+
+
 def smaller(code: str) -> str:
     """Lower the budgets: of new runs to little more than the 1,000 steps before learning, of continued ones further."""
     code, n = re.subn(

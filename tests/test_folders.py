@@ -344,10 +344,10 @@ def test_a_run_in_a_new_folder_has_a_checkpoint_there_at_once(tmp_path: Path):
     assert seen[0]
 
 
-@pytest.mark.parametrize("where", ["logger", "evaluation"])
+@pytest.mark.parametrize("where", ["callback", "evaluation"])
 def test_what_was_due_when_an_error_came_is_done_when_the_run_goes_on(where: str, tmp_path: Path):
-    def fail(metrics: dict[str, float]) -> None:
-        if where == "logger" and metrics["env_steps"] == 30:
+    def fail(trainer: Trainer, metrics: dict[str, float]) -> None:
+        if where == "callback" and metrics["env_steps"] == 30:
             raise RuntimeError("the network is down")
 
     class Breaking(Diary):
@@ -360,7 +360,7 @@ def test_what_was_due_when_an_error_came_is_done_when_the_run_goes_on(where: str
     made: list[Any] = []
     how: Any = {"log_interval": 10, "eval_interval": 15, "n_eval_episodes": 1, "checkpoint_interval": 20}
     failed = pytest.raises(RuntimeError, match="the network is down")
-    with failed, Trainer("awr", lambda: Breaking(), config=TINY, run_dir=tmp_path / "run", logger=fail) as trainer:
+    with failed, Trainer("awr", lambda: Breaking(), config=TINY, run_dir=tmp_path / "run", callbacks=fail) as trainer:
         trainer.train(60, **how, progress=False)
     with Trainer.load(tmp_path / "run", env=Diary) as loaded:
         loaded.train(progress=False)

@@ -4,6 +4,7 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from rlox import callbacks, loggers
     from rlox.algorithms import ALGORITHMS, register
     from rlox.compilation import set_compilation_cache
     from rlox.core.algorithm import Algorithm
@@ -23,6 +24,8 @@ __all__ = [
     "RunSpec",
     "Trainer",
     "__version__",
+    "callbacks",
+    "loggers",
     "register",
     "set_compilation_cache",
     "setting",
@@ -46,6 +49,8 @@ _HOME = {
 def __getattr__(name: str) -> Any:
     if name in _HOME:
         return getattr(import_module(_HOME[name]), name)
+    if name in ("callbacks", "loggers"):
+        return import_module(f"rlox.{name}")
     raise AttributeError(f"module 'rlox' has no attribute {name!r}")
 
 

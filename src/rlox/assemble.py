@@ -16,10 +16,11 @@ from rlox.algorithms import find_algorithm, find_saved
 from rlox.core.config import silenced
 from rlox.data.bundled import is_bundled
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, Envs, make_envs, names_module
+from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_module
 from rlox.envs.space_json import restore
 from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
 from rlox.errors import CheckpointError, ConfigError, DatasetError, one_line
+from rlox.loggers import read_ids
 from rlox.loop import Standing
 from rlox.policy.policy import check_networks
 from rlox.regression import RegressionLearner
@@ -95,6 +96,13 @@ def is_discrete(env: EnvLike | None, data: Dataset | None) -> bool:
     return discrete
 
 
+def no_env(env_id: str | None, what: str) -> ConfigError:
+    """Return the error that something needs an environment."""
+    if env_id is not None and names_module(env_id):
+        return unnamed_module(env_id)
+    return ConfigError(f"{what} needs an environment: pass env= to Trainer or to Trainer.load, or --env ID.")
+
+
 class Loaded(NamedTuple):
     """What a checkpoint holds."""
 
@@ -112,6 +120,8 @@ class Loaded(NamedTuple):
     """Bytes of the run's metrics at that moment."""
     stamp: tuple[int, ...] | None
     """Of the latest checkpoint of that folder."""
+    logger_ids: dict[str, str]
+    """By what its loggers find it again."""
 
 
 def load_run(
@@ -132,6 +142,7 @@ def load_run(
     stamp = checkpoint.stamp(folder)
     arrays, header = checkpoint.load(path)
     was, standing, logged, saved = _read_header(path, header)
+    logger_ids = read_ids(path, header)
     n_streams = _check_sizes(path, arrays, was, saved)
     spec = was.continued(settings, budget)
     if env is None and not names_module(spec.env):
@@ -159,6 +170,7 @@ def load_run(
         latest=checkpoint.is_latest(path),
         logged=logged,
         stamp=stamp,
+        logger_ids=logger_ids,
     )
 
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple
 
+from rlox.callbacks import StartsFirst
 from rlox.errors import DivergedError, InvalidStepError, WorkerDiedError
 from rlox.learner import Counters, Learner
 from rlox.runs.interrupts import Interrupted, Interrupts
@@ -151,8 +152,9 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
     with contextlib.ExitStack() as stack:
         bar = stack.enter_context(Progress(max(cursor.end - cursor.begin, 1), progress, passed=passed))
         stack.enter_context(_saying_what_is_saved(trainer))
-        handlers = _handlers(trainer, learner, before)
+        handlers = _handlers(trainer, learner, before, offline=cursor.offline)
         save = handlers["save"]
+        _start(trainer)
         if folder:
             # Before the log: where there is a log, there is a checkpoint to continue from.
             save()
@@ -188,7 +190,17 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
     }
 
 
-def _handlers(trainer: Trainer, learner: Learner, before: Counters) -> dict[str, Callable[[], bool]]:
+def _start(trainer: Trainer) -> None:
+    """Open the loggers, and call what is called when a training begins."""
+    run_dir = None if trainer.run_dir is None else str(trainer.run_dir)
+    steps = {"env_steps": trainer.env_steps, "gradient_steps": trainer.gradient_steps}
+    trainer.loggers.open({**trainer.describe_run(), "run_dir": run_dir, **steps})
+    for callback in trainer.callbacks:
+        if isinstance(callback, StartsFirst):
+            callback.on_training_start(trainer)
+
+
+def _handlers(trainer: Trainer, learner: Learner, before: Counters, *, offline: bool) -> dict[str, Callable[[], bool]]:
     """Return what happens at each event of a training that began at ``before``."""
     began, folder = time.perf_counter(), trainer.folder
     earlier = trainer.standing.metrics.get("time/seconds", 0.0)
@@ -215,8 +227,7 @@ def _handlers(trainer: Trainer, learner: Learner, before: Counters) -> dict[str,
         fresh.clear()
         if folder:
             folder.log(record)
-        if trainer.logger:
-            trainer.logger(record)
+        trainer.loggers.log(record, offline=offline)
         answers = [callback(trainer, record) for callback in trainer.callbacks]
         return all(answer is not False for answer in answers)
 

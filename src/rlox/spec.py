@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import tomli_w
@@ -63,6 +63,41 @@ class Budget:
             raise ConfigError(f"checkpoint_minutes={minutes!r} must be a number greater than 0, or None.")
         if not isinstance(replay, bool):
             raise ConfigError(f"checkpoint_replay={replay!r} must be True or False.")
+
+    def extended(self, unit: str, at: int, n: int | None, how: Mapping[str, Any]) -> tuple[Budget, int]:
+        """Return the budget of a training that begins, and where it ends.
+
+        Args:
+            unit: ``total_timesteps`` or ``gradient_steps``.
+            at: steps so far.
+            n: how many more; None finishes what is left.
+            how: ``Intervals`` that change.
+
+        Raises:
+            ConfigError: an unknown name, a number below 1, or none although there is nothing to finish.
+        """
+        for name in how.keys() - Intervals.__annotations__.keys():
+            raise ConfigError(f"train has no argument '{name}'.{did_you_mean(name, Intervals.__annotations__)}")
+        given = {name: value for name, value in how.items() if value is not None or name == "checkpoint_minutes"}
+        if n is not None:
+            check_positive(**{unit: n})
+            given[unit] = at + n
+        budget = dataclasses.replace(self, **given)
+        end = getattr(budget, unit)
+        if end is None:
+            raise ConfigError(f"Say how long to learn: {unit} is not given, and there is nothing to finish.")
+        return budget, end
+
+
+class Intervals(TypedDict, total=False):
+    """What may be given to ``train`` and ``train_offline``; the fields of ``Budget``."""
+
+    eval_interval: int | None
+    n_eval_episodes: int | None
+    log_interval: int | None
+    checkpoint_interval: int | None
+    checkpoint_minutes: float | None
+    checkpoint_replay: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -5,23 +5,25 @@ from __future__ import annotations
 import dataclasses
 import functools
 import warnings
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
 from rlox import loop
-from rlox.assemble import is_discrete, load_run, make_learner, named
+from rlox.assemble import is_discrete, load_run, make_learner, named, no_env
+from rlox.callbacks import Callback
 from rlox.core.config import Config
 from rlox.core.state import TrainState
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_module
+from rlox.envs.envs import EnvLike, Envs, make_envs
 from rlox.envs.space_json import describe
-from rlox.errors import ConfigError, RloxError, did_you_mean
+from rlox.errors import ConfigError, RloxError
 from rlox.files import refusing
+from rlox.loggers import Loggers, LoggersLike
 from rlox.policy.episodes import evaluate
 from rlox.policy.policy import Policy
 from rlox.policy.recording import record, replay_dataset
@@ -29,24 +31,10 @@ from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.folder import RunFolder, last_saved, may_write
 from rlox.runs.progress import Progress
-from rlox.spec import RunSpec, check_positive, evaluation_seed
+from rlox.spec import Intervals, RunSpec, check_positive, evaluation_seed
+from rlox.tables import Results, as_html, as_line
 
-Callback = Callable[["Trainer", dict[str, float]], bool | None]
-"""Called with the trainer and a record of metrics; returning False ends the training."""
-Logger = Callable[[dict[str, float]], None]
-"""Called with a record of metrics."""
 Metrics = dict[str, float]
-
-
-class Intervals(TypedDict, total=False):
-    """What may be given to ``train`` and ``train_offline``; the fields of ``Budget``."""
-
-    eval_interval: int | None
-    n_eval_episodes: int | None
-    log_interval: int | None
-    checkpoint_interval: int | None
-    checkpoint_minutes: float | None
-    checkpoint_replay: bool
 
 
 class Trainer:
@@ -65,12 +53,14 @@ class Trainer:
         preset: a named set of settings, which a dict given as ``config`` overrides one by one: ``"paper"`` (as the
             authors ran it), ``"tuned"`` (the best known for the environment); None for the defaults.
         seed: covers networks, sampling, environments and random actions.
-        callbacks: called as ``callback(trainer, metrics)`` with every record; one that returns False ends training.
-        logger: called as ``logger(metrics)`` with every record.
+        callbacks: called as ``callback(trainer, metrics)`` with every record; one that returns False ends training
+            (see ``rlox.callbacks``).
+        logger: where records go besides the run folder: ``"csv"``, ``"trackio"``, ``"wandb"``, ``"mlflow"``, a logger
+            of ``rlox.loggers``, a function that is called as ``logger(metrics)``, or a list of them.
         run_dir: new folder for configuration, metrics and checkpoints; None writes nothing.
 
     Raises:
-        ConfigError: an unknown algorithm, environment id or setting, or a value out of range.
+        ConfigError: an unknown algorithm, environment id, setting or logger, or a value out of range.
         SpaceError: an observation or action space that is not supported.
         DatasetError: data that cannot be learned from, or are not the environment's.
         RunExistsError: ``run_dir`` already holds files.
@@ -87,7 +77,7 @@ class Trainer:
         preset: str | None = None,
         seed: int = 42,
         callbacks: Callback | Iterable[Callback] = (),
-        logger: Logger | None = None,
+        logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ):
         data = None if dataset is None else make_dataset(dataset)
@@ -100,7 +90,7 @@ class Trainer:
             dataset=named(dataset),
             seed=seed,
         )
-        self._set_up(spec, env, make_learner(spec, env, data), callbacks, logger, run_dir)
+        self._set_up(spec, env, Loggers(logger), make_learner(spec, env, data), callbacks, run_dir)
 
     @classmethod
     def from_spec(
@@ -110,7 +100,7 @@ class Trainer:
         env: EnvLike | None = None,
         dataset: DatasetLike | None = None,
         callbacks: Callback | Iterable[Callback] = (),
-        logger: Logger | None = None,
+        logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ) -> Trainer:
         """Return the trainer of a specification; ``env`` and ``dataset`` are live objects in place of its names."""
@@ -119,22 +109,23 @@ class Trainer:
         env = spec.env if env is None else env
         spec = dataclasses.replace(spec, dataset=named(source))
         trainer = cls.__new__(cls)
-        trainer._set_up(spec, env, make_learner(spec, env, data), callbacks, logger, run_dir)
+        trainer._set_up(spec, env, Loggers(logger), make_learner(spec, env, data), callbacks, run_dir)
         return trainer
 
     def _set_up(
         self,
         spec: RunSpec,
         env: EnvLike | None,
+        loggers: Loggers,
         learner: RegressionLearner,
         callbacks: Callback | Iterable[Callback],
-        logger: Logger | None,
         run_dir: str | Path | None,
         folder: RunFolder | None = None,
     ) -> None:
         self._spec, self._env, self._learner = spec, env, learner
         self.callbacks: tuple[Callback, ...] = (callbacks,) if callable(callbacks) else tuple(callbacks)
-        self.logger = logger
+        self.loggers = loggers
+        """Where records go besides the run folder."""
         self.observation_space, self.action_space = learner.observation_space, learner.action_space
         self._eval_envs: Envs | None = None
         self._eval_seed = evaluation_seed(spec.seed)
@@ -208,7 +199,7 @@ class Trainer:
         Args:
             total_timesteps: that many more, over all environments, rounded up to a multiple of their number; None
                 finishes what an earlier call, or the loaded run, was to do.
-            progress: a live line (plain lines without a terminal); None shows it on a terminal only.
+            progress: a live line (plain lines without a terminal or notebook); None shows it there only.
             intervals: ``eval_interval``, ``n_eval_episodes``, ``log_interval``, ``checkpoint_interval``,
                 ``checkpoint_minutes`` and ``checkpoint_replay``, as ``Budget`` has them; what is not given stays as it
                 was.
@@ -224,7 +215,7 @@ class Trainer:
             DivergedError: a loss or a parameter is no longer finite.
         """
         if self._learner.envs is None:
-            raise self._no_env("train")
+            raise no_env(self._spec.env, "train")
         if self._learner.state.pretrained and not self._learner.can_learn_offline:
             warnings.warn(
                 "The dataset that this run learned from is not available; training continues without it. "
@@ -264,20 +255,11 @@ class Trainer:
             raise ConfigError(
                 "This is not the run's latest checkpoint: continue in a new folder, by Trainer.load(path, run_dir=...)."
             )
-        for name in how.keys() - Intervals.__annotations__.keys():
-            raise ConfigError(f"train has no argument '{name}'.{did_you_mean(name, Intervals.__annotations__)}")
         if self._closed:
             raise ConfigError("This trainer was closed: load its run, or make another.")
-        given = {name: value for name, value in how.items() if value is not None or name == "checkpoint_minutes"}
-        if n is not None:
-            check_positive(**{unit: n})
-            given[unit] = at + n
-        budget = dataclasses.replace(self._spec.budget, **given)
-        end = getattr(budget, unit)
-        if end is None:
-            raise ConfigError(f"Say how long to learn: {unit} is not given, and there is nothing to finish.")
+        budget, end = self._spec.budget.extended(unit, at, n, how)
         if budget.eval_interval is not None and self._env is None:
-            raise self._no_env("eval_interval")
+            raise no_env(self._spec.env, "eval_interval")
         self._spec = dataclasses.replace(self._spec, budget=budget)
         if self.folder:
             self.folder.begin()
@@ -285,7 +267,7 @@ class Trainer:
         before = self.standing.cursor
         if before is not None and before.offline == cursor.offline and at < before.end:
             cursor = before.until(cursor)
-        return loop.train(self, self._learner, cursor, progress)
+        return Results(loop.train(self, self._learner, cursor, progress))
 
     def evaluate(self, n_episodes: int = 10, *, deterministic: bool = True, seed: int | None = None) -> Metrics:
         """Run whole episodes and return their statistics.
@@ -306,7 +288,7 @@ class Trainer:
         """
         check_positive(n_episodes=n_episodes)
         if self._env is None or self._learner.envs is None:
-            raise self._no_env("evaluate")
+            raise no_env(self._spec.env, "evaluate")
         if isinstance(self._env, gym.Env | gym.vector.VectorEnv):
             self._learner.end_episodes()
             envs = self._learner.envs
@@ -314,7 +296,7 @@ class Trainer:
             mode = "envpool" if self.config.vectorization_mode == "envpool" else "sync"
             envs = self._eval_envs = self._eval_envs or make_envs(self._env, 1, mode, self._eval_seed)
         seed = self._eval_seed if seed is None else seed
-        return evaluate(self.policy, envs, n_episodes, deterministic=deterministic, seed=seed)
+        return Results(evaluate(self.policy, envs, n_episodes, deterministic=deterministic, seed=seed))
 
     def evaluate_offline(
         self,
@@ -349,7 +331,8 @@ class Trainer:
                 seed=seed,
                 report=lambda steps: bar.update(steps, {}),
             )
-        return {**found, "weight/effective_sample_size": self._learner.share_in_use(data.transitions(), seed)}
+        share = self._learner.share_in_use(data.transitions(), seed)
+        return Results({**found, "weight/effective_sample_size": share})
 
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
         """Return the policy's action for an observation, or a batch of them, as ``Policy.predict`` does."""
@@ -376,7 +359,7 @@ class Trainer:
         """
         check_positive(n_steps=n_steps)
         if self._env is None or self._learner.envs is None:
-            raise self._no_env("record")
+            raise no_env(self._spec.env, "record")
         ready_made = isinstance(self._env, gym.Env | gym.vector.VectorEnv)
         envs = self._learner.envs if ready_made else make_envs(self._env)
         if ready_made:
@@ -427,7 +410,7 @@ class Trainer:
 
         What cannot be written is said by a warning.
         """
-        now = self._learner.counters, self._spec, self.standing
+        now = self._learner.counters, self._spec, self.standing, dict(self.loggers.ids)
         if self.folder is None or now == self._kept:
             return
         make = functools.partial(self.make_checkpoint, replay=self._spec.budget.checkpoint_replay)
@@ -453,6 +436,7 @@ class Trainer:
             "replay": replay,
             "run": run,
             "data": self._learner.data_digest,
+            "loggers": self.loggers.ids,
         }
         return self._learner.snapshot(replay=replay), {**self.describe(), **about}
 
@@ -466,7 +450,7 @@ class Trainer:
         config: Mapping[str, Any] | None = None,
         budget: Mapping[str, Any] | None = None,
         callbacks: Callback | Iterable[Callback] = (),
-        logger: Logger | None = None,
+        logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ) -> Trainer:
         """Return the trainer that a checkpoint holds; ``train`` continues as if it had never stopped.
@@ -494,18 +478,20 @@ class Trainer:
             CheckpointError: no checkpoint there, a torn one, or one made for other spaces than ``env``'s.
             ConfigError: a setting that cannot be changed.
         """
+        loggers = Loggers(logger)
         loaded = load_run(Path(path), env, dataset, config or {}, budget or {})
         own = loaded.run_dir if loaded.latest else None
         continues = run_dir is None or (own is not None and Path(run_dir).resolve() == own.resolve())
         folder = None
         if own is not None and continues:
             folder = RunFolder(own, logged=loaded.logged, stamp=loaded.stamp)
+            loggers.ids = loaded.logger_ids
         trainer = cls.__new__(cls)
         new = None if continues else run_dir
-        trainer._set_up(loaded.spec, loaded.env, loaded.learner, callbacks, logger, new, folder)
+        trainer._set_up(loaded.spec, loaded.env, loggers, loaded.learner, callbacks, new, folder)
         trainer.standing = loaded.standing
         if folder is not None:
-            trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing
+            trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing, dict(loggers.ids)
             folder.last_saved = last_saved(folder.path, trainer._at())
         trainer._latest = loaded.latest or loaded.run_dir is None
         return trainer
@@ -518,12 +504,32 @@ class Trainer:
         Environments that it was given stay open.
         """
         self._closed = True
+        self.loggers.close()
         if self.folder:
             self.folder.release()
         self._learner.close()
         if self._eval_envs:
             self._eval_envs.close()
             self._eval_envs = None
+
+    def _about(self) -> dict[str, object]:
+        spec, last, learner = self._spec, self.standing.metrics, self._learner
+        found = {
+            "algorithm": spec.algorithm,
+            "env": spec.env or (learner.envs and "given"),
+            "dataset": spec.dataset or (learner.can_learn_offline and "given") or None,
+            "env_steps": self.env_steps,
+            "gradient_steps": self.gradient_steps,
+            "last return": last.get("eval/mean_reward", last.get("rollout/episode_return")),
+            "run_dir": self.run_dir,
+        }
+        return {name: value for name, value in found.items() if value is not None}
+
+    def __repr__(self) -> str:
+        return as_line("Trainer", self._about())
+
+    def _repr_html_(self) -> str:
+        return as_html("Trainer", self._about())
 
     def __enter__(self) -> Trainer:
         return self
@@ -540,9 +546,3 @@ class Trainer:
         """Return what ``config.json`` says."""
         about = self.describe()
         return {**about.pop("spec"), **about}
-
-    def _no_env(self, what: str) -> ConfigError:
-        env_id = self._spec.env
-        if env_id is not None and names_module(env_id):
-            return unnamed_module(env_id)
-        return ConfigError(f"{what} needs an environment: pass env= to Trainer or to Trainer.load, or --env ID.")

@@ -41,6 +41,8 @@ class Options:
     """Covers networks, sampling, environments and random actions."""
     run_dir: Path | None = None
     """New folder for configuration, metrics and checkpoints; by default one under runs/."""
+    logger: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = ()
+    """Where metrics go besides the run folder: csv, trackio, wandb, mlflow, one or several."""
     eval_interval: int | None = None
     """Steps between evaluations; none by default."""
     n_eval_episodes: int = 20

@@ -95,11 +95,11 @@ def train(algorithm: str, kind: type[Config], options: Options, settings: Mappin
     if options.resume:
         folder = options.run_dir or _last_run_dir(name)
         if folder and exists(folder):
-            with Trainer.load(folder, **_changes(folder, spec)) as trainer:
+            with Trainer.load(folder, **_changes(folder, spec), logger=options.logger) as trainer:
                 _continue(trainer, folder)
             return
     folder = options.run_dir or _new_run_dir(name)
-    with Trainer.from_spec(spec, run_dir=folder) as trainer:
+    with Trainer.from_spec(spec, logger=options.logger, run_dir=folder) as trainer:
         _finish(trainer, folder)
 
 
@@ -129,6 +129,7 @@ def resume(
     *,
     env: str | None = None,
     dataset: str | None = None,
+    logger: Annotated[tuple[str, ...], Parameter(consume_multiple=True, negative=())] = (),
     **changes: Any,
 ) -> None:
     """Continue a run that was stopped or killed, from its latest checkpoint, as if it had never stopped.
@@ -141,13 +142,15 @@ def resume(
         Environment, if the run's has to be named again (module:Id) or has another id here.
     dataset
         Data, if the run's are not where they were.
+    logger
+        Where metrics go besides the run folder: csv, trackio, wandb, mlflow. The run goes on in the same run there.
     changes
         Settings and parts of the budget that change.
     """
     from rlox.trainer import Trainer
 
     budget = {field.name: changes.pop(field.name) for field in dataclasses.fields(Changes) if field.name in changes}
-    with Trainer.load(run, env=env, dataset=dataset, config=changes, budget=budget) as trainer:
+    with Trainer.load(run, env=env, dataset=dataset, config=changes, budget=budget, logger=logger) as trainer:
         if trainer.folder is None:
             raise ConfigError(
                 f"'{run}' is a copy or an older checkpoint, in which no run continues: name the folder of a run."
@@ -173,6 +176,8 @@ def _continue(trainer: Any, folder: Path) -> None:
     """Say where a loaded run is, and finish it."""
     at = f"{trainer.env_steps:,} environment steps and {trainer.gradient_steps:,} gradient steps"
     print(f"Continuing {folder} after {at}.", flush=True)
+    if left := trainer.loggers.left:
+        print(f"It was logged to {', '.join(left)} too: --logger {' '.join(left)} goes on there.", file=sys.stderr)
     _finish(trainer, folder)
 
 

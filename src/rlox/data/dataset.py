@@ -18,6 +18,7 @@ from rlox.data.sources import Frame
 from rlox.data.summary import summarize
 from rlox.envs.spaces import interchangeable
 from rlox.errors import DatasetError
+from rlox.tables import as_html, as_line
 
 ALL = slice(None)
 
@@ -42,6 +43,18 @@ class Dataset:
 
     def __len__(self) -> int:
         return len(self.columns["rewards"])
+
+    def __repr__(self) -> str:
+        return as_line("Dataset", self._about())
+
+    def _repr_html_(self) -> str:
+        return as_html("Dataset", self._about())
+
+    def _about(self) -> dict[str, object]:
+        about: dict[str, object] = {"name": self.name, "steps": len(self), "episodes": self.n_episodes}
+        if self.n_episodes:
+            about["mean return"] = float(self.episode_returns.mean())
+        return {**about, "observations": self.observation_space, "actions": self.action_space}
 
     @classmethod
     def load(

@@ -45,6 +45,16 @@ def play(policy: Predictor, env_id: str, video: Path | None, n_episodes: int, se
         env.close()
 
 
+def check_video(env_id: str) -> None:
+    """Refuse an environment of which no mp4 video can be made here.
+
+    Raises:
+        ConfigError: it cannot be shown, or a package is missing.
+    """
+    _check_ffmpeg()
+    _make(env_id, "rgb_array").close()
+
+
 class _Filmed(gym.Wrapper[Any, Any, Any, Any]):
     """Hands every frame to ``show``: that of a reset once a step has followed it."""
 
@@ -126,11 +136,15 @@ def _open_video(video: Path, fps: int) -> Any:
         raise ConfigError("Videos need the extra rlox[video]: pip install 'rlox[video]'.") from None
     if video.suffix == ".gif":
         return imageio.get_writer(video, duration=1000 / fps)
+    _check_ffmpeg()
+    # Macro blocks of 2, so that frames keep their size: the default rounds it to multiples of 16.
+    return imageio.get_writer(video, fps=fps, macro_block_size=2, ffmpeg_log_level="quiet")
+
+
+def _check_ffmpeg() -> None:
     try:
         import imageio_ffmpeg
 
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError):
         raise ConfigError("mp4 videos need the extra rlox[video]: pip install 'rlox[video]'.") from None
-    # Macro blocks of 2, so that frames keep their size: the default rounds it to multiples of 16.
-    return imageio.get_writer(video, fps=fps, macro_block_size=2, ffmpeg_log_level="quiet")

@@ -26,6 +26,7 @@ from rlox.envs.spaces import ActionCodec, ObsEncoder, action_codec, obs_encoder
 from rlox.errors import CheckpointError, RloxError, one_line
 from rlox.files import refusing
 from rlox.runs import checkpoint
+from rlox.tables import as_html, as_line
 
 
 class Predictor(Protocol):
@@ -77,7 +78,13 @@ class Policy:
         self._samples = samples or SampleStream(0)
 
     def __repr__(self) -> str:
-        return f"Policy({self.observation_space} -> {self.action_space})"
+        return as_line("Policy", self._about())
+
+    def _repr_html_(self) -> str:
+        return as_html("Policy", self._about())
+
+    def _about(self) -> dict[str, object]:
+        return {"observations": self.observation_space, "actions": self.action_space, "hidden": self.config.widths}
 
     def seeded(self, seed: int) -> Policy:
         """Return the same policy with a stream of samples of its own."""
@@ -146,8 +153,12 @@ class Policy:
         actions, probability = (np.asarray(x) for x in acting.support(self.actor, self.normalizer, encoded, key))
         return np.stack([self.codec.decode(action) for action in actions]), probability
 
-    def save(self, path: str | Path) -> Path:
+    def save(self, path: str | Path, *, about: Mapping[str, str | float] | None = None) -> Path:
         """Write the policy, without what its training needs, to a file that ends in .safetensors.
+
+        Args:
+            path: the file.
+            about: what its header says besides.
 
         Raises:
             ConfigError: another ending, or the file cannot be written.
@@ -156,6 +167,7 @@ class Policy:
             "spec": {"config": _network_settings(self.config)},
             "observation_space": describe(self.observation_space),
             "action_space": describe(self.action_space),
+            "about": dict(about or {}),
         }
         arrays = {f"train.{name}": array for name, array in pack(_Parameters(self.actor, self.normalizer)).items()}
         target = checkpoint.check_target(Path(path))

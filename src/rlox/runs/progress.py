@@ -1,4 +1,4 @@
-"""How far something is: live lines on a terminal."""
+"""How far something is: live lines on a terminal or in a notebook."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import math
 import sys
 import time
 from collections.abc import Callable, Generator, Iterable, Mapping
-from typing import TypeVar
+from typing import Any, TypeVar
 
 from rich.console import Console, Group
 from rich.live import Live
@@ -16,11 +16,11 @@ T = TypeVar("T")
 
 
 class Progress:
-    """A live line on a terminal; elsewhere a plain line every few seconds.
+    """A live line on a terminal or in a notebook; elsewhere a plain line every few seconds.
 
     Args:
         total: steps in all.
-        show: True, False, or None for a terminal only.
+        show: True, False, or None for a terminal or a notebook only.
         what: the name of the work, in front of the line.
         passed: of them, those of before.
     """
@@ -28,9 +28,11 @@ class Progress:
     def __init__(self, total: int, show: bool | None, *, what: str = "", passed: int = 0):
         self._total, self._what, self._passed = total, what, passed
         self._console = Console(stderr=True, highlight=False)
-        shown = self._console.is_terminal if show is None else show
-        self._live = Live(console=self._console, transient=True) if shown and self._console.is_terminal else None
-        self._plain = shown and self._live is None
+        notebook, terminal = self._console.is_jupyter, self._console.is_terminal
+        shown = (notebook or terminal) if show is None else show
+        self._cell = _Cell() if shown and notebook else None
+        self._live = Live(console=self._console, transient=True) if shown and terminal and not notebook else None
+        self._plain = shown and not (self._live or self._cell)
         self._start = self._last = time.perf_counter()
         self._line = ""
 
@@ -44,6 +46,8 @@ class Progress:
             self._live.stop()
         if self._line and (self._live or self._plain):
             print(self._line, file=sys.stderr)
+        if self._line and self._cell:
+            self._cell.show(self._line)
 
     def update(self, steps: int, metrics: Mapping[str, float]) -> None:
         """Show how far it is after ``steps`` of ``total``."""
@@ -56,11 +60,31 @@ class Progress:
             if math.isfinite(metrics.get(name, math.nan)):
                 parts.append(f"{label} {metrics[name]:.4g}")
         self._line = " | ".join(parts)
+        bar = _bar(steps / self._total) + " "
         if self._live:
-            self._live.update(Text.assemble((f"{_bar(steps / self._total)} ", "cyan"), self._line))
+            self._live.update(Text.assemble((bar, "cyan"), self._line))
+        elif self._cell and now - self._last > 0.2:
+            self._cell.show(bar + self._line)
+            self._last = now
         elif self._plain and now - self._last > 5:
             print(self._line, file=sys.stderr, flush=True)
             self._line, self._last = "", now
+
+
+class _Cell:
+    """A line in the output of a notebook's cell, each in the place of the one before."""
+
+    def __init__(self) -> None:
+        self._handle: Any = None
+
+    def show(self, line: str) -> None:
+        # Not by rich, which needs ipywidgets for it.
+        from IPython.display import display
+
+        if self._handle is None:
+            self._handle = display({"text/plain": line}, raw=True, display_id=True)
+        elif self._handle:
+            self._handle.update({"text/plain": line}, raw=True)
 
 
 _SHOWN = [
