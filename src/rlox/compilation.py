@@ -40,7 +40,7 @@ def prepare(config: Config | None = None) -> None:
     if config is not None and config.rollout_steps:
         _use_one_thread()
     folder = _folder()
-    if folder is None or jax.config.jax_compilation_cache_dir is not None:
+    if folder is None or jax.config.values["jax_compilation_cache_dir"] is not None:
         return
     with contextlib.suppress(OSError):
         folder.mkdir(parents=True, exist_ok=True)
