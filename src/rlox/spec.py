@@ -10,7 +10,7 @@ import numpy as np
 import tomli_w
 
 from rlox.algorithms import find_algorithm
-from rlox.core.config import Config, make_config
+from rlox.core.config import Settings, make_config
 from rlox.errors import ConfigError, did_you_mean, one_line
 from rlox.presets import with_preset
 
@@ -70,7 +70,7 @@ class RunSpec:
     """All that makes a run, but for live objects (an environment, a dataset), which are passed beside it."""
 
     algorithm: str
-    config: Config
+    config: Settings
     """Resolved settings."""
     env: str | None = None
     """Id of the environment, if it was given by one."""
@@ -92,7 +92,7 @@ class RunSpec:
         cls,
         algorithm: str,
         *,
-        config: Mapping[str, Any] | Config | None = None,
+        config: Mapping[str, Any] | Settings | None = None,
         preset: str | None = None,
         env: str | None = None,
         discrete: Callable[[], bool] = lambda: False,
