@@ -7,7 +7,7 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 
@@ -28,6 +28,9 @@ from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.logs import CONFIG
 from rlox.spec import RunSpec
+
+if TYPE_CHECKING:
+    from rlox.sb3.learner import OtherLearner
 
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]
 
@@ -82,7 +85,14 @@ def make_learner(
     return learner
 
 
-def _make_other(spec: RunSpec, *spaces: gym.Space[Any], envs: Envs | None, n_streams: int = 1, acts_only: bool = False):
+def _make_other(
+    spec: RunSpec, *spaces: gym.Space[Any], envs: Envs | None, n_streams: int = 1, acts_only: bool = False
+) -> OtherLearner:
+    """Return the learner of an algorithm of another library.
+
+    Raises:
+        ConfigError: that is not installed.
+    """
     try:
         from rlox.sb3.learner import OtherLearner
     except ImportError as error:
@@ -209,7 +219,10 @@ def _check_sizes(path: Path, arrays: checkpoint.Arrays, spec: RunSpec, spaces: S
         CheckpointError: they do.
     """
     held = sum(array.size for name, array in arrays.items() if name.startswith(("train.actor.", "train.policy.")))
-    check_networks(path, held, spec.config, obs_encoder(spaces[0]), action_codec(spaces[1]))
+    # Images of a Dict pass convolutions there, which have fewer weights.
+    folded = isinstance(spec.config, OtherConfig) and isinstance(spaces[0], gym.spaces.Dict)
+    n_inputs = 0 if folded else obs_encoder(spaces[0]).dim
+    check_networks(path, held, spec.config, n_inputs, action_codec(spaces[1]))
     found = [len(arrays[name]) for name in ("streams.episode", "replay.size") if name in arrays and arrays[name].ndim]
     n = found[0] if found else 1
     if (found and spec.config.n_envs not in (1, n)) or spec.config.n_envs > 10_000:
@@ -224,8 +237,9 @@ def load_policy(path: Path) -> TrainedPolicy:
         CheckpointError: there is none, or it is torn.
         ConfigError: it needs another library that is missing.
     """
-    header = checkpoint.header(path)
-    if not isinstance(ALGORITHMS.get(header["spec"].get("algorithm")), Other):
+    saved = checkpoint.header(path).get("spec")
+    name = saved.get("algorithm") if isinstance(saved, dict) else None
+    if not isinstance(ALGORITHMS.get(str(name)), Other):
         return Policy.load(path)
     arrays, header = checkpoint.load(path, only=("train.policy.",))
     spec, _, _, spaces = _read_header(path, header)

@@ -365,15 +365,20 @@ class RegressionLearner:
             self.envs.close()
 
 
-def check_memory(needed: int, buffer_size: int) -> None:
-    """Refuse a replay of so many bytes that does not fit in memory.
+def check_memory(needed: int, steps: int, setting: str = "buffer_size") -> None:
+    """Refuse as many bytes for transitions as there are not.
+
+    Args:
+        needed: bytes.
+        steps: transitions.
+        setting: what says how many.
 
     Raises:
-        ConfigError: it does not.
+        ConfigError: they do not fit in memory.
     """
     available = available_memory()
     if available is not None and needed > available:
         raise ConfigError(
-            f"The replay of buffer_size={buffer_size:,} transitions needs {needed / 2**30:,.1f} GiB of memory, but "
-            f"{available / 2**30:,.1f} GiB are available: lower buffer_size."
+            f"The replay of {setting}={steps:,} transitions needs {needed / 2**30:,.1f} GiB of memory, but "
+            f"{available / 2**30:,.1f} GiB are available: lower {setting}."
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, TypedDict
 
 import numpy as np
 import tomli_w
@@ -63,6 +63,17 @@ class Budget:
             raise ConfigError(f"checkpoint_minutes={minutes!r} must be a number greater than 0, or None.")
         if not isinstance(replay, bool):
             raise ConfigError(f"checkpoint_replay={replay!r} must be True or False.")
+
+
+class Intervals(TypedDict, total=False):
+    """What may be given to ``Trainer.train`` and ``train_offline``; fields of ``Budget``."""
+
+    eval_interval: int | None
+    n_eval_episodes: int | None
+    log_interval: int | None
+    checkpoint_interval: int | None
+    checkpoint_minutes: float | None
+    checkpoint_replay: bool
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

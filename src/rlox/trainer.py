@@ -7,7 +7,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import Any, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -31,24 +31,13 @@ from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.folder import RunFolder, last_saved, may_write
 from rlox.runs.progress import Progress
-from rlox.spec import RunSpec, check_positive, evaluation_seed
+from rlox.spec import Intervals, RunSpec, check_positive, evaluation_seed
 
 Callback = Callable[["Trainer", dict[str, float]], bool | None]
 """Called with the trainer and a record of metrics; returning False ends the training."""
 Logger = Callable[[dict[str, float]], None]
 """Called with a record of metrics."""
 Metrics = dict[str, float]
-
-
-class Intervals(TypedDict, total=False):
-    """What may be given to ``train`` and ``train_offline``; the fields of ``Budget``."""
-
-    eval_interval: int | None
-    n_eval_episodes: int | None
-    log_interval: int | None
-    checkpoint_interval: int | None
-    checkpoint_minutes: float | None
-    checkpoint_replay: bool
 
 
 class Trainer:

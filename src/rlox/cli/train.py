@@ -180,6 +180,11 @@ def _continue(trainer: Any, folder: Path) -> None:
 def _finish(trainer: Any, folder: Path) -> None:
     """Learn what is left of the budget, and evaluate."""
     spec = trainer.spec
+    if isinstance(ALGORITHMS[spec.algorithm], Other):
+        from rlox.sb3.model import use_one_thread
+
+        use_one_thread()
+        print(f"{spec.algorithm} runs on Stable-Baselines3. PyTorch uses one thread.", flush=True)
     _learn(trainer, spec)
     failed = trainer.folder.failed
     if spec.env is not None:

@@ -206,7 +206,7 @@ class Policy:
         except (LookupError, TypeError, AttributeError, RloxError) as error:
             raise CheckpointError(f"'{path}' holds no policy: {one_line(error)}") from None
         encoder, codec = obs_encoder(spaces[0]), action_codec(spaces[1])
-        check_networks(Path(path), sum(array.size for array in arrays.values()), config, encoder, codec)
+        check_networks(Path(path), sum(array.size for array in arrays.values()), config, encoder.dim, codec)
         template = _Parameters(
             Actor(config, encoder.dim, codec.nvec, codec.dim, np.random.default_rng(0)),
             Normalizer.create(encoder.dim) if config.normalize_obs else None,
@@ -244,13 +244,13 @@ class Policy:
         return export_onnx(Path(path), self, about or {})
 
 
-def check_networks(path: Path, held: int, config: Settings, encoder: ObsEncoder, codec: ActionCodec) -> None:
+def check_networks(path: Path, held: int, config: Settings, n_inputs: int, codec: ActionCodec) -> None:
     """Refuse settings of networks that are larger than the ``held`` numbers that a file has, before they are made.
 
     Raises:
         CheckpointError: they are.
     """
-    sizes = (encoder.dim, *config.widths, sum(codec.nvec) or codec.dim)
+    sizes = (n_inputs, *config.widths, sum(codec.nvec) or codec.dim)
     asked = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
     if asked > held:
         raise CheckpointError(f"Checkpoint '{path}' says networks of {asked:,} weights, but holds {held:,}.")

@@ -197,7 +197,7 @@ class OtherLearner:
             for column in columns.values():
                 row = (end - len(valid) + t) % len(column)
                 # A rollout knows nothing of the one before it: there, the step after it.
-                column[row, i] = column[row - 1 if row or end < len(column) else 1, i]
+                column[row, i] = column[row - 1 if row or end < len(column) else 1 % len(column), i]
         self.model.num_timesteps -= int((~valid).sum())
 
     def _count(self) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 
 import gymnasium as gym
 import numpy as np
+import torch
 from gymnasium import spaces
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.logger import Logger
@@ -56,11 +57,13 @@ def make_model(config: OtherConfig, envs: Environments, seed: int, *, acts_only:
         settings["learning_rate"] = _Linear(config.learning_rate)
     if isinstance(config, PPOConfig):
         settings["n_steps"] = 2 if acts_only else -(-config.rollout_steps // envs.num_envs)
-        _check_minibatches(config, settings["n_steps"] * envs.num_envs)
+        if not acts_only:
+            _check_room(envs, config.rollout_steps, "rollout_steps")
+            _check_minibatches(config, settings["n_steps"] * envs.num_envs)
     elif acts_only:
         settings["buffer_size"] = 1
     else:
-        _check_replay(settings["buffer_size"], envs)
+        _check_room(envs, settings["buffer_size"], "buffer_size")
     if isinstance(config, TD3Config) and config.action_noise:
         shape = envs.action_space.shape or ()
         settings["action_noise"] = NormalActionNoise(np.zeros(shape), np.full(shape, config.action_noise))
@@ -75,6 +78,11 @@ def make_model(config: OtherConfig, envs: Environments, seed: int, *, acts_only:
     random.setstate(before)
     model.set_logger(Logger(folder=None, output_formats=[]))
     return model
+
+
+def use_one_thread() -> None:
+    """Let PyTorch compute in one thread from here on: for networks this small, several wait for each other."""
+    torch.set_num_threads(1)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -96,12 +104,12 @@ def _check_minibatches(config: PPOConfig, rollout: int) -> None:
         )
 
 
-def _check_replay(buffer_size: int, envs: Environments) -> None:
+def _check_room(envs: Environments, steps: int, setting: str) -> None:
     def n_bytes(space: gym.Space[Any]) -> int:
         return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for _, leaf in leaves(space))
 
-    row = 2 * n_bytes(envs.observation_space) + n_bytes(envs.action_space) + 12
-    check_memory(buffer_size * row, buffer_size)
+    row = 2 * n_bytes(envs.observation_space) + n_bytes(envs.action_space) + 24
+    check_memory(steps * row, steps, setting)
 
 
 def _check_spaces(kind: type[Any], observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
