@@ -360,8 +360,9 @@ def test_a_policy_is_loaded_without_memory_for_its_replay(tmp_path: Path, monkey
     Trainer("sac", "Pendulum-v1", config=SMALL["sac"]).save(tmp_path)
     monkeypatch.setattr(regression, "available_memory", lambda: 1)
     load_policy(tmp_path)
-    with pytest.raises(ConfigError, match="lower buffer_size"):
-        Trainer("sac", "Pendulum-v1", config=SMALL["sac"])
+    for name, setting in (("sac", "buffer_size"), ("ppo", "rollout_steps")):
+        with pytest.raises(ConfigError, match=f"lower {setting}"):
+            Trainer(name, "Pendulum-v1", config=SMALL[name])
 
 
 def test_metrics_have_our_names():
@@ -472,21 +473,17 @@ WITHOUT = """
 import sys
 sys.modules["stable_baselines3"] = sys.modules["torch"] = None
 from rlox.cli import main
-{}
+for args in (["--help"], ["list"], ["train", "sac", "--help"]):
+    main(args)
+main(["train", "sac", "--env", "Pendulum-v1", "--total-timesteps", "5"])
 """
 
 
 def test_without_their_library_only_training_is_refused(tmp_path: Path):
-    def run(code: str) -> subprocess.CompletedProcess[str]:
-        return subprocess.run(
-            [sys.executable, "-c", WITHOUT.format(code)], capture_output=True, text=True, cwd=tmp_path
-        )
-
-    done = run("for args in (['--help'], ['list'], ['train', 'sac', '--help']): main(args)")
-    assert (done.returncode, done.stderr) == (0, "")
-    assert "--entropy-coef" in done.stdout
-    done = run("main(['train', 'sac', '--env', 'Pendulum-v1', '--total-timesteps', '5'])")
+    done = subprocess.run([sys.executable, "-c", WITHOUT], capture_output=True, text=True, cwd=tmp_path)
     assert done.returncode == 2
+    assert "--entropy-coef" in done.stdout
+    assert not (tmp_path / "runs").exists()
     assert done.stderr.startswith("rlox: error: sac needs the extra rlox[compare]: pip install 'rlox[compare]'")
     assert done.stderr.count("\n") == 1
 
