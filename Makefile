@@ -29,6 +29,7 @@ format: $(READY)  ## fix what ruff can fix
 $(READY): pyproject.toml
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
+	$(BIN)/python -m pip install --quiet torch==2.13.0  # for CPUs, where pip is set up to find that build
 	$(BIN)/python -m pip install --quiet --editable ".[dev]"
 	touch $@
 

@@ -109,7 +109,8 @@ def ours(algorithm: str, env: Environment, columns: Columns, hidden: int, seed: 
         trainer.train_offline(n, log_interval=n, progress=False)
 
     def mode() -> dict[str, Any]:
-        network = trainer.policy.actor.network
+        policy: Any = trainer.policy
+        network = policy.actor.network
         layers = zip(network.weights, network.biases, strict=True)
         return pack([(np.asarray(weight), np.asarray(bias)) for weight, bias in layers], env.bound, squash=False)
 

@@ -51,9 +51,10 @@ def worker(env_id: str, mode: str, n_rounds: int, cores: list[int] | None, xla_t
     from rlox.assemble import make_learner
 
     vectorization_mode, n_envs = MODES[mode]
-    config: Any = {"n_envs": n_envs, "vectorization_mode": vectorization_mode}
-    spec = RunSpec.resolve("awr", env=env_id, preset="paper", config=config)
-    learner, config = make_learner(spec, env_id, None), spec.config
+    settings = {"n_envs": n_envs, "vectorization_mode": vectorization_mode}
+    spec = RunSpec.resolve("awr", env=env_id, preset="paper", config=settings)
+    learner: Any = make_learner(spec, env_id, None)
+    config: Any = spec.config
     rows = -(-config.rollout_steps // n_envs)
     collecting, learning = [], []
     n_before = -(-config.buffer_size // (rows * n_envs)) + 1

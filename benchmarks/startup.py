@@ -14,6 +14,7 @@ import sys
 import sysconfig
 import time
 from pathlib import Path
+from typing import Any
 
 from common import (
     Row,
@@ -36,7 +37,8 @@ def worker(began: float) -> Row:
     ends["Trainer imported"] = time.monotonic() - began
     trainer = Trainer("awr", env="CartPole-v1")
     ends["Trainer made"] = time.monotonic() - began
-    trainer.train(trainer.config.learning_starts - 1)
+    config: Any = trainer.config
+    trainer.train(config.learning_starts - 1)
     ends["random steps taken"] = time.monotonic() - began
     trainer.train(1)
     ends["first training step taken"] = time.monotonic() - began

@@ -146,7 +146,7 @@ def train(env_id: str, envs: Envs, config: dict[str, Any], n_steps: int) -> tupl
     with Trainer("awr", env=lambda: Log(gym.make(env_id), history), config=config, seed=SEED) as trainer:
         for _ in range(N_POINTS):
             trainer.train(max(n_steps // N_POINTS, 1), progress=False)
-            policy = trainer.policy
+            policy: Any = trainer.policy
             sampled = evaluate(policy, envs, 20, deterministic=False, seed=EVAL_SEED)["mean_reward"]
             points.append(Point(policy, sampled, len(history), trainer.env_steps))
             print(f"{env_id}: {trainer.env_steps:,} steps, sampled return {sampled:.1f}", flush=True)

@@ -31,7 +31,8 @@ def traces() -> Iterator[Counter[str]]:
 
 def set_state(trainer: Trainer, **changes: Any) -> None:
     """Give a trainer another policy, normaliser or counter."""
-    trainer._learner.state = trainer.state._replace(**changes)
+    learner: Any = trainer._learner
+    learner.state = trainer.state._replace(**changes)
 
 
 def training_envs(trainer: Trainer) -> Envs:

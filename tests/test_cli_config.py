@@ -139,7 +139,8 @@ def test_a_run_is_trained_from_a_file_alone(tmp_path: Path, monkeypatch: pytest.
     main(["train", "awr", "--config", "run.toml"])
     trainer = Trainer.load("here")
     assert (trainer.spec.seed, trainer.spec.preset, trainer.env_steps) == (5, "paper", 60)
-    assert (trainer.config.rollout_steps, trainer.config.hidden) == (None, 8)
+    config: Any = trainer.config
+    assert (config.rollout_steps, config.hidden) == (None, 8)
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import signal
@@ -66,7 +67,7 @@ def test_a_plan_is_every_setting_at_every_place_with_every_seed(tmp_path: Path):
     assert found["awr/CartPole-v1/1"].config.hidden == 16
     assert found["wide/CartPole-v1/0"].config.hidden == 32
     assert (found["awr/CartPole-v1/0"].config.gamma, found["awr/Pendulum-v1/0"].config.gamma) == (0.99, 0.9)
-    assert found["tuned/CartPole-v1/0"].config.rollout_steps == 1024
+    assert dataclasses.asdict(found["tuned/CartPole-v1/0"].config)["rollout_steps"] == 1024
     assert found["tuned/CartPole-v1/0"].config.hidden == 16, "what is said outweighs a preset"
     budget = found["wide/Pendulum-v1/1"].budget
     assert (budget.total_timesteps, budget.eval_interval) == (8_000, 400)

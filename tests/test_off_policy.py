@@ -204,7 +204,8 @@ def test_the_distance_from_the_data_is_that_of_actions_as_they_are_taken():
     obs, action = data.columns["observations"][:], data.columns["actions"][:]
     taken = trainer.predict(obs)
     assert (np.abs(taken) == 3).mean() > 0.2, "no mode is beyond a bound"
-    found = behavior_statistics(trainer.policy, data.transitions())
+    policy: Any = trainer.policy
+    found = behavior_statistics(policy, data.transitions())
     assert found["behavior/action_distance"] == pytest.approx(np.abs(taken - action).mean() / 3, rel=1e-5)
     per_unit = trainer.log_prob(obs, action) + np.log(3)
     assert found["behavior/log_prob"] == pytest.approx(per_unit.mean(), rel=1e-4)
@@ -218,7 +219,8 @@ def test_choices_are_compared_component_by_component():
     trainer = Trainer("bc", dataset=data, config={"hidden": 8, "actor_output_scale": 1.0})
     differs = trainer.predict(data.columns["observations"][:]) != action
     assert 0.1 < differs.mean() < 0.9
-    found = behavior_statistics(trainer.policy, data.transitions())
+    policy: Any = trainer.policy
+    found = behavior_statistics(policy, data.transitions())
     assert found["behavior/action_distance"] == pytest.approx(differs.mean())
 
 
@@ -249,10 +251,11 @@ def test_a_policy_is_asked_in_pieces_about_every_step(monkeypatch: pytest.Monkey
     trainer = Trainer("bc", dataset=bandit("discrete"), config={"hidden": 8, "actor_output_scale": 1.0})
     obs = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
     monkeypatch.setattr("rlox.policy.estimates.PIECE", 7)
-    modes = policy_actions(trainer.policy, True, 0)(obs)
+    policy: Any = trainer.policy
+    modes = policy_actions(policy, True, 0)(obs)
     assert modes.action[0, :, 0].tolist() == trainer.predict(obs).tolist()
     assert modes.probability.tolist() == [[1] * 20]
-    support = policy_actions(trainer.policy, False, 0)(obs)
+    support = policy_actions(policy, False, 0)(obs)
     assert support.action[:, :, 0].tolist() == [[0] * 20, [1] * 20]
     np.testing.assert_allclose(np.log(support.probability[1]), trainer.log_prob(obs, np.ones(20, int)), atol=1e-5)
 

@@ -110,7 +110,7 @@ def test_the_trainers_samples_go_on_while_it_trains():
 
 
 def test_support_is_every_choice_with_its_probability():
-    policy = Trainer("awr", "CartPole-v1", config=SMALL).policy
+    policy: Any = Trainer("awr", "CartPole-v1", config=SMALL).policy
     obs = np.random.default_rng(0).normal(size=(6, 4)).astype(np.float32)
     actions, probability = policy.support(obs)
     assert actions.tolist() == [[0] * 6, [1] * 6]

@@ -100,7 +100,8 @@ def test_metrics_are_plain_floats_under_their_documented_names():
         "mean_reward", "episodes", "env_steps", "gradient_steps", "seconds", "env_steps_per_second", "actor/loss",
         "critic/loss", "critic/explained_variance", "advantage/mean", "advantage/std", "weight/mean", "weight/max",
         "weight/clipped_fraction", "weight/effective_sample_size", "policy/entropy", "rollout/episode_return",
-        "rollout/episode_length", "eval/mean_reward", "time/env_steps_per_second", "time/gradient_steps_per_second", "time/seconds",
+        "rollout/episode_length", "eval/mean_reward", "time/env_steps_per_second",
+        "time/gradient_steps_per_second", "time/seconds",
     } <= metrics.keys()  # fmt: skip
     assert 8 < metrics["mean_reward"] < 500
 

@@ -7,12 +7,14 @@ import dataclasses
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
 
 from rlox import compilation
-from rlox.algorithms import find_algorithm, find_saved
+from rlox.algorithms import ALGORITHMS, find_algorithm, find_saved
+from rlox.algorithms.others import Other, OtherConfig
+from rlox.core.algorithm import Algorithm
 from rlox.core.config import silenced
 from rlox.data.bundled import is_bundled
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
@@ -20,20 +22,24 @@ from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_modul
 from rlox.envs.space_json import restore
 from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
 from rlox.errors import CheckpointError, ConfigError, DatasetError, one_line
+from rlox.learner import Learner
 from rlox.loggers import read_ids
 from rlox.loop import Standing
-from rlox.policy.policy import check_networks
+from rlox.policy.policy import Policy, TrainedPolicy, check_networks
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.logs import CONFIG
 from rlox.spec import RunSpec
+
+if TYPE_CHECKING:
+    from rlox.sb3.learner import OtherLearner
 
 Spaces = tuple[gym.Space[Any], gym.Space[Any]]
 
 
 def make_learner(
     spec: RunSpec, env: EnvLike | None, data: Dataset | None, spaces: Spaces | None = None, n_streams: int = 1
-) -> RegressionLearner:
+) -> Learner:
     """Return the learner of a specification.
 
     Args:
@@ -46,8 +52,15 @@ def make_learner(
     Raises:
         ConfigError: nothing to learn from, or an environment that could not be created.
         DatasetError: data that are not the environment's.
+        SpaceError: spaces that the algorithm does not take.
     """
     compilation.prepare(spec.config)
+    name, algorithm = find_algorithm(spec.algorithm)
+    if data is not None and not isinstance(algorithm, Algorithm):
+        raise ConfigError(
+            f"{name} learns from an environment only: leave the dataset out, or use iql, awac, crr, awr, marwil or bc, "
+            "which learn from data."
+        )
     with contextlib.ExitStack() as opened:
         envs = None
         if env is not None:
@@ -65,12 +78,34 @@ def make_learner(
         if useless := silenced(spec.config, actions=kind, dataset=data is not None):
             warnings.warn(" ".join(useless), stacklevel=4)
         steps = None if data is None else data.within(*spaces).transitions()
-        algorithm = find_algorithm(spec.algorithm)[1]
-        learner = RegressionLearner(
-            algorithm, spec.config, *spaces, envs=envs, seed=spec.seed, data=steps, n_streams=n_streams
-        )
+        if isinstance(algorithm, Algorithm):
+            learner = RegressionLearner(
+                algorithm, spec.config, *spaces, envs=envs, seed=spec.seed, data=steps, n_streams=n_streams
+            )
+        else:
+            learner = _make_other(spec, *spaces, envs=envs, n_streams=n_streams)
         opened.pop_all()
     return learner
+
+
+def _make_other(
+    spec: RunSpec, *spaces: gym.Space[Any], envs: Envs | None, n_streams: int = 1, acts_only: bool = False
+) -> OtherLearner:
+    """Return the learner of an algorithm of another library.
+
+    Raises:
+        ConfigError: that is not installed.
+    """
+    try:
+        from rlox.sb3.learner import OtherLearner
+    except ImportError as error:
+        raise ConfigError(
+            f"{spec.algorithm} needs the extra rlox[compare]: pip install 'rlox[compare]' ({one_line(error)})."
+        ) from None
+    assert isinstance(spec.config, OtherConfig)
+    return OtherLearner(
+        spec.algorithm, spec.config, *spaces, envs=envs, seed=spec.seed, n_streams=n_streams, acts_only=acts_only
+    )
 
 
 def _make_envs(spec: RunSpec, env: EnvLike) -> Envs:
@@ -110,7 +145,7 @@ class Loaded(NamedTuple):
     saved_spec: RunSpec
     """As the checkpoint has it."""
     env: EnvLike | None
-    learner: RegressionLearner
+    learner: Learner
     standing: Standing
     run_dir: Path | None
     """The folder of the run whose checkpoint it is."""
@@ -197,13 +232,35 @@ def _check_sizes(path: Path, arrays: checkpoint.Arrays, spec: RunSpec, spaces: S
     Raises:
         CheckpointError: they do.
     """
-    held = sum(array.size for name, array in arrays.items() if name.startswith("train.actor."))
-    check_networks(path, held, spec.config, obs_encoder(spaces[0]), action_codec(spaces[1]))
+    held = sum(array.size for name, array in arrays.items() if name.startswith(("train.actor.", "train.policy.")))
+    # Images of a Dict pass convolutions there, which have fewer weights.
+    folded = isinstance(spec.config, OtherConfig) and isinstance(spaces[0], gym.spaces.Dict)
+    n_inputs = 0 if folded else obs_encoder(spaces[0]).dim
+    check_networks(path, held, spec.config, n_inputs, action_codec(spaces[1]))
     found = [len(arrays[name]) for name in ("streams.episode", "replay.size") if name in arrays and arrays[name].ndim]
     n = found[0] if found else 1
     if (found and spec.config.n_envs not in (1, n)) or spec.config.n_envs > 10_000:
         raise CheckpointError(f"Checkpoint '{path}' says n_envs={spec.config.n_envs}, but holds {n}.")
     return n
+
+
+def load_policy(path: Path) -> TrainedPolicy:
+    """Return the policy of a run's folder or of a checkpoint; no replay, optimiser or environment is read.
+
+    Raises:
+        CheckpointError: there is none, or it is torn.
+        ConfigError: it needs another library that is missing.
+    """
+    saved = checkpoint.header(path).get("spec")
+    name = saved.get("algorithm") if isinstance(saved, dict) else None
+    if not isinstance(ALGORITHMS.get(str(name)), Other):
+        return Policy.load(path)
+    arrays, header = checkpoint.load(path, only=("train.policy.",))
+    spec, _, _, spaces = _read_header(path, header)
+    _check_sizes(path, arrays, spec, spaces)
+    learner = _make_other(spec, *spaces, envs=None, acts_only=True)
+    learner.take_policy(arrays)
+    return learner.policy
 
 
 def _find_data(spec: RunSpec, dataset: DatasetLike | None) -> Dataset | None:
@@ -227,8 +284,8 @@ def _check_spaces(path: Path, saved: Spaces, found: Spaces) -> None:
             )
 
 
-def _warn_of_what_is_missing(path: Path, header: Mapping[str, Any], learner: RegressionLearner) -> None:
-    if not header.get("replay", True) and learner.state.forgotten:
+def _warn_of_what_is_missing(path: Path, header: Mapping[str, Any], learner: Learner) -> None:
+    if not header.get("replay", True) and learner.forgot:
         warnings.warn(
             f"Checkpoint '{path}' was made without its replay: training continues with an empty one, and not as it "
             "would have.",

@@ -11,7 +11,7 @@ from pathlib import Path
 import jax
 from filelock import FileLock, Timeout
 
-from rlox.core.config import Config
+from rlox.core.config import Settings
 
 VARIABLE = "RLOX_COMPILATION_CACHE"
 """Environment variable: a folder for compiled programs, or ``off``."""
@@ -31,13 +31,13 @@ def set_compilation_cache(folder: str | Path | None) -> None:
     os.environ[VARIABLE] = OFF[0] if folder is None else str(folder)
 
 
-def prepare(config: Config | None = None) -> None:
+def prepare(config: Settings | None = None) -> None:
     """Set JAX up for what is about to be compiled; a cache folder that cannot be written to is not used.
 
     Args:
         config: of what will learn, if anything will.
     """
-    if config is not None and config.rollout_steps:
+    if getattr(config, "rollout_steps", None) is not None:
         _use_one_thread()
     folder = _folder()
     if folder is None or jax.config.values["jax_compilation_cache_dir"] is not None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any, NamedTuple, Protocol
 
+import gymnasium as gym
 from numpy.typing import NDArray
 
 from rlox.envs.envs import Envs
-from rlox.policy.policy import Policy
+from rlox.policy.policy import TrainedPolicy
 
 
 class Counters(NamedTuple):
@@ -26,6 +27,15 @@ class Learner(Protocol):
 
     envs: Envs | None
     """Where it acts, if it does."""
+    observation_space: gym.Space[Any]
+    action_space: gym.Space[Any]
+    data_digest: int | None
+    """Checksum of the data that it learns from, if there are any."""
+
+    @property
+    def forgot(self) -> bool:
+        """Whether it was restored without the steps that it had learned from."""
+        ...
 
     @property
     def can_learn_offline(self) -> bool:
@@ -36,8 +46,12 @@ class Learner(Protocol):
     def counters(self) -> Counters: ...
 
     @property
-    def policy(self) -> Policy:
+    def policy(self) -> TrainedPolicy:
         """A copy of the policy as it is."""
+        ...
+
+    def set_end(self, env_steps: int) -> None:
+        """Say at which environment step the run will end: schedules may depend on it."""
         ...
 
     def advance(self, limit: int, *, offline: bool = False) -> None:
@@ -52,6 +66,14 @@ class Learner(Protocol):
 
         Raises:
             DivergedError: a loss or a parameter is not finite.
+        """
+        ...
+
+    def check_finite(self) -> None:
+        """Stop if a loss or a parameter is no longer finite.
+
+        Raises:
+            DivergedError: it is not.
         """
         ...
 

@@ -174,6 +174,8 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
                 save()
             return interrupts.number is None
 
+        if not cursor.offline:
+            learner.set_end(cursor.end)
         run(learner, cursor, handlers, moved=moved, goes_on=goes_on)
         save()
     if interrupts.number is not None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Any, NamedTuple
 
-from rlox.core.config import Config
+from rlox.core.config import Settings
 from rlox.errors import ConfigError, did_you_mean
 
 
@@ -181,7 +181,7 @@ def with_preset(
     preset: str,
     env_id: str | None,
     discrete: Callable[[], bool],
-    config: Mapping[str, Any] | Config | None = None,
+    config: Mapping[str, Any] | Settings | None = None,
 ) -> dict[str, Any]:
     """Return a preset's settings for an environment, with those of ``config`` over them.
 
@@ -196,7 +196,7 @@ def with_preset(
         ConfigError: no such preset, or a whole config, which leaves it nothing to set.
     """
     check_preset(algorithm, preset)
-    if isinstance(config, Config):
+    if isinstance(config, Settings):
         raise ConfigError(
             f"config is a whole {type(config).__name__}, which leaves preset='{preset}' nothing to set: pass a dict of "
             "the settings that should differ from the preset."

@@ -90,7 +90,7 @@ class RegressionLearner:
         """Checksum of the data."""
         if envs:
             rows = max(config.buffer_size // self._n, len(data.reward) // self._n if data and self._rows else 0, 1)
-            _check_memory(replays.n_bytes(rows, self._n, *self._dims), config.buffer_size)
+            check_memory(replays.n_bytes(rows, self._n, *self._dims), config.buffer_size)
         self._programs = compile_programs(algorithm, config, self._n)
         network_seed, self._collector_seed = np.random.SeedSequence(seed).spawn(2)
         train = init_state(
@@ -126,6 +126,10 @@ class RegressionLearner:
         return Counters(state.env_steps, int(state.train.gradient_steps), state.episodes)
 
     @property
+    def forgot(self) -> bool:
+        return self.state.forgotten > 0
+
+    @property
     def can_learn_offline(self) -> bool:
         # In rounds the replay holds what was learned from offline.
         return self._has_data or (self._rows > 0 and self.state.pretrained and self.state.replay is not None)
@@ -141,6 +145,9 @@ class RegressionLearner:
     def _make_policy(self, actor: Any, normalizer: Normalizer | None) -> Policy:
         spaces = self.observation_space, self.action_space
         return Policy(actor, normalizer, *spaces, self.config, samples=self._samples)
+
+    def set_end(self, env_steps: int) -> None:
+        """Do nothing: what decays here has a number of steps of its own."""
 
     def advance(self, limit: int, *, offline: bool = False) -> None:
         if offline:
@@ -358,10 +365,20 @@ class RegressionLearner:
             self.envs.close()
 
 
-def _check_memory(needed: int, buffer_size: int) -> None:
+def check_memory(needed: int, steps: int, setting: str = "buffer_size") -> None:
+    """Refuse as many bytes for transitions as there are not.
+
+    Args:
+        needed: bytes.
+        steps: transitions.
+        setting: what says how many.
+
+    Raises:
+        ConfigError: they do not fit in memory.
+    """
     available = available_memory()
     if available is not None and needed > available:
         raise ConfigError(
-            f"The replay of buffer_size={buffer_size:,} transitions needs {needed / 2**30:,.1f} GiB of memory, but "
-            f"{available / 2**30:,.1f} GiB are available: lower buffer_size."
+            f"The replay of {setting}={steps:,} transitions needs {needed / 2**30:,.1f} GiB of memory, but "
+            f"{available / 2**30:,.1f} GiB are available: lower {setting}."
         )

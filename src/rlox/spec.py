@@ -10,7 +10,7 @@ import numpy as np
 import tomli_w
 
 from rlox.algorithms import find_algorithm
-from rlox.core.config import Config, make_config
+from rlox.core.config import Settings, make_config
 from rlox.errors import ConfigError, did_you_mean, one_line
 from rlox.presets import with_preset
 
@@ -90,7 +90,7 @@ class Budget:
 
 
 class Intervals(TypedDict, total=False):
-    """What may be given to ``train`` and ``train_offline``; the fields of ``Budget``."""
+    """What may be given to ``Trainer.train`` and ``train_offline``; fields of ``Budget``."""
 
     eval_interval: int | None
     n_eval_episodes: int | None
@@ -105,7 +105,7 @@ class RunSpec:
     """All that makes a run, but for live objects (an environment, a dataset), which are passed beside it."""
 
     algorithm: str
-    config: Config
+    config: Settings
     """Resolved settings."""
     env: str | None = None
     """Id of the environment, if it was given by one."""
@@ -127,7 +127,7 @@ class RunSpec:
         cls,
         algorithm: str,
         *,
-        config: Mapping[str, Any] | Config | None = None,
+        config: Mapping[str, Any] | Settings | None = None,
         preset: str | None = None,
         env: str | None = None,
         discrete: Callable[[], bool] = lambda: False,

@@ -14,18 +14,20 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlox import loop
+from rlox.algorithms.others import only_ours
 from rlox.assemble import is_discrete, load_run, make_learner, named, no_env
 from rlox.callbacks import Callback
-from rlox.core.config import Config
+from rlox.core.config import Settings
 from rlox.core.state import TrainState
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
 from rlox.envs.envs import EnvLike, Envs, make_envs
 from rlox.envs.space_json import describe
 from rlox.errors import ConfigError, RloxError
 from rlox.files import refusing
+from rlox.learner import Learner
 from rlox.loggers import Loggers, LoggersLike
 from rlox.policy.episodes import evaluate
-from rlox.policy.policy import Policy
+from rlox.policy.policy import TrainedPolicy
 from rlox.policy.recording import record, replay_dataset
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
@@ -73,7 +75,7 @@ class Trainer:
         env: EnvLike | None = None,
         *,
         dataset: DatasetLike | None = None,
-        config: Mapping[str, Any] | Config | None = None,
+        config: Mapping[str, Any] | Settings | None = None,
         preset: str | None = None,
         seed: int = 42,
         callbacks: Callback | Iterable[Callback] = (),
@@ -117,7 +119,7 @@ class Trainer:
         spec: RunSpec,
         env: EnvLike | None,
         loggers: Loggers,
-        learner: RegressionLearner,
+        learner: Learner,
         callbacks: Callback | Iterable[Callback],
         run_dir: str | Path | None,
         folder: RunFolder | None = None,
@@ -148,7 +150,7 @@ class Trainer:
         return self._spec
 
     @property
-    def config(self) -> Config:
+    def config(self) -> Settings:
         """The algorithm's settings; frozen, since networks and compiled programs are made of them."""
         return self._spec.config
 
@@ -167,14 +169,14 @@ class Trainer:
         return dict(self.standing.metrics)
 
     @property
-    def policy(self) -> Policy:
+    def policy(self) -> TrainedPolicy:
         """A copy of the policy as it is."""
         return self._learner.policy
 
     @property
     def state(self) -> TrainState:
         """Networks, optimisers and random key; its arrays are used up by the next ``train``."""
-        return self._learner.state.train
+        return self._ours("state", "its state is that library's").state.train
 
     @property
     def env_steps(self) -> int:
@@ -216,7 +218,8 @@ class Trainer:
         """
         if self._learner.envs is None:
             raise no_env(self._spec.env, "train")
-        if self._learner.state.pretrained and not self._learner.can_learn_offline:
+        learner = self._learner
+        if isinstance(learner, RegressionLearner) and learner.state.pretrained and not learner.can_learn_offline:
             warnings.warn(
                 "The dataset that this run learned from is not available; training continues without it. "
                 "Trainer.load(path, dataset=...) keeps it in the mix.",
@@ -243,7 +246,7 @@ class Trainer:
                 an environment.
             DivergedError: a loss or a parameter is no longer finite.
         """
-        if not self._learner.can_learn_offline:
+        if not self._ours("train_offline", "it learns from an environment only").can_learn_offline:
             raise ConfigError(
                 "train_offline learns from data: pass Trainer(..., dataset=), such as dataset='logs.npz'."
             )
@@ -320,10 +323,12 @@ class Trainer:
         from rlox.policy.estimates import data_for, evaluate_offline
 
         check_positive(gradient_steps=gradient_steps)
-        data = data_for(self.policy, make_dataset(dataset))
+        learner = self._ours("evaluate_offline", "its probabilities are not told, nor weights of data")
+        policy = learner.policy
+        data = data_for(policy, make_dataset(dataset))
         with Progress(gradient_steps, progress) as bar:
             found = evaluate_offline(
-                self.policy,
+                policy,
                 data,
                 gamma=self.config.gamma,
                 deterministic=deterministic,
@@ -331,7 +336,7 @@ class Trainer:
                 seed=seed,
                 report=lambda steps: bar.update(steps, {}),
             )
-        share = self._learner.share_in_use(data.transitions(), seed)
+        share = learner.share_in_use(data.transitions(), seed)
         return Results({**found, "weight/effective_sample_size": share})
 
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
@@ -378,10 +383,11 @@ class Trainer:
             ConfigError: there are none yet.
             SpaceError: observations are not of a Box, and kept encoded only.
         """
-        replay = self._learner.stored()
+        learner = self._ours("replay_dataset", "its replay is that library's")
+        replay = learner.stored()
         if replay is None:
             raise ConfigError("The replay holds no steps: nothing was learned from an environment yet.")
-        return replay_dataset(replay, self._learner.encoder, self._learner.codec, f"replay of {self._spec.env}")
+        return replay_dataset(replay, learner.encoder, learner.codec, f"replay of {self._spec.env}")
 
     def save(self, path: str | Path, *, replay: bool = True) -> Path:
         """Write a checkpoint of all that changes (networks, optimisers, replay, random keys, counters) to a folder.
@@ -546,3 +552,9 @@ class Trainer:
         """Return what ``config.json`` says."""
         about = self.describe()
         return {**about.pop("spec"), **about}
+
+    def _ours(self, what: str, why: str) -> RegressionLearner:
+        """Return the learner for what only ours can do."""
+        if not isinstance(self._learner, RegressionLearner):
+            raise only_ours(what, self._spec.algorithm, why)
+        return self._learner

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 from pathlib import Path
+from typing import Any
 
 from rlox.algorithms.awac import AWAC
 from rlox.algorithms.awr import AWR
@@ -11,14 +12,26 @@ from rlox.algorithms.bc import BC
 from rlox.algorithms.crr import CRR
 from rlox.algorithms.iql import IQL
 from rlox.algorithms.marwil import MARWIL
+from rlox.algorithms.others import PPO, SAC, TD3, Other
 from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config
 from rlox.errors import CheckpointError, ConfigError, did_you_mean
 
-ALGORITHMS: dict[str, Algorithm] = {"awr": AWR, "bc": BC, "marwil": MARWIL, "awac": AWAC, "crr": CRR, "iql": IQL}
+ALGORITHMS: dict[str, Any] = {
+    "awr": AWR,
+    "bc": BC,
+    "marwil": MARWIL,
+    "awac": AWAC,
+    "crr": CRR,
+    "iql": IQL,
+    "ppo": PPO,
+    "sac": SAC,
+    "td3": TD3,
+}
+"""By name: an ``Algorithm``, or an ``Other`` of another library."""
 
 
-def find_algorithm(name: str) -> tuple[str, Algorithm]:
+def find_algorithm(name: str) -> tuple[str, Algorithm | Other]:
     """Return an algorithm's name in lower case, and the algorithm; ``name`` in any case.
 
     Raises:
@@ -30,7 +43,7 @@ def find_algorithm(name: str) -> tuple[str, Algorithm]:
     return key, ALGORITHMS[key]
 
 
-def find_saved(name: str, path: str | Path) -> Algorithm:
+def find_saved(name: str, path: str | Path) -> Algorithm | Other:
     """Return the algorithm of a saved run.
 
     Raises:

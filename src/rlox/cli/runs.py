@@ -50,9 +50,9 @@ def evaluate(
     elif env is None:
         check_no_effect("on estimates from data: for episodes too, name where by --env", n_episodes=n_episodes)
     n_episodes = 20 if n_episodes is None else n_episodes
+    from rlox.assemble import load_policy
     from rlox.envs.envs import make_envs
     from rlox.policy.episodes import evaluate as run_episodes
-    from rlox.policy.policy import Policy
     from rlox.runs.checkpoint import header
     from rlox.spec import check_positive, evaluation_seed
     from rlox.trainer import Trainer
@@ -65,7 +65,7 @@ def evaluate(
             print_estimates(trainer.evaluate_offline(dataset, seed=seed or 0, **settings))
         if env is None:
             return
-    policy, spec = Policy.load(run), header(run)["spec"]
+    policy, spec = load_policy(run), header(run)["spec"]
     env_id = _env_of(run, spec, env)
     pooled = spec["config"].get("vectorization_mode") == "envpool"
     start = evaluation_seed(spec.get("seed", 0))
@@ -114,13 +114,13 @@ def play(
     seed
         Of the episodes; the run's by default.
     """
+    from rlox.assemble import load_policy
     from rlox.policy.play import play as run_episodes
-    from rlox.policy.policy import Policy
     from rlox.runs.checkpoint import header
     from rlox.spec import check_positive
 
     check_positive(n_episodes=n_episodes)
-    policy, spec = Policy.load(run), header(run)["spec"]
+    policy, spec = load_policy(run), header(run)["spec"]
     env_id = _env_of(run, spec, env)
     episodes = run_episodes(policy, env_id, video, n_episodes, spec.get("seed", 0) if seed is None else seed)
     for i, episode in enumerate(episodes, start=1):
@@ -139,13 +139,13 @@ def export(run: RunFolder, file: Annotated[Path, Parameter(metavar="FILE.onnx")]
     file
         File to write, ending in .onnx.
     """
+    from rlox.assemble import load_policy
     from rlox.policy.onnx import signature
     from rlox.policy.onnx_check import N_CHECKED, can_check
-    from rlox.policy.policy import Policy
     from rlox.runs.checkpoint import header
 
     spec = header(run)["spec"]
-    Policy.load(run).export_onnx(file, about={name: spec.get(name) for name in ("algorithm", "env")})
+    load_policy(run).export_onnx(file, about={name: spec.get(name) for name in ("algorithm", "env")})
     checked = f"checked against predict in onnxruntime on {N_CHECKED} observations"
     print(f"Wrote {file}, {checked if can_check() else 'not checked: onnxruntime is not installed'}.")
     for line in signature(file):

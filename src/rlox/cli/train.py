@@ -13,12 +13,13 @@ from typing import Annotated, Any
 from cyclopts import App, Group, Parameter
 
 from rlox.algorithms import ALGORITHMS
+from rlox.algorithms.others import Other
 from rlox.cli.options import RUN, Changes, Options, flags_to_change, setting_parameters
 from rlox.cli.report import describe_algorithm, print_evaluation
 from rlox.cli.sources import apply_file, apply_preset
 from rlox.cli.values import check_whole_numbers
 from rlox.core.algorithm import Algorithm
-from rlox.core.config import Config, make_config
+from rlox.core.config import Settings, make_config
 from rlox.errors import ConfigError, SaveError, one_line
 from rlox.spec import Budget, RunSpec
 
@@ -45,7 +46,7 @@ def add_algorithms() -> None:
             app.command(App(name=name.upper(), help=summary, default_command=run, show=False))
 
 
-def _command(name: str, algorithm: Algorithm) -> Callable[..., None]:
+def _command(name: str, algorithm: Algorithm | Other) -> Callable[..., None]:
     def run(**given: Any) -> None:
         train(name, algorithm.config, given.pop("options", Options()), given)
 
@@ -60,7 +61,7 @@ def _command(name: str, algorithm: Algorithm) -> Callable[..., None]:
     return run
 
 
-def train(algorithm: str, kind: type[Config], options: Options, settings: Mapping[str, Any]) -> None:
+def train(algorithm: str, kind: type[Settings], options: Options, settings: Mapping[str, Any]) -> None:
     """Train a policy, save it to a run folder and evaluate it.
 
     Args:
@@ -184,6 +185,11 @@ def _continue(trainer: Any, folder: Path) -> None:
 def _finish(trainer: Any, folder: Path) -> None:
     """Learn what is left of the budget, and evaluate."""
     spec = trainer.spec
+    if isinstance(ALGORITHMS[spec.algorithm], Other):
+        from rlox.sb3.model import use_one_thread
+
+        use_one_thread()
+        print(f"{spec.algorithm} runs on Stable-Baselines3. PyTorch uses one thread.", flush=True)
     _learn(trainer, spec)
     failed = trainer.folder.failed
     if spec.env is not None:

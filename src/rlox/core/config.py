@@ -8,11 +8,11 @@ import sys
 import types
 import typing
 from collections.abc import Mapping
-from typing import Any, Literal, TypeVar
+from typing import Any, ClassVar, Literal, TypeVar
 
 from rlox.errors import ConfigError, suggest
 
-C = TypeVar("C", bound="Config")
+C = TypeVar("C", bound="Settings")
 
 
 def setting(
@@ -59,9 +59,43 @@ _data = functools.partial(setting, group="Data, then an environment")
 _env = functools.partial(setting, group="Environment")
 
 
+class Settings:
+    """What the frozen dataclasses of settings derive from: types and bounds of their fields, checked when one is made.
+
+    Raises:
+        ConfigError: a wrong type or a value out of range.
+    """
+
+    __dataclass_fields__: ClassVar[dict[str, dataclasses.Field[Any]]]
+
+    # What each of them has, with a default of its own.
+    learning_rate: float
+    batch_size: int
+    gamma: float
+    hidden: int | tuple[int, ...]
+    n_envs: int
+    vectorization_mode: Literal["sync", "async", "envpool"]
+    env_timeout: float | None
+
+    def __post_init__(self) -> None:
+        hints = typing.get_type_hints(type(self))
+        for field in dataclasses.fields(self):
+            value = _coerce(field.name, getattr(self, field.name), hints[field.name])
+            object.__setattr__(self, field.name, value)
+            for rule, bound in field.metadata.get("bounds", {}).items():
+                for number in value if isinstance(value, tuple) else (value,):
+                    if number is not None and not _HOLDS[rule](number, bound):
+                        raise ConfigError(f"{field.name}={value!r} is out of range: it must be {_range(field)}.")
+
+    @property
+    def widths(self) -> tuple[int, ...]:
+        """Width of each hidden layer."""
+        return self.hidden if isinstance(self.hidden, tuple) else (self.hidden, self.hidden)
+
+
 @dataclasses.dataclass(frozen=True, kw_only=True)
-class Config:
-    """Settings that every algorithm has."""
+class Config(Settings):
+    """Settings that every algorithm of ours has."""
 
     # What only some algorithms have a setting for; in the others it is this.
     n_critic_updates = 1
@@ -140,14 +174,7 @@ class Config:
     """Environment steps after offline training in which the critic learns and the actor waits."""
 
     def __post_init__(self) -> None:
-        hints = typing.get_type_hints(type(self))
-        for field in dataclasses.fields(self):
-            value = _coerce(field.name, getattr(self, field.name), hints[field.name])
-            object.__setattr__(self, field.name, value)
-            for rule, bound in field.metadata.get("bounds", {}).items():
-                for number in value if isinstance(value, tuple) else (value,):
-                    if number is not None and not _HOLDS[rule](number, bound):
-                        raise ConfigError(f"{field.name}={value!r} is out of range: it must be {_range(field)}.")
+        super().__post_init__()
         if self.batch_size > self.buffer_size:
             raise ConfigError(
                 f"batch_size={self.batch_size} is larger than buffer_size={self.buffer_size}: the replay could never "
@@ -171,13 +198,8 @@ class Config:
                 f"targets are frozen and whose steps n_critic_updates and n_actor_updates count: leave {name} at 1."
             )
 
-    @property
-    def widths(self) -> tuple[int, ...]:
-        """Width of each hidden layer."""
-        return self.hidden if isinstance(self.hidden, tuple) else (self.hidden, self.hidden)
 
-
-def silenced(config: Config, *, actions: Literal["discrete", "continuous"], dataset: bool) -> list[str]:
+def silenced(config: Settings, *, actions: Literal["discrete", "continuous"], dataset: bool) -> list[str]:
     """Return a sentence for each setting that was changed from its default and has no effect.
 
     Args:

@@ -14,7 +14,7 @@ from rlox.envs.collector import Episode, EpisodeCounter
 from rlox.envs.envs import Envs, Step
 from rlox.envs.spaces import action_codec, interchangeable
 from rlox.errors import ConfigError
-from rlox.policy.policy import Policy, Predictor
+from rlox.policy.policy import Predictor, TrainedPolicy
 
 Act = Callable[[Any], NDArray[Any]]
 """From a batch of observations to a batch of actions that the environments accept."""
@@ -90,7 +90,7 @@ def evaluate(
         ConfigError: the environment has other spaces than the policy.
     """
     check_fits(policy, envs)
-    acting = policy.seeded(seed) if isinstance(policy, Policy) else policy
+    acting = policy.seeded(seed) if isinstance(policy, TrainedPolicy) else policy
     found = list(episodes(envs, lambda obs: acting.predict(obs, deterministic=deterministic), n_episodes, seed))
     returns = np.array([episode.episode_return for episode in found])
     return {

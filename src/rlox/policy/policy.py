@@ -6,7 +6,7 @@ import dataclasses
 from collections.abc import Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Any, NamedTuple, Protocol
+from typing import Any, NamedTuple, Protocol, runtime_checkable
 
 import gymnasium as gym
 import jax
@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from rlox import compilation
 from rlox.core import acting
-from rlox.core.config import Config, make_config
+from rlox.core.config import Config, Settings, make_config
 from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
 from rlox.core.pack import pack, unpack
@@ -37,6 +37,31 @@ class Predictor(Protocol):
 
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
         """Return an action of ``action_space`` for an observation, or a batch of them for a batch."""
+        ...
+
+
+@runtime_checkable
+class TrainedPolicy(Predictor, Protocol):
+    """What a trainer returns: ``Policy``, or one of another library, which refuses what only ours can do."""
+
+    def seeded(self, seed: int) -> TrainedPolicy:
+        """Return the same policy with a stream of samples of its own."""
+        ...
+
+    def sample(self, obs: Any) -> NDArray[Any]:
+        """Return a random action, or a batch of them, as ``predict`` does."""
+        ...
+
+    def log_prob(self, obs: Any, action: Any) -> NDArray[np.float64]:
+        """Return the log-probability with which the policy, sampled, takes actions: ``(B,)``."""
+        ...
+
+    def save(self, path: str | Path, *, about: Mapping[str, str | float] | None = None) -> Path:
+        """Write the policy, without what its training needs, to a file that ends in .safetensors."""
+        ...
+
+    def export_onnx(self, path: str | Path, *, about: Mapping[str, str | None] | None = None) -> Path:
+        """Write the policy to an ONNX file."""
         ...
 
 
@@ -185,13 +210,17 @@ class Policy:
         """
         compilation.prepare()
         arrays, header = checkpoint.load(Path(path), only=("train.actor.", "train.normalizer."))
+        if not arrays:
+            raise CheckpointError(
+                f"'{path}' holds no policy of ours: Trainer.load(...).policy is that of a run of another library."
+            )
         try:
             spaces = restore(header["observation_space"]), restore(header["action_space"])
             config = make_config(Config, "a policy", _network_settings(header["spec"]["config"]))
         except (LookupError, TypeError, AttributeError, RloxError) as error:
             raise CheckpointError(f"'{path}' holds no policy: {one_line(error)}") from None
         encoder, codec = obs_encoder(spaces[0]), action_codec(spaces[1])
-        check_networks(Path(path), sum(array.size for array in arrays.values()), config, encoder, codec)
+        check_networks(Path(path), sum(array.size for array in arrays.values()), config, encoder.dim, codec)
         template = _Parameters(
             Actor(config, encoder.dim, codec.nvec, codec.dim, np.random.default_rng(0)),
             Normalizer.create(encoder.dim) if config.normalize_obs else None,
@@ -229,13 +258,13 @@ class Policy:
         return export_onnx(Path(path), self, about or {})
 
 
-def check_networks(path: Path, held: int, config: Config, encoder: ObsEncoder, codec: ActionCodec) -> None:
+def check_networks(path: Path, held: int, config: Settings, n_inputs: int, codec: ActionCodec) -> None:
     """Refuse settings of networks that are larger than the ``held`` numbers that a file has, before they are made.
 
     Raises:
         CheckpointError: they are.
     """
-    sizes = (encoder.dim, *config.widths, sum(codec.nvec) or codec.dim)
+    sizes = (n_inputs, *config.widths, sum(codec.nvec) or codec.dim)
     asked = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
     if asked > held:
         raise CheckpointError(f"Checkpoint '{path}' says networks of {asked:,} weights, but holds {held:,}.")

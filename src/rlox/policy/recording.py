@@ -17,7 +17,7 @@ from rlox.envs.envs import Envs
 from rlox.envs.spaces import ActionCodec, ObsEncoder
 from rlox.errors import ConfigError
 from rlox.policy.episodes import Taken, steps
-from rlox.policy.policy import Policy, Predictor
+from rlox.policy.policy import Predictor, TrainedPolicy
 from rlox.runs.progress import track
 
 
@@ -55,7 +55,7 @@ def record(
     """
     if envs.n > 1:
         raise ConfigError(f"record needs one environment to act in, but this one steps {envs.n} at once.")
-    acting = policy.seeded(seed) if isinstance(policy, Policy) else policy
+    acting = policy.seeded(seed) if isinstance(policy, TrainedPolicy) else policy
     rows: list[Taken] = []
     log_probs: list[NDArray[np.float64]] = []
     for taken in track(

@@ -9,6 +9,7 @@ import math
 import platform
 import socket
 import struct
+import sys
 import time
 import warnings
 from collections.abc import Iterator, Mapping
@@ -27,7 +28,8 @@ METRICS = "metrics.jsonl"
 def versions() -> dict[str, str]:
     """Return the versions that a run's numbers depend on."""
     packages = ("rlox", "jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy")
-    return {"python": platform.python_version(), **{name: version(name) for name in packages}}
+    others = [name for name in ("stable_baselines3", "torch") if name in sys.modules]
+    return {"python": platform.python_version(), **{name: version(name) for name in (*packages, *others)}}
 
 
 def check_new(run_dir: Path) -> None:
