@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -17,6 +18,7 @@ COMPARISON = "comparison.json"
 """Marks the folder of a comparison: below it, runs are in ``LABEL/ENV/SEED``."""
 
 Floats = NDArray[np.float64]
+_COUNTERS = ("time", "env_steps", "gradient_steps")
 
 
 class Series(NamedTuple):
@@ -111,12 +113,28 @@ def read_run(path: str | Path, label: str | None = None) -> Run:
         spec = json.loads((folder / CONFIG).read_text())
         if not isinstance(spec, dict) or not isinstance(spec.get("algorithm"), str):
             raise ValueError("it does not name an algorithm")
-        found = [record for record in records(folder) if {"time", "env_steps", "gradient_steps"} <= record.keys()]
+        if not isinstance(spec.get("config", {}), dict) or not isinstance(spec.get("budget", {}), dict):
+            raise ValueError("its settings are not a table")
+        if type(spec.get("seed", 0)) is not int:
+            raise ValueError("its seed is not a whole number")
+        found = [record for record in map(_numbers, records(folder)) if None not in map(record.get, _COUNTERS)]
     except FileNotFoundError:
         raise ConfigError(f"'{path}' is not the folder of a run: it has no {CONFIG}.{_near(folder)}") from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"The run '{path}' cannot be read: {one_line(error)}.") from None
     return Run(folder, spec, found, label)
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the numbers of a record; what is not finite is None."""
+    return {name: _finite(value) for name, value in record.items() if value is None or type(value) in (int, float)}
+
+
+def _finite(value: float | None) -> float | None:
+    try:
+        return value if value is not None and math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Run]:
