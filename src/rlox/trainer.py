@@ -7,7 +7,7 @@ import functools
 import warnings
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypedDict, Unpack
+from typing import TYPE_CHECKING, Any, TypedDict, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -30,6 +30,9 @@ from rlox.runs import checkpoint
 from rlox.runs.folder import RunFolder, last_saved, may_write
 from rlox.runs.progress import Progress
 from rlox.spec import RunSpec, check_positive, evaluation_seed
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Callback = Callable[["Trainer", dict[str, float]], bool | None]
 """Called with the trainer and a record of metrics; returning False ends the training."""
@@ -367,6 +370,21 @@ class Trainer:
         """
         self._learner.check_finite()
         return self.policy.export_onnx(path, about={"algorithm": self._spec.algorithm, "env": self._spec.env})
+
+    def plot(self, metric: str | None = None) -> Figure:
+        """Return a picture of the run so far, which Jupyter shows: returns over steps, or another of its metrics.
+
+        Raises:
+            ConfigError: there is no run folder, no such metric, no records yet, or the extra rlox[plots] is missing.
+        """
+        if self.run_dir is None:
+            raise ConfigError(
+                "plot draws what is in a run's folder: make the trainer by Trainer(..., run_dir='runs/1')."
+            )
+        from rlox.runs.history import read_run
+        from rlox.runs.plots import figure
+
+        return figure([read_run(self.run_dir)], metric)
 
     def record(self, n_steps: int, *, deterministic: bool = False, seed: int = 0) -> Dataset:
         """Return whole episodes of the policy in its environment, as ``policy.recording.record`` does.

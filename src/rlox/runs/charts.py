@@ -36,7 +36,9 @@ class Phase(NamedTuple):
     """Charts over the same steps, below headings."""
 
     heading: str
-    first: list[Chart]
+    returns: list[Chart]
+    spreads: list[Chart]
+    """Of the returns of an evaluation, a chart for each group."""
     sections: dict[str, list[Chart]]
 
 
@@ -61,11 +63,11 @@ class Curves:
         self._steps: dict[tuple[float, ...], int] = {}
         self._charts: dict[str, dict[str, Any]] = {}
 
-    def add(self, chart: Chart, place: str, sync: str, lines: list[dict[str, Any]]) -> bool:
+    def add(self, key: str, lines: list[dict[str, Any]], **about: Any) -> bool:
         """Add the lines of a chart; returns whether there is anything to draw."""
         lines = [line for line in lines if line["middle"] is not None or line["runs"]]
         if lines:
-            self._charts[chart.key] = {"place": place, "sync": sync, "lines": lines}
+            self._charts[key] = {"lines": lines, **about}
         return bool(lines)
 
     def table(self, steps: Sequence[float], *columns: Sequence[float | None]) -> list[Any]:
@@ -106,13 +108,15 @@ def _phase(
     there = [run for run in everyone if run.phase(offline=offline)]
     if not there:
         return None
-    sync = f"{at} {'offline' if offline else 'online'}"
+    unit = "gradient_steps" if offline else "env_steps"
     names = [name for run in there for record in run.phase(offline=offline) for name in record if "/" in name]
+    until = max(record[unit] for run in there for record in run.phase(offline=offline))
+    about = {"place": place, "sync": f"{at} {unit}", "until": until}
     axis = axis_of(there[0], offline=offline)
 
-    def added(metric: str, text: Meaning, lines: list[dict[str, Any]]) -> Iterator[Chart]:
-        chart = Chart(f"{sync} {metric or text.title}", metric, text, axis)
-        if curves.add(chart, place, sync, lines):
+    def made(text: Meaning, lines: list[dict[str, Any]], metric: str = "", **more: Any) -> Iterator[Chart]:
+        chart = Chart(f"{at} {unit} {metric or text.title}", metric, text, axis)
+        if curves.add(chart.key, lines, **about, **more):
             yield chart
 
     def lines_of(metric: str, *, bounds: bool = False) -> list[dict[str, Any]]:
@@ -122,20 +126,33 @@ def _phase(
         ]
 
     best = "eval/mean_reward" if "eval/mean_reward" in names else "rollout/episode_return"
-    first = [*added(best, _about_returns(there, best, everyone), lines_of(best, bounds=True))]
-    if best.startswith("eval/"):
-        spread = [
-            {"label": label, "number": numbers[label], **_spread(runs, curves, offline=offline)}
-            for label, runs in groups.items()
-        ]
-        first += added("", SPREAD, spread)
+    ends = _ends(there, offline=offline)
+    spreads = [
+        chart
+        for label, runs in groups.items()
+        for line in [{"label": label, "number": numbers[label], **_spread(runs, curves, offline=offline)}]
+        for chart in made(SPREAD._replace(title=label), [line], y=ends)
+    ]
     below = {
-        heading: [chart for name in found if name != best for chart in added(name, meaning(name), lines_of(name))]
+        heading: [chart for name in found if name != best for chart in made(meaning(name), lines_of(name), name)]
         for heading, found in sections(names).items()
     }
     both = any(run.phase(offline=True) for run in everyone) and any(run.phase(offline=False) for run in everyone)
-    heading = ("Learning from data" if offline else "Learning in the environment") if both else ""
-    return Phase(heading, first, {heading: charts for heading, charts in below.items() if charts})
+    return Phase(
+        ("Learning from data" if offline else "Learning in the environment") if both else "",
+        [*made(_about_returns(there, best, everyone), lines_of(best, bounds=True), best)],
+        spreads,
+        {heading: charts for heading, charts in below.items() if charts},
+    )
+
+
+def _ends(runs: Sequence[Run], *, offline: bool) -> list[float] | None:
+    """Return the lowest and the highest return of an evaluation's episodes; None if there are none."""
+    low, high = (
+        [value for run in runs for value in run.series(f"eval/{end}_reward", offline=offline).values]
+        for end in ("min", "max")
+    )
+    return [float(min(low)), float(max(high))] if low and high else None
 
 
 def _about_returns(runs: Sequence[Run], metric: str, everyone: Sequence[Run]) -> Meaning:
@@ -181,7 +198,8 @@ def _spread(runs: Sequence[Run], curves: Curves, *, offline: bool) -> dict[str, 
     if not len(steps) or any(not np.array_equal(steps, found) for found, _ in others):
         return nothing
     std, least, most = (values for _, values in others)
-    bands = [curves.table(steps, least, most), curves.table(steps, mean - std, mean + std)]
+    near = np.maximum(mean - std, least), np.minimum(mean + std, most)
+    bands = [curves.table(steps, least, most), curves.table(steps, *near)]
     return {"middle": curves.table(steps, mean), "bands": bands, "runs": []}
 
 
@@ -201,7 +219,9 @@ def _thin(points: Points, most: int) -> Points:
     for begin, end in pairwise(bounds):
         stretch = points[begin:end]
         known = [point for point in stretch if point[1] is not None]
-        ends = [min(known, key=lambda point: point[1]), max(known, key=lambda point: point[1])] if known else stretch[:1]
+        ends = (
+            [min(known, key=lambda point: point[1]), max(known, key=lambda point: point[1])] if known else stretch[:1]
+        )
         kept += sorted(dict(ends).items())
     return kept
 

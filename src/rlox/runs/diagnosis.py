@@ -124,7 +124,7 @@ def _worse_than_constant(run: Run) -> Finding | None:
     return Finding(
         "The critic predicts worse than a constant.",
         f"Late in training, explained variance is {share:.2f}: advantages are mostly noise.",
-        "Lower the critic's learning rate, raise n_critic_updates, set value_scale to about 1 / (1 - gamma), or lower tau.",
+        "Lower critic_learning_rate or tau, raise n_critic_updates, or set value_scale to about 1 / (1 - gamma).",
     )
 
 

@@ -115,8 +115,8 @@ def read_run(path: str | Path, label: str | None = None) -> Run:
             raise ValueError("it does not name an algorithm")
         if not isinstance(spec.get("config", {}), dict) or not isinstance(spec.get("budget", {}), dict):
             raise ValueError("its settings are not a table")
-        if type(spec.get("seed", 0)) is not int:
-            raise ValueError("its seed is not a whole number")
+        if type(spec.get("seed", 0)) is not int or not isinstance(spec.get("preset"), str | None):
+            raise ValueError("its seed is not a whole number, or its preset not a name")
         found = [record for record in map(_numbers, records(folder)) if None not in map(record.get, _COUNTERS)]
     except FileNotFoundError:
         raise ConfigError(f"'{path}' is not the folder of a run: it has no {CONFIG}.{_near(folder)}") from None
@@ -173,7 +173,7 @@ def group_runs(runs: Iterable[Run]) -> dict[str, dict[str, list[Run]]]:
     """Return runs by where they learned and then by what tells their settings apart, in the order given.
 
     The label of a group is the algorithm, the preset, and those settings that differ between the groups of this
-    algorithm and preset; a comparison's own labels come first.
+    algorithm and preset, without values that more than half of these groups have; a comparison's own labels come first.
     """
     places: dict[str, list[Run]] = {}
     for run in runs:
@@ -195,7 +195,12 @@ def _group(runs: list[Run]) -> dict[str, list[Run]]:
             for setting in dict.fromkeys(setting for config in configs for setting in config)
             if any(config.get(setting) != configs[0].get(setting) for config in configs)
         ]
+        kinds = [config for i, config in enumerate(configs) if config not in configs[:i]]
         for run, config in zip(own, configs, strict=True):
-            told = ", ".join(f"{setting}={config.get(setting)}" for setting in differing)
+            told = ", ".join(
+                f"{setting}={config.get(setting)}"
+                for setting in differing
+                if 2 * sum(kind.get(setting) == config.get(setting) for kind in kinds) <= len(kinds)
+            )
             groups.setdefault(f"{name}, {told}" if told else name, []).append(run)
     return groups

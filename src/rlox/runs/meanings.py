@@ -19,12 +19,12 @@ class Meaning(NamedTuple):
 
 
 SECTIONS: Mapping[str, Mapping[str, Meaning]] = {
-    "Returns": {
+    "Episodes": {
         "rollout/episode_return": Meaning(
             "Return in training",
             "mean return of the last 100 training episodes",
-            "Actions are sampled here, so it usually lies below the evaluations. A growing distance between the two says "
-            "that the policy still explores.",
+            "Actions are sampled here, so it usually lies below the evaluations. A large distance between the two "
+            "says that the policy still explores.",
         ),
         "rollout/episode_length": Meaning(
             "Length of training episodes",
@@ -41,8 +41,8 @@ SECTIONS: Mapping[str, Mapping[str, Meaning]] = {
         "weight/effective_sample_size": Meaning(
             "Effective sample size",
             "share of the minibatch",
-            "1 means that all samples count alike, as in plain imitation. Below about 0.05 a handful of samples decides "
-            "each step: raise beta, or whiten the advantages.",
+            "1 means that all samples count alike, as in plain imitation. Below about 0.05 a handful of samples "
+            "decides each step: raise beta, or whiten the advantages.",
         ),
         "weight/clipped_fraction": Meaning(
             "Clipped weights",
@@ -62,8 +62,8 @@ SECTIONS: Mapping[str, Mapping[str, Meaning]] = {
         "advantage/mean": Meaning(
             "Mean advantage",
             "return",
-            "How much better than expected the outcomes were, after the critic's step. Near 0 once the critic has caught "
-            "up.",
+            "How much better than expected the outcomes were, after the critic's step. Near 0 once the critic has "
+            "caught up.",
         ),
         "advantage/std": Meaning(
             "Spread of the advantages",
@@ -76,8 +76,8 @@ SECTIONS: Mapping[str, Mapping[str, Meaning]] = {
         "critic/explained_variance": Meaning(
             "Explained variance",
             "share of the targets' variance",
-            "How much of its targets the critic predicts; 1 is best. Below 0 it is worse than a constant, and advantages "
-            "are noise.",
+            "How much of its targets the critic predicts; 1 is best. Below 0 it is worse than a constant, and "
+            "advantages are noise.",
         ),
         "critic/loss": Meaning(
             "Critic loss",
@@ -95,7 +95,7 @@ SECTIONS: Mapping[str, Mapping[str, Meaning]] = {
         "policy/std": Meaning(
             "Standard deviation of the actions",
             "half of the action range",
-            "A fast fall to min_std means that the weights are too sharp: the policy stops exploring before it is good.",
+            "A fast fall to min_std means that the weights are too sharp: it stops exploring before it is good.",
         ),
         "actor/loss": Meaning(
             "Actor loss",
@@ -123,10 +123,17 @@ OTHERS = "Other metrics"
 SPREAD = Meaning(
     "Spread of the evaluations",
     "return",
-    "Line: mean of the episodes of an evaluation. Dark band: one standard deviation around it; light band: worst to best "
-    "episode. A wide light band below the line means that some episodes still fail.",
+    "Line: mean over the episodes of an evaluation. Dark band: one standard deviation around it. Light band: worst to "
+    "best episode; where it reaches far below the line, some episodes still fail.",
 )
-_APART = ("eval/mean_reward", "eval/std_reward", "eval/min_reward", "eval/max_reward", "eval/n_episodes", "time/seconds")
+_APART = (
+    "eval/mean_reward",
+    "eval/std_reward",
+    "eval/min_reward",
+    "eval/max_reward",
+    "eval/n_episodes",
+    "time/seconds",
+)
 """Shown in a picture of their own, or not at all."""
 
 

@@ -25,7 +25,9 @@ ENDINGS = (".png", ".svg", ".pdf")
 
 def colours_of(runs: Sequence[Run]) -> dict[str, int]:
     """Return the number of each group, by its label: its place in ``COLOURS``, the same in every environment."""
-    return {label: i for i, label in enumerate(dict.fromkeys(label for own in group_runs(runs).values() for label in own))}
+    return {
+        label: i for i, label in enumerate(dict.fromkeys(label for own in group_runs(runs).values() for label in own))
+    }
 
 
 def figure(runs: Sequence[Run], metric: str | None = None) -> Figure:
@@ -56,7 +58,9 @@ def figure(runs: Sequence[Run], metric: str | None = None) -> Figure:
         _name(panel, place, next(iter(groups.values()))[0], metric)
     for panel in panels[len(places) :]:
         panel.set_visible(False)
-    handles = {str(line.get_label()): line for panel in panels for line in panel.get_lines() if line.get_label()[0] != "_"}
+    handles = {
+        str(line.get_label()): line for panel in panels for line in panel.get_lines() if line.get_label()[0] != "_"
+    }
     legend = made.legend(
         list(handles.values()), list(handles), loc="outside lower center", frameon=False, ncols=_columns(handles)
     )

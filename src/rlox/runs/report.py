@@ -19,11 +19,12 @@ from rlox.files import refusing, writing
 from rlox.runs.charts import make_charts
 from rlox.runs.diagnosis import together
 from rlox.runs.history import Run, group_runs
-from rlox.runs.meanings import axis_of, axis_of_returns
+from rlox.runs.meanings import SPREAD, axis_of, axis_of_returns
 from rlox.runs.plots import COLOURS
 from rlox.runs.statistics import Estimate, estimate, reached
 
 PAGE = Path(__file__).parent / "page"
+NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
 PARTS = ("lead", "findings", "tables", "charts", "details")
 """Of the page, each with its own template; they are replaced one by one while a run goes on."""
 
@@ -98,6 +99,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "tables": [_table(place, groups) for place, groups in group_runs(runs).items()],
         "outcomes": [_outcome(run) for run in runs],
         "places": places,
+        "spread": SPREAD,
         "settings": [_settings(label, own) for groups in group_runs(runs).values() for label, own in groups.items()],
         "versions": _versions(runs),
         "rlox": __version__,
@@ -130,7 +132,8 @@ def lead(runs: Sequence[Run]) -> str:
         return f"Final return {_final(known[0])}, after {_effort(known[0])}."
     if len(group_runs(runs)) == 1:
         best = max(known, key=lambda row: row["final"].value)
-        return f"Best of {len(rows)}: {best['label']}, with a final return of {_final(best)}, after {_effort(best)}."
+        found = f"{best['label']}, with a final return of {_final(best)}, after {_effort(best)}"
+        return f"Best of {len(rows)} groups: {found}."
     return f"{len(runs)} runs in {len(group_runs(runs))} environments; the tables have their final returns."
 
 
@@ -209,7 +212,12 @@ def _settings(label: str, runs: Sequence[Run]) -> dict[str, Any]:
     spec = runs[0].spec
     defaults = _defaults(str(spec["algorithm"]))
     rows = [
-        {"name": name, "value": value, "default": defaults.get(name), "differs": name in defaults and _differ(value, defaults[name])}
+        {
+            "name": name,
+            "value": value,
+            "default": defaults.get(name),
+            "differs": name in defaults and _differ(value, defaults[name]),
+        }
         for name, value in spec.get("config", {}).items()
     ]
     about = {name: spec.get(name) for name in ("algorithm", "env", "dataset", "preset")}
@@ -234,7 +242,7 @@ def _defaults(algorithm: str) -> Mapping[str, Any]:
 
 
 def _differ(value: object, default: object) -> bool:
-    return json.dumps(value) != json.dumps(default) and value != default
+    return value != (list(default) if isinstance(default, tuple) else default)
 
 
 def _versions(runs: Sequence[Run]) -> dict[str, str]:
@@ -250,15 +258,15 @@ def _versions(runs: Sequence[Run]) -> dict[str, str]:
 def number(value: float | None) -> str:
     """Return a number to about four digits, with a true minus sign."""
     if value is None or not math.isfinite(value):
-        return "–"
+        return NOTHING
     text = f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.4g}"
-    return text.replace("-", "−")
+    return text.replace("-", MINUS)
 
 
 def duration(seconds: float | None) -> str:
     """Return a time in the two units that matter."""
     if seconds is None:
-        return "–"
+        return NOTHING
     whole = round(seconds)
     hours, minutes = whole // 3600, whole % 3600 // 60
     if hours:

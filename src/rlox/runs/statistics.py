@@ -59,7 +59,7 @@ def resample(scores: ArrayLike, *, n: int = N_DRAWS, seed: int = 0) -> Floats:
 
 def interval(statistics: ArrayLike) -> tuple[Floats, Floats]:
     """Return the 95% percentile interval of the statistics of bootstrap samples ``(n, ...)``."""
-    low, high = np.percentile(statistics, [50 * (1 - COVERAGE), 50 * (1 + COVERAGE)], axis=0)
+    low, high = np.percentile(np.asarray(statistics, np.float64), [50 * (1 - COVERAGE), 50 * (1 + COVERAGE)], axis=0)
     return low, high
 
 

@@ -65,6 +65,13 @@
     return { show, stroke, dash, width: kind === "run" ? 1 : 2, points: { show: true, size: 5, width: 0, fill: stroke, filter: alone } };
   }
 
+  // All charts of a phase show the same steps, from 0 on.
+  function whole(u, min, max) {
+    const steps = u.data[0];
+    return min == null || (min <= steps[0] && max >= steps[steps.length - 1]);
+  }
+  const padded = (low, high) => { const more = 0.05 * (high - low || 1); return [low - more, high + more]; };
+
   function draw(figure, key, zoom) {
     const chart = curves.charts[key], holder = figure.querySelector(".plot");
     const { data, kinds } = tables(chart);
@@ -74,7 +81,10 @@
     const u = new uPlot({
       width: holder.clientWidth, height: holder.clientHeight, legend: { show: false }, padding: [8, 14, 0, 0],
       cursor: { sync: { key: chart.sync }, y: false, points: { show: false }, drag: { x: true, y: false } },
-      scales: { x: { time: false } },
+      scales: {
+        x: { time: false, range: (u, min, max) => (whole(u, min, max) ? [0, chart.until] : [min, max]) },
+        y: chart.y ? { range: () => padded(...chart.y) } : {},
+      },
       axes: [
         { ...axis, size: 26, gap: 4, grid: { show: false }, ticks: { stroke: () => css("--line"), width: 1, size: 4 }, border: { show: true, stroke: () => css("--soft"), width: 1 } },
         { ...axis, size: 50, gap: 6, grid: { stroke: () => css("--line"), width: 1 }, ticks: { show: false } },
@@ -151,8 +161,8 @@
   });
 
   function zoomOf({ u }) {
-    const steps = u.data[0], { min, max } = u.scales.x;
-    return steps.length && (min > steps[0] || max < steps[steps.length - 1]) ? { min, max } : null;
+    const { min, max } = u.scales.x;
+    return whole(u, min, max) ? null : { min, max };
   }
   const watchSize = new ResizeObserver((entries) => entries.forEach(({ target }) => {
     const plot = plots.get(target.parentElement.dataset.chart);
