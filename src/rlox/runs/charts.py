@@ -19,6 +19,7 @@ N_POINTS = 200_000
 MOST_POINTS, FEWEST_POINTS = 1_500, 100
 """Of one of them."""
 Points = list[tuple[float, float | None]]
+Numbers = Sequence[float | None] | Sequence[float] | Floats
 
 
 class Chart(NamedTuple):
@@ -60,7 +61,7 @@ class Curves:
 
     def __init__(self, most: int):
         self._most = most
-        self._steps: dict[tuple[float, ...], int] = {}
+        self._steps: dict[tuple[float | None, ...], int] = {}
         self._charts: dict[str, dict[str, Any]] = {}
 
     def add(self, key: str, lines: list[dict[str, Any]], **about: Any) -> bool:
@@ -70,10 +71,10 @@ class Curves:
             self._charts[key] = {"lines": lines, **about}
         return bool(lines)
 
-    def table(self, steps: Sequence[float], *columns: Sequence[float | None]) -> list[Any]:
+    def table(self, steps: Numbers, *columns: Numbers) -> list[Any]:
         """Return columns over steps: the number of the steps among all, and the columns."""
         index = self._steps.setdefault(tuple(_short(step) for step in steps), len(self._steps))
-        return [index, *([None if value is None else _short(value) for value in column] for column in columns)]
+        return [index, *([_short(value) for value in column] for column in columns)]
 
     def points(self, points: Points) -> list[Any] | None:
         """Return the table of one run; None if it has no values."""
@@ -218,17 +219,15 @@ def _thin(points: Points, most: int) -> Points:
     bounds = np.linspace(0, len(points), most // 2 + 1).astype(int)
     for begin, end in pairwise(bounds):
         stretch = points[begin:end]
-        known = [point for point in stretch if point[1] is not None]
-        ends = (
-            [min(known, key=lambda point: point[1]), max(known, key=lambda point: point[1])] if known else stretch[:1]
-        )
-        kept += sorted(dict(ends).items())
+        known = [(value, step) for step, value in stretch if value is not None]
+        ends = {step: value for value, step in (min(known), max(known))} if known else dict(stretch[:1])
+        kept += sorted(ends.items())
     return kept
 
 
-def _short(value: float) -> float | None:
+def _short(value: float | None) -> float | None:
     """Return a number as it is shown: whole up to 2**53, otherwise to five digits; None if it is not finite."""
-    number = float(value)
+    number = math.nan if value is None else float(value)
     if not math.isfinite(number):
         return None
     if number.is_integer() and abs(number) < 2**53:
