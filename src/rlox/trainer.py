@@ -28,6 +28,7 @@ from rlox.policy.recording import record, replay_dataset
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.folder import RunFolder, last_saved, may_write
+from rlox.runs.logs import CONFIG
 from rlox.runs.progress import Progress
 from rlox.spec import RunSpec, check_positive, evaluation_seed
 
@@ -381,6 +382,8 @@ class Trainer:
             raise ConfigError(
                 "plot draws what is in a run's folder: make the trainer by Trainer(..., run_dir='runs/1')."
             )
+        if not (self.run_dir / CONFIG).exists():
+            raise ConfigError(f"'{self.run_dir}' has no records yet: train first.")
         from rlox.runs.history import read_run
         from rlox.runs.plots import figure
 

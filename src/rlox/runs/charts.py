@@ -18,6 +18,9 @@ N_POINTS = 200_000
 """Of single runs in a report, shared evenly by their curves, so that it stays small."""
 MOST_POINTS, FEWEST_POINTS = 1_500, 100
 """Of one of them."""
+N_EXACT = 60
+MANY_DIGITS, FEW_DIGITS = 6, 4
+"""Of values, if there are up to so many curves, and if there are more."""
 Points = list[tuple[float, float | None]]
 Numbers = Sequence[float | None] | Sequence[float] | Floats
 
@@ -56,11 +59,12 @@ class Curves:
     """The numbers of all charts, as JSON that the page draws; curves over the same steps share them.
 
     Args:
-        most: points of a curve.
+        n: how many there are of single runs; of many, each has fewer points, and digits.
     """
 
-    def __init__(self, most: int):
-        self._most = most
+    def __init__(self, n: int):
+        self._most = int(np.clip(N_POINTS // max(n, 1), FEWEST_POINTS, MOST_POINTS))
+        self._digits = FEW_DIGITS if n > N_EXACT else MANY_DIGITS
         self._steps: dict[tuple[float | None, ...], int] = {}
         self._charts: dict[str, dict[str, Any]] = {}
 
@@ -73,14 +77,17 @@ class Curves:
 
     def table(self, steps: Numbers, *columns: Numbers) -> list[Any]:
         """Return columns over steps: the number of the steps among all, and the columns."""
-        index = self._steps.setdefault(tuple(_short(step) for step in steps), len(self._steps))
-        return [index, *([_short(value) for value in column] for column in columns)]
+        index = self._steps.setdefault(tuple(_short(step, MANY_DIGITS) for step in steps), len(self._steps))
+        return [index, *([_short(value, self._digits) for value in column] for column in columns)]
 
     def points(self, points: Points) -> list[Any] | None:
         """Return the table of one run; None if it has no values."""
         if not any(value is not None for _, value in points):
             return None
-        steps, values = zip(*_thin(points, self._most), strict=True)
+        if len(points) > self._most:
+            # It has steps of its own then, which take as much room as its values.
+            points = _thin(points, max(self._most // 2, FEWEST_POINTS))
+        steps, values = zip(*points, strict=True)
         return self.table(steps, values)
 
     def to_dict(self) -> dict[str, Any]:
@@ -90,8 +97,8 @@ class Curves:
 
 def make_charts(runs: Sequence[Run]) -> tuple[list[Place], dict[str, Any]]:
     """Return where what is drawn, and the numbers of it."""
-    n_curves = sum(len(run.names) for run in runs)
-    curves = Curves(int(np.clip(N_POINTS // max(n_curves, 1), FEWEST_POINTS, MOST_POINTS)))
+    n_curves = sum(len(found) for run in runs for found in sections(run.names).values())
+    curves = Curves(n_curves)
     numbers = colours_of(runs)
     places = []
     for i, (name, groups) in enumerate(group_runs(runs).items()):
@@ -212,9 +219,7 @@ def _points(run: Run, metric: str, *, offline: bool) -> Points:
 
 
 def _thin(points: Points, most: int) -> Points:
-    """Return about at most so many points: of each stretch its lowest and its highest, so that no spike is lost."""
-    if len(points) <= most:
-        return points
+    """Return at most so many points: of each stretch its lowest and its highest, so that no spike is lost."""
     kept: Points = []
     bounds = np.linspace(0, len(points), most // 2 + 1).astype(int)
     for begin, end in pairwise(bounds):
@@ -225,12 +230,12 @@ def _thin(points: Points, most: int) -> Points:
     return kept
 
 
-def _short(value: float | None) -> float | None:
-    """Return a number as it is shown: whole up to 2**53, otherwise to five digits; None if it is not finite."""
+def _short(value: float | None, digits: int) -> float | None:
+    """Return a number to so many digits, whole ones as they are; None if it is not finite."""
     number = math.nan if value is None else float(value)
     if not math.isfinite(number):
         return None
     if number.is_integer() and abs(number) < 2**53:
         return int(number)
-    short = float(f"{number:.5g}")
+    short = float(f"{number:.{digits}g}")
     return int(short) if short.is_integer() and abs(short) < 2**53 else short

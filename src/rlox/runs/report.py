@@ -83,6 +83,7 @@ def _templates() -> Any:
     made = Environment(
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
     made.filters.update(number=number, duration=duration, setting=setting, steps=lambda n: f"{n:,.0f}")
     made.globals["n_colours"] = len(COLOURS)
     return made

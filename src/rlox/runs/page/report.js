@@ -184,7 +184,8 @@
   addEventListener("beforeprint", () => { root.classList.add("printing"); redraw(); });
   addEventListener("afterprint", () => { root.classList.remove("printing"); redraw(); });
   drawAll();
-  root.rlox = { plots: () => plots };
+  // For tests, and for a look from the console.
+  globalThis.rlox = { plots: () => plots };
   if (!root.hasAttribute("data-live")) return;
 
   // News of a run that goes on; what is hidden, zoomed or unfolded stays so.
