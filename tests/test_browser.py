@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 import pytest
-from browser import chromium, launched
-from written import append, evaluated, write_run
 
+from browser import chromium, launched
 from rlox.runs.history import find_runs
 from rlox.runs.meanings import SECTIONS
 from rlox.runs.report import write_report
 from rlox.runs.watch import Watch
+from written import append, evaluated, write_run
 
 pytestmark = pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (apt install chromium)")
 NASTY = "<img src=x onerror=alert(1)>"
@@ -50,7 +50,7 @@ def visit(browser: Any) -> Iterator[Callable[..., Any]]:
                     route.abort()
 
             page.route("**/*", route)
-            page.on("console", lambda message: wrong.append(f"console: {message.text}"))
+            page.on("console", lambda message: wrong.append(message.text) if message.type == "error" else None)
             page.on("pageerror", lambda error: wrong.append(f"error: {error}"))
             page.on("dialog", lambda dialog: (wrong.append("an alert"), dialog.dismiss()))
             page.goto(url)
@@ -228,7 +228,7 @@ def test_the_page_follows_a_run_from_before_its_first_record(visit: Callable[...
         assert page.locator("h1").text_content() == "Waiting for a run"
         run = write_run(tmp_path / "runs" / "a", evaluated([3.0, 4.0], critic__loss=1.0), seed=1)
         write_run(tmp_path / "runs" / "b", evaluated([5.0, 6.0]), config={"beta": 3.0})
-        page.wait_for_function("rlox.plots().size > 0")
+        page.wait_for_function("() => rlox.plots().size > 0")
         page.locator(".legend button").first.click()
         page.evaluate("(key) => rlox.plots().get(key).u.setScale('x', { min: 1200, max: 1800 })", RETURNS)
         server._rests_until = 0.0

@@ -13,7 +13,6 @@ from typing import Any
 
 import numpy as np
 import pytest
-from written import append, evaluated, records_of, write_run
 
 from rlox.errors import ConfigError
 from rlox.runs.history import COMPARISON, find_runs, group_runs, read_run
@@ -29,6 +28,7 @@ from rlox.runs.statistics import (
     reached,
     resample,
 )
+from written import append, evaluated, records_of, write_run
 
 RNG = np.random.default_rng(0)
 

@@ -8,13 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from written import evaluated, records_of, write_run
 
 from rlox.cli import main
 from rlox.errors import ConfigError
 from rlox.runs.history import find_runs
 from rlox.runs.plots import COLOURS, figure, plot
 from rlox.runs.statistics import curve
+from written import evaluated, records_of, write_run
 
 
 @pytest.fixture
@@ -43,7 +43,7 @@ def test_a_picture_has_a_panel_for_each_environment_and_a_line_for_each_group(ru
     np.testing.assert_array_equal([line.get_ydata() for line in thin], [run.returns.values for run in found[:3]])
     assert [line.get_color() for line in thick] == list(COLOURS[:2])
     (band,) = cart.collections
-    corners = band.get_paths()[0].vertices
+    corners = np.asarray(band.get_paths()[0].vertices)
     assert corners[:, 1].min() == pytest.approx(expected.low.min())
     assert corners[:, 1].max() == pytest.approx(expected.high.max())
     labels = [text.get_text() for text in made.legends[0].get_texts()]
@@ -152,7 +152,7 @@ def test_a_trainer_draws_its_run_and_jupyter_shows_it(tmp_path: Path):
         trainer.train(100, log_interval=50, eval_interval=50, n_eval_episodes=1)
         made = trainer.plot()
         (line,) = made.axes[0].get_lines()
-        assert line.get_ydata()[-1] == trainer.last_metrics["eval/mean_reward"]
+        assert np.asarray(line.get_ydata())[-1] == trainer.last_metrics["eval/mean_reward"]
         assert made._repr_png_().startswith(b"\x89PNG")
         assert trainer.plot("actor/loss").axes[0].get_ylabel() == "actor/loss (nats, weighted)"
     with Trainer("awr", "CartPole-v1") as trainer, pytest.raises(ConfigError, match="run_dir='runs/1'"):

@@ -86,7 +86,7 @@
         y: chart.y ? { range: () => padded(...chart.y) } : {},
       },
       axes: [
-        { ...axis, size: 26, gap: 4, grid: { show: false }, ticks: { stroke: () => css("--line"), width: 1, size: 4 }, border: { show: true, stroke: () => css("--soft"), width: 1 } },
+        { ...axis, size: 26, gap: 4, grid: { show: false }, ticks: { stroke: () => css("--line"), width: 1, size: 4 }, border: { show: true, stroke: () => css("--line"), width: 1 } },
         { ...axis, size: 50, gap: 6, grid: { stroke: () => css("--line"), width: 1 }, ticks: { show: false } },
       ],
       series: [{}, ...kinds.map((kind) => seriesOf(kind, chart.place))],
