@@ -7,7 +7,6 @@ import importlib.util
 import json
 import sys
 import types
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -154,14 +153,14 @@ def test_a_comparison_has_labels_of_its_own(tmp_path: Path):
 
 
 @pytest.fixture(scope="module")
-def rliable() -> Iterator[Any]:
+def rliable() -> Any:
     """Return rliable. It needs only arch's bootstrap, whose package imports models that do not know pandas 3."""
     if "arch" not in sys.modules:
         spec = importlib.util.find_spec("arch")
         assert spec is not None
         sys.modules["arch"] = types.ModuleType("arch")
         sys.modules["arch"].__path__ = list(spec.submodule_search_locations or [])
-    yield types.SimpleNamespace(
+    return types.SimpleNamespace(
         library=importlib.import_module("rliable.library"), metrics=importlib.import_module("rliable.metrics")
     )
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -153,7 +154,8 @@ def test_a_trainer_draws_its_run_and_jupyter_shows_it(tmp_path: Path):
         made = trainer.plot()
         (line,) = made.axes[0].get_lines()
         assert np.asarray(line.get_ydata())[-1] == trainer.last_metrics["eval/mean_reward"]
-        assert made._repr_png_().startswith(b"\x89PNG")
+        show: Any = made
+        assert show._repr_png_().startswith(b"\x89PNG")
         assert trainer.plot("actor/loss").axes[0].get_ylabel() == "actor/loss (nats, weighted)"
     with Trainer("awr", "CartPole-v1") as trainer, pytest.raises(ConfigError, match="run_dir='runs/1'"):
         trainer.plot()

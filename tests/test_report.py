@@ -365,3 +365,14 @@ def test_the_wheel_has_the_page(tmp_path: Path):
     (wheel,) = tmp_path.glob("*.whl")
     names = zipfile.ZipFile(wheel).namelist()
     assert {f"rlox/runs/page/{file.name}" for file in PAGE.iterdir()} <= set(names)
+
+
+def test_the_command_that_trains_says_what_its_numbers_show(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    flags = "--env Pendulum-v1 --total-timesteps 600 --n-eval-episodes 1 --hidden 8 --learning-starts 256"
+    main(["train", "awr", *flags.split(), "--log-interval", "50", "--beta", "0.05", "--max-advantage", "1e15"])
+    told = capsys.readouterr().out
+    assert "A handful of samples has all the weight. The effective sample size is 0." in told
+    assert "Nothing was evaluated" not in told

@@ -14,8 +14,8 @@ Metric = Sequence[float | None] | Callable[[int], float | None] | float
 EVALUATION = {"std_reward": 5.0, "mean_length": 50.0, "n_episodes": 20.0}
 
 
-def records_of(n: int = 10, *, every: int = 1000, start: int = 0, **metrics: Metric) -> list[dict[str, Any]]:
-    """Return records at ``every``, ``2 * every``, ... of metrics, ``group__name``: constants, sequences or functions."""
+def records_of(n: int = 10, *, every: int = 1000, **metrics: Any) -> list[dict[str, Any]]:
+    """Return records at ``every``, ``2 * every``, ... of metrics ``group__name``: constants, sequences, functions."""
 
     def value(metric: Metric, i: int) -> float | None:
         return metric(i) if callable(metric) else metric[i] if isinstance(metric, Sequence) else metric
@@ -23,7 +23,7 @@ def records_of(n: int = 10, *, every: int = 1000, start: int = 0, **metrics: Met
     return [
         {
             "time": 1000.0 + 10 * i,
-            "env_steps": start + every * (i + 1),
+            "env_steps": every * (i + 1),
             "gradient_steps": every * i,
             "time/seconds": 10.0 * (i + 1),
             **{name.replace("__", "/", 1): value(metric, i) for name, metric in metrics.items()},
@@ -32,14 +32,14 @@ def records_of(n: int = 10, *, every: int = 1000, start: int = 0, **metrics: Met
     ]
 
 
-def evaluated(returns: Sequence[float], **metrics: Metric) -> list[dict[str, Any]]:
+def evaluated(returns: Sequence[float], **metrics: Any) -> list[dict[str, Any]]:
     """Return records with evaluations of these mean returns."""
-    ends = {
+    found: dict[str, Any] = {f"eval__{name}": value for name, value in EVALUATION.items()}
+    found |= {
         "eval__min_reward": [value - 10 for value in returns],
         "eval__max_reward": [value + 10 for value in returns],
     }
-    others = {f"eval__{name}": value for name, value in EVALUATION.items()}
-    return records_of(len(returns), eval__mean_reward=list(returns), **ends, **others, **metrics)
+    return records_of(len(returns), eval__mean_reward=list(returns), **found, **metrics)
 
 
 def write_run(

@@ -75,6 +75,8 @@
   function draw(figure, key, zoom) {
     const chart = curves.charts[key], holder = figure.querySelector(".plot");
     const { data, kinds } = tables(chart);
+    // News replace the chart and keep its plot.
+    const now = () => curves.charts[key];
     const axis = { stroke: () => css("--soft"), font: "12px system-ui, sans-serif", values: ticks, border: { show: false } };
     const bands = kinds.flatMap(({ line, kind, last }, i) =>
       kind === "band" && last ? [{ series: [i + 1, i], fill: () => fade(colour(line.number), 0.16) }] : []);
@@ -82,8 +84,8 @@
       width: holder.clientWidth, height: holder.clientHeight, legend: { show: false }, padding: [8, 14, 0, 0],
       cursor: { sync: { key: chart.sync }, y: false, points: { show: false }, drag: { x: true, y: false } },
       scales: {
-        x: { time: false, range: (u, min, max) => (whole(u, min, max) ? [0, chart.until] : [min, max]) },
-        y: chart.y ? { range: () => padded(...chart.y) } : {},
+        x: { time: false, range: (u, min, max) => (whole(u, min, max) ? [0, now().until] : [min, max]) },
+        y: chart.y ? { range: () => padded(...now().y) } : {},
       },
       axes: [
         { ...axis, size: 26, gap: 4, grid: { show: false }, ticks: { stroke: () => css("--line"), width: 1, size: 4 }, border: { show: true, stroke: () => css("--line"), width: 1 } },
