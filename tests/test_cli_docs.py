@@ -58,8 +58,9 @@ def test_the_page_on_the_command_line(capsys: pytest.CaptureFixture[str]):
 
 def test_every_command_is_on_the_page():
     page = (DOCS / "cli.md").read_text()
-    main_commands = ("train", "evaluate", "play", "export", "dataset", "list")
+    main_commands = ("train", "evaluate", "play", "plot", "export", "dataset", "list")
     assert all(f"`rlox {command} " in page or f"`rlox {command}`" in page for command in main_commands)
+    assert all(f"`{command} RUN...`" in page for command in ("report", "watch"))
 
 
 def test_the_page_on_an_algorithm_of_one_s_own(capsys: pytest.CaptureFixture[str]):

@@ -7,7 +7,7 @@ import functools
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, Unpack
+from typing import TYPE_CHECKING, Any, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -32,9 +32,13 @@ from rlox.policy.recording import record, replay_dataset
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.folder import RunFolder, last_saved, may_write
+from rlox.runs.logs import CONFIG
 from rlox.runs.progress import Progress
 from rlox.spec import Intervals, RunSpec, check_positive, evaluation_seed
 from rlox.tables import Results, as_html, as_line
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
 
 Metrics = dict[str, float]
 
@@ -355,6 +359,23 @@ class Trainer:
         """
         self._learner.check_finite()
         return self.policy.export_onnx(path, about={"algorithm": self._spec.algorithm, "env": self._spec.env})
+
+    def plot(self, metric: str | None = None) -> Figure:
+        """Return a picture of the run so far, which Jupyter shows: returns over steps, or another of its metrics.
+
+        Raises:
+            ConfigError: there is no run folder, no such metric, no records yet, or the extra rlox[plots] is missing.
+        """
+        if self.run_dir is None:
+            raise ConfigError(
+                "plot draws what is in a run's folder: make the trainer by Trainer(..., run_dir='runs/1')."
+            )
+        if not (self.run_dir / CONFIG).exists():
+            raise ConfigError(f"'{self.run_dir}' has no records yet: train first.")
+        from rlox.runs.history import read_run
+        from rlox.runs.plots import figure
+
+        return figure([read_run(self.run_dir)], metric)
 
     def record(self, n_steps: int, *, deterministic: bool = False, seed: int = 0) -> Dataset:
         """Return whole episodes of the policy in its environment, as ``policy.recording.record`` does.

@@ -196,11 +196,23 @@ def _finish(trainer: Any, folder: Path) -> None:
         print_evaluation(trainer.evaluate(spec.budget.n_eval_episodes), spec.env)
     if failed:
         raise SaveError(f"The policy could not be saved to '{folder}': {one_line(failed)}. {trainer.folder.last_saved}")
+    _print_findings(folder)
     if spec.env is None:
         print(f"Saved to {folder}. Its returns in an environment: rlox evaluate {folder} --env ID")
         return
     again = f" --env {spec.env}" if ":" in spec.env else ""
     print(f"Saved to {folder}. Watch it: rlox play {folder}{again}")
+
+
+def _print_findings(folder: Path) -> None:
+    """Say what is wrong with a run, as far as its records show it."""
+    from rlox.runs.diagnosis import diagnose
+    from rlox.runs.history import read_run
+
+    for finding in diagnose(read_run(folder)):
+        # A command that ends has just evaluated.
+        if finding.what != "Nothing was evaluated.":
+            print(f"{finding.what} {finding.why} {finding.try_.replace('RUN', str(folder))}")
 
 
 def _completed(options: Options) -> Options:

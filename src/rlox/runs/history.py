@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -18,6 +19,7 @@ COMPARISON = "comparison.json"
 """Marks the folder of a comparison: below it, runs are in ``LABEL/ENV/SEED``."""
 
 Floats = NDArray[np.float64]
+_COUNTERS = ("time", "env_steps", "gradient_steps")
 
 
 class Series(NamedTuple):
@@ -112,12 +114,28 @@ def read_run(path: str | Path, label: str | None = None) -> Run:
         spec = json.loads((folder / CONFIG).read_text())
         if not isinstance(spec, dict) or not isinstance(spec.get("algorithm"), str):
             raise ValueError("it does not name an algorithm")
-        found = [record for record in records(folder) if {"time", "env_steps", "gradient_steps"} <= record.keys()]
+        if not isinstance(spec.get("config", {}), dict) or not isinstance(spec.get("budget", {}), dict):
+            raise ValueError("its settings are not a table")
+        if type(spec.get("seed", 0)) is not int or not isinstance(spec.get("preset"), str | None):
+            raise ValueError("its seed is not a whole number, or its preset not a name")
+        found = [record for record in map(_numbers, records(folder)) if None not in map(record.get, _COUNTERS)]
     except FileNotFoundError:
         raise ConfigError(f"'{path}' is not the folder of a run: it has no {CONFIG}.{_near(folder)}") from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"The run '{path}' cannot be read: {one_line(error)}.") from None
     return Run(folder, spec, found, label)
+
+
+def _numbers(record: Mapping[str, Any]) -> dict[str, float | None]:
+    """Return the numbers of a record; what is not finite is None."""
+    return {name: _finite(value) for name, value in record.items() if value is None or type(value) in (int, float)}
+
+
+def _finite(value: float | None) -> float | None:
+    try:
+        return value if value is not None and math.isfinite(value) else None
+    except OverflowError:
+        return None
 
 
 def find_runs(paths: Iterable[str | Path]) -> list[Run]:
@@ -201,7 +219,7 @@ def group_runs(runs: Iterable[Run]) -> dict[str, dict[str, list[Run]]]:
     """Return runs by where they learned and then by what tells their settings apart, in the order given.
 
     The label of a group is the algorithm, the preset, and those settings that differ between the groups of this
-    algorithm and preset; a comparison's own labels come first.
+    algorithm and preset, without values that more than half of these groups have; a comparison's own labels come first.
     """
     places: dict[str, list[Run]] = {}
     for run in runs:
@@ -223,7 +241,12 @@ def _group(runs: list[Run]) -> dict[str, list[Run]]:
             for setting in dict.fromkeys(setting for config in configs for setting in config)
             if any(config.get(setting) != configs[0].get(setting) for config in configs)
         ]
+        kinds = [config for i, config in enumerate(configs) if config not in configs[:i]]
         for run, config in zip(own, configs, strict=True):
-            told = ", ".join(f"{setting}={config.get(setting)}" for setting in differing)
+            told = ", ".join(
+                f"{setting}={config.get(setting)}"
+                for setting in differing
+                if 2 * sum(kind.get(setting) == config.get(setting) for kind in kinds) <= len(kinds)
+            )
             groups.setdefault(f"{name}, {told}" if told else name, []).append(run)
     return groups

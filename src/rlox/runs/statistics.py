@@ -18,6 +18,8 @@ Floats = NDArray[np.float64]
 N_DRAWS = 2_000
 """Bootstrap samples of an interval."""
 COVERAGE = 0.95
+MOST_STEPS = 200
+"""Of a curve."""
 
 
 class Estimate(NamedTuple):
@@ -57,7 +59,7 @@ def resample(scores: ArrayLike, *, n: int = N_DRAWS, seed: int = 0) -> Floats:
 
 def interval(statistics: ArrayLike) -> tuple[Floats, Floats]:
     """Return the 95% percentile interval of the statistics of bootstrap samples ``(n, ...)``."""
-    low, high = np.percentile(np.asarray(statistics), [50 * (1 - COVERAGE), 50 * (1 + COVERAGE)], axis=0)
+    low, high = np.percentile(np.asarray(statistics, np.float64), [50 * (1 - COVERAGE), 50 * (1 + COVERAGE)], axis=0)
     return low, high
 
 
@@ -108,10 +110,17 @@ def improvement(better: Sequence[ArrayLike], worse: Sequence[ArrayLike]) -> Esti
     return Estimate(value, float(low), float(high))
 
 
-def curve(runs: Sequence[Run], series: Callable[[Run], Series] = lambda run: run.returns) -> Curve:
+def curve(
+    runs: Sequence[Run], series: Callable[[Run], Series] = lambda run: run.returns, *, bounds: bool = True
+) -> Curve:
     """Return a metric of several runs over steps, up to where the shortest of them is; its values hold between records.
 
     Runs that have no values yet are left out.
+
+    Args:
+        runs: of one group.
+        series: takes the metric from a run.
+        bounds: whether there is an interval; it takes most of the time, and is nan without.
     """
     found = [own for own in map(series, runs) if len(own.steps)]
     if not found:
@@ -120,8 +129,10 @@ def curve(runs: Sequence[Run], series: Callable[[Run], Series] = lambda run: run
     first, last = max(own.steps[0] for own in found), min(own.steps[-1] for own in found)
     steps = np.unique(np.concatenate([own.steps for own in found]))
     steps = steps[(steps >= first) & (steps <= last)]
+    if len(steps) > MOST_STEPS:
+        steps = steps[np.linspace(0, len(steps) - 1, MOST_STEPS).round().astype(int)]
     scores = np.array([own.values[np.searchsorted(own.steps, steps, side="right") - 1] for own in found])
-    return Curve(steps, interquartile_mean(scores), *_bounds(scores))
+    return Curve(steps, interquartile_mean(scores), *_bounds(scores if bounds else scores[:1]))
 
 
 class Reached(NamedTuple):

@@ -1,0 +1,152 @@
+"""What the numbers of a run say of its health: trouble in plain words, and what to try."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from rlox.runs.history import Run, Series
+
+CLIPPED = 0.9
+"""Share of clipped weights from which on nearly all of them are."""
+FEW_SAMPLES = 0.01
+"""Effective sample size, as a share of the minibatch, below which next to nothing is learned from."""
+NEAR_FLOOR = 1.02
+"""Standard deviations up to this multiple of ``min_std`` are at their floor."""
+FELL = 0.5
+"""Share of what the returns had gained, from which on a loss of it is a fall."""
+FEWEST = 4
+"""Records of a metric without which nothing is said of it."""
+
+
+class Finding(NamedTuple):
+    """One trouble."""
+
+    what: str
+    """A short sentence, the same for all runs that have it."""
+    why: str
+    """The numbers that show it, and what they mean."""
+    try_: str
+    """What to do about it."""
+
+
+def diagnose(run: Run) -> list[Finding]:
+    """Return what is wrong with a run as far as its records show it, the worst first; an empty list if nothing is."""
+    checks = (_diverged, _fell, _clipped, _few_samples, _at_floor, _worse_than_constant, _not_evaluated)
+    return [finding for check in checks if run.records for finding in [check(run)] if finding]
+
+
+def _late(run: Run, name: str) -> float:
+    """Return the median of the last quarter of a metric; nan of too few records."""
+    values = run.series(name, offline=run.learned_offline_only).values
+    return float(np.median(values[-max(len(values) // 4, 1) :])) if len(values) >= FEWEST else np.nan
+
+
+def _diverged(run: Run) -> Finding | None:
+    for record in run.records:
+        for name in ("critic/loss", "actor/loss", "eval/mean_reward"):
+            if name in record and record[name] is None:
+                return Finding(
+                    "Training diverged.",
+                    f"After {record['env_steps']:,} environment steps and {record['gradient_steps']:,} gradient steps, "
+                    f"{name} was no longer a finite number.",
+                    "Lower learning_rate, set max_grad_norm to 1, or scale the rewards down.",
+                )
+    return None
+
+
+def _fell(run: Run) -> Finding | None:
+    found = run.series("eval/mean_reward", offline=run.learned_offline_only)
+    if len(found.values) < FEWEST:
+        return None
+    first, best, last = found.values[0], found.values.max(), np.median(found.values[-2:])
+    if best - last <= max(FELL * (best - first), _noise(run, found)):
+        return None
+    at = f"{found.steps[found.values.argmax()]:,.0f}"
+    return Finding(
+        "Returns fell well below their best.",
+        f"The best evaluation, at step {at}, had a mean return of {best:,.4g}; the last ones are at {last:,.4g}.",
+        "The best policy is kept: rlox evaluate RUN/best.safetensors. For a steadier run, lower learning_rate, set "
+        "actor_decay_steps to its length, or lower tau.",
+    )
+
+
+def _noise(run: Run, found: Series) -> float:
+    """Return twice the standard error of the best evaluation's and the last one's difference, as far as it is known."""
+    offline = run.learned_offline_only
+    stds, counts = (run.series(f"eval/{name}", offline=offline) for name in ("std_reward", "n_episodes"))
+    if len(stds.values) != len(found.values) or len(counts.values) != len(found.values):
+        return 0.0
+    errors = stds.values**2 / np.maximum(counts.values, 1)
+    return 2 * float(np.sqrt(errors[found.values.argmax()] + errors[-1]))
+
+
+def _clipped(run: Run) -> Finding | None:
+    share = _late(run, "weight/clipped_fraction")
+    if not share > CLIPPED:
+        return None
+    return Finding(
+        "Nearly all weights are clipped.",
+        f"{share:.0%} of the weights are at max_advantage, so that good actions count no more than the others.",
+        "Raise beta, or set normalize_advantage.",
+    )
+
+
+def _few_samples(run: Run) -> Finding | None:
+    share = _late(run, "weight/effective_sample_size")
+    if not share < FEW_SAMPLES:
+        return None
+    return Finding(
+        "A handful of samples has all the weight.",
+        f"The effective sample size is {share:.2%} of the minibatch: each step imitates a few actions only.",
+        "Raise beta, or set normalize_advantage.",
+    )
+
+
+def _at_floor(run: Run) -> Finding | None:
+    config, std = run.spec.get("config", {}), _late(run, "policy/std")
+    floor = config.get("min_std")
+    if not isinstance(floor, int | float) or not config.get("learn_std", True) or not std <= floor * NEAR_FLOOR:
+        return None
+    return Finding(
+        "The standard deviation is at its floor.",
+        f"policy/std is {std:.3g}, and min_std is {floor:g}: the policy no longer explores.",
+        "If returns are still low, raise min_std, entropy_coef or beta.",
+    )
+
+
+def _worse_than_constant(run: Run) -> Finding | None:
+    share = _late(run, "critic/explained_variance")
+    if not share < 0:
+        return None
+    return Finding(
+        "The critic predicts worse than a constant.",
+        f"Late in training, explained variance is {share:.2f}: advantages are mostly noise.",
+        "Lower critic_learning_rate or tau, raise n_critic_updates, or set value_scale to about 1 / (1 - gamma).",
+    )
+
+
+def _not_evaluated(run: Run) -> Finding | None:
+    if "eval/mean_reward" in run.names:
+        return None
+    if run.spec.get("env") is None:
+        told = "There is no environment, so no return is known."
+        return Finding(
+            "Nothing was evaluated.", told, "Estimate returns from other data: rlox evaluate RUN --dataset DATA."
+        )
+    return Finding(
+        "Nothing was evaluated.",
+        "The only returns are those of training episodes, in which actions are sampled.",
+        "Train with --eval-interval, such as a twentieth of the steps, or run rlox evaluate RUN.",
+    )
+
+
+def together(runs: Sequence[Run]) -> list[tuple[Finding, list[Run]]]:
+    """Return the findings of several runs, each once, with the runs that have it; its numbers are the first one's."""
+    found: dict[str, tuple[Finding, list[Run]]] = {}
+    for run in runs:
+        for finding in diagnose(run):
+            found.setdefault(finding.what, (finding, []))[1].append(run)
+    return list(found.values())

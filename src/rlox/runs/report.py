@@ -1,0 +1,283 @@
+"""A report of runs: one HTML page that needs nothing else, with curves, settings and what the numbers say."""
+
+from __future__ import annotations
+
+import base64
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from rlox import __version__
+from rlox.files import refusing, writing
+from rlox.runs.charts import make_charts
+from rlox.runs.diagnosis import together
+from rlox.runs.history import Run, group_runs
+from rlox.runs.meanings import SPREAD, axis_of, axis_of_returns
+from rlox.runs.plots import COLOURS
+from rlox.runs.statistics import Estimate, estimate, reached
+
+PAGE = Path(__file__).parent / "page"
+NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
+PARTS = ("lead", "findings", "tables", "charts", "details")
+"""Of the page, each with its own template; they are replaced one by one while a run goes on."""
+
+
+def write_report(runs: Sequence[Run], path: str | Path) -> Path:
+    """Write the page.
+
+    Args:
+        runs: what it is about.
+        path: the file.
+
+    Raises:
+        ConfigError: it cannot be written.
+    """
+    file, page = Path(path), render(runs)
+    with writing(file) as side, refusing(file):
+        side.write_text(page, encoding="utf-8")
+    return file
+
+
+def render(runs: Sequence[Run], *, live: bool = False) -> str:
+    """Return the page; a ``live`` one asks its server for news every two seconds."""
+    content = contents(runs)
+    scripts = [(PAGE / name).read_text(encoding="utf-8") for name in ("uPlot.iife.min.js", "report.js")]
+    style = "".join((PAGE / name).read_text(encoding="utf-8") for name in ("uPlot.min.css", "report.css"))
+    rules = {
+        "default-src": "'none'",
+        "script-src": " ".join(map(_hash, scripts)),
+        "style-src": _hash(style),
+        "img-src": "data:",
+        "connect-src": "'self'" if live else "'none'",
+        "base-uri": "'none'",
+        "form-action": "'none'",
+    }
+    return (
+        _templates()
+        .get_template("report.html")
+        .render(
+            **content,
+            live=live,
+            policy="; ".join(f"{name} {rule}" for name, rule in rules.items()),
+            scripts=scripts,
+            style=style,
+        )
+    )
+
+
+def _hash(text: str) -> str:
+    """Return what the page's own rules let run, so that nothing else does."""
+    return f"'sha256-{base64.b64encode(hashlib.sha256(text.encode()).digest()).decode()}'"
+
+
+def _templates() -> Any:
+    from jinja2 import Environment, FileSystemLoader, StrictUndefined
+
+    made = Environment(
+        loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
+    )
+    made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
+    made.filters.update(number=number, duration=duration, setting=setting, steps=lambda n: f"{n:,.0f}")
+    made.globals["n_colours"] = len(COLOURS)
+    return made
+
+
+def contents(runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the parts of the page as HTML, and the numbers of its curves as plain JSON values."""
+    places, curves = make_charts(runs)
+    told = {
+        "runs": runs,
+        "title": title(runs),
+        "lead": lead(runs),
+        "findings": together(runs),
+        "tables": [_table(place, groups) for place, groups in group_runs(runs).items()],
+        "outcomes": [_outcome(run) for run in runs],
+        "places": places,
+        "spread": SPREAD,
+        "settings": [_settings(label, own) for groups in group_runs(runs).values() for label, own in groups.items()],
+        "versions": _versions(runs),
+        "rlox": __version__,
+        "now": datetime.now().strftime("%Y-%m-%d %H:%M"),
+    }
+    templates = _templates()
+    parts = {name: templates.get_template(f"{name}.html").render(told) for name in PARTS}
+    return {"title": told["title"], "parts": parts, "curves": curves, "rlox": __version__, "now": told["now"]}
+
+
+def title(runs: Sequence[Run]) -> str:
+    """Return what the page is about."""
+    if not runs:
+        return "Waiting for a run"
+    places = group_runs(runs)
+    labels = list(dict.fromkeys(label for groups in places.values() for label in groups))
+    where = next(iter(places)) if len(places) == 1 else f"{len(places)} environments"
+    return f"{labels[0] if len(labels) == 1 else f'{len(labels)} groups of runs'} on {where}"
+
+
+def lead(runs: Sequence[Run]) -> str:
+    """Return the sentence that a reader wants first."""
+    if not runs:
+        return "The folder has no run yet. This page fills as soon as one begins."
+    rows = [row for place, groups in group_runs(runs).items() for row in _table(place, groups)["rows"]]
+    known = [row for row in rows if row["final"]]
+    if not known:
+        return "There are no returns yet." if any(run.records for run in runs) else "There are no records yet."
+    if len(rows) == 1:
+        return f"Final return {_final(known[0])}, after {_effort(known[0])}."
+    if len(group_runs(runs)) == 1:
+        best = max(known, key=lambda row: row["final"].value)
+        found = f"{best['label']}, with a final return of {_final(best)}, after {_effort(best)}"
+        return f"Best of {len(rows)} groups: {found}."
+    return f"{len(runs)} runs in {len(group_runs(runs))} environments; the tables have their final returns."
+
+
+def _final(row: Mapping[str, Any]) -> str:
+    value: Estimate = row["final"]
+    if row["seeds"] == 1:
+        return f"{number(value.value)} ({row['spread']})" if row["spread"] else number(value.value)
+    interval = f"95% interval {number(value.low)} to {number(value.high)}"
+    return f"{number(value.value)} ({interval}, {row['seeds']} seeds)"
+
+
+def _effort(row: Mapping[str, Any]) -> str:
+    of = f" of {row['planned']:,.0f}" if row["planned"] and row["planned"] > row["steps"] else ""
+    return f"{row['steps']:,.0f}{of} {row['axis']} in {duration(row['seconds'])}{' a run' if row['seeds'] > 1 else ''}"
+
+
+def _table(place: str, groups: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
+    """Return the table of an environment: a row for each group."""
+    threshold = threshold_of(next(iter(groups.values()))[0].spec.get("env"))
+    return {
+        "place": place,
+        "threshold": threshold,
+        "returns": axis_of_returns(next(iter(groups.values()))[0]),
+        "rows": [_row(label, runs, threshold) for label, runs in groups.items()],
+    }
+
+
+def _row(label: str, runs: Sequence[Run], threshold: float | None) -> dict[str, Any]:
+    outcomes = [_outcome(run) for run in runs]
+    known = [outcome for outcome in outcomes if outcome["final"] is not None]
+    there = [found for run in runs if threshold is not None and (found := reached(run, threshold))]
+    return {
+        "label": label,
+        "seeds": len(runs),
+        "final": estimate([outcome["final"] for outcome in known]) if known else None,
+        "spread": known[0]["spread"] if known else "",
+        "axis": axis_of(runs[0], offline=False),
+        "steps": float(np.median([outcome["steps"] for outcome in outcomes])),
+        "planned": outcomes[0]["planned"],
+        "seconds": float(np.median([outcome["seconds"] for outcome in outcomes])),
+        "reached": len(there),
+        "reached_steps": float(np.median([found.steps for found in there])) if there else None,
+        "reached_seconds": float(np.median([found.seconds for found in there])) if there else None,
+    }
+
+
+def _outcome(run: Run) -> dict[str, Any]:
+    """Return what one run has come to."""
+    returns, offline = run.returns, run.learned_offline_only
+    last: Mapping[str, Any] = run.records[-1] if run.records else {"env_steps": 0, "gradient_steps": 0, "time": 0.0}
+    began = run.records[0]["time"] if run.records else 0.0
+    planned = run.spec.get("budget", {}).get("gradient_steps" if offline else "total_timesteps")
+    low, high = (run.series(f"eval/{name}_reward", offline=offline).values for name in ("min", "max"))
+    return {
+        "path": str(run.path),
+        "seed": run.seed,
+        "final": float(returns.values[-1]) if len(returns.values) else None,
+        "best": float(returns.values.max()) if len(returns.values) else None,
+        "spread": f"episodes from {number(low[-1])} to {number(high[-1])}" if len(low) and len(high) else "",
+        "steps": last["gradient_steps" if offline else "env_steps"],
+        "planned": planned if isinstance(planned, int | float) else None,
+        "seconds": last.get("time/seconds") or last["time"] - began,
+    }
+
+
+def threshold_of(env_id: object) -> float | None:
+    """Return the return that Gymnasium calls solved; None of an environment that it does not know."""
+    import gymnasium
+
+    known = gymnasium.registry.get(env_id) if isinstance(env_id, str) else None
+    return None if known is None else known.reward_threshold
+
+
+def _settings(label: str, runs: Sequence[Run]) -> dict[str, Any]:
+    """Return the settings of a group, those first that are not the defaults."""
+    spec = runs[0].spec
+    defaults = _defaults(str(spec["algorithm"]))
+    rows = [
+        {
+            "name": name,
+            "value": value,
+            "default": defaults.get(name),
+            "differs": name in defaults and _differ(value, defaults[name]),
+        }
+        for name, value in spec.get("config", {}).items()
+    ]
+    about = {name: spec.get(name) for name in ("algorithm", "env", "dataset", "preset")}
+    return {
+        "label": label,
+        "place": runs[0].place,
+        "about": {name: value for name, value in about.items() if value is not None},
+        "seeds": ", ".join(str(run.seed) for run in runs),
+        "budget": {name: value for name, value in spec.get("budget", {}).items() if value is not None},
+        "known": bool(defaults),
+        "rows": sorted(rows, key=lambda row: not row["differs"]),
+        "n_differing": sum(row["differs"] for row in rows),
+    }
+
+
+def _defaults(algorithm: str) -> Mapping[str, Any]:
+    """Return the default of each setting; nothing of an algorithm that is not known here."""
+    from rlox.algorithms import ALGORITHMS
+
+    found = ALGORITHMS.get(algorithm)
+    return {} if found is None else {field.name: field.default for field in dataclasses.fields(found.config)}
+
+
+def _differ(value: object, default: object) -> bool:
+    return value != (list(default) if isinstance(default, tuple) else default)
+
+
+def _versions(runs: Sequence[Run]) -> dict[str, str]:
+    """Return the versions of packages; several if the runs do not agree."""
+    found: dict[str, list[str]] = {}
+    for run in runs:
+        versions = run.spec.get("versions")
+        for name, version in versions.items() if isinstance(versions, dict) else ():
+            found.setdefault(str(name), []).append(str(version))
+    return {name: ", ".join(dict.fromkeys(given)) for name, given in found.items()}
+
+
+def number(value: float | None) -> str:
+    """Return a number to about four digits, with a true minus sign."""
+    if value is None or not math.isfinite(value):
+        return NOTHING
+    text = f"{value:,.0f}" if 1000 <= abs(value) < 1e12 else f"{value:.4g}"
+    return text.replace("-", MINUS)
+
+
+def duration(seconds: float | None) -> str:
+    """Return a time in the two units that matter."""
+    if seconds is None:
+        return NOTHING
+    whole = round(seconds)
+    hours, minutes = whole // 3600, whole % 3600 // 60
+    if hours:
+        return f"{hours:,} h {minutes} min"
+    return f"{minutes} min {whole % 60} s" if minutes else f"{whole} s"
+
+
+def setting(value: object) -> str:
+    """Return a setting as it would be typed."""
+    if isinstance(value, list | tuple):
+        return " ".join(map(setting, value))
+    text = value if isinstance(value, str) else "none" if value is None else json.dumps(value)
+    return text if len(text) <= 200 else f"{text[:200]} …"
