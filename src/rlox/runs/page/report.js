@@ -81,7 +81,7 @@
     const bands = kinds.flatMap(({ line, kind, last }, i) =>
       kind === "band" && last ? [{ series: [i + 1, i], fill: () => fade(colour(line.number), 0.16) }] : []);
     const u = new uPlot({
-      width: holder.clientWidth, height: holder.clientHeight, legend: { show: false }, padding: [8, 14, 0, 0],
+      width: holder.clientWidth, height: holder.clientHeight, legend: { show: false }, padding: [8, 20, 0, 0],
       cursor: { sync: { key: chart.sync }, y: false, points: { show: false }, drag: { x: true, y: false } },
       scales: {
         x: { time: false, range: (u, min, max) => (whole(u, min, max) ? [0, now().until] : [min, max]) },
