@@ -28,7 +28,7 @@ class Series(NamedTuple):
     values: Floats
     """``(n,)``."""
     seconds: Floats
-    """``(n,)``: of training until then, evaluations included."""
+    """``(n,)``: of training until then, evaluations included; nan if it is not known."""
 
     def at(self, step: float) -> float:
         """Return the last value up to a step; nan before the first."""
@@ -54,8 +54,9 @@ class Run(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it learned: its environment, or its data."""
-        return str(self.spec.get("env") or Path(str(self.spec.get("dataset") or "an environment of its own")).stem)
+        """Where it learned: its data, or its environment if there are none."""
+        data = self.spec.get("dataset")
+        return Path(str(data)).stem if data else str(self.spec.get("env") or "an environment of its own")
 
     @property
     def names(self) -> list[str]:
@@ -77,7 +78,8 @@ class Run(NamedTuple):
         unit = "gradient_steps" if offline else "env_steps"
         began = self.records[0]["time"] if self.records else 0.0
         rows = [
-            (record[unit], record[name], record.get("time/seconds") or record["time"] - began)
+            # None, which becomes nan, if it is not known.
+            (record[unit], record[name], record.get("time/seconds", record["time"] - began))
             for record in self.phase(offline=offline)
             if record.get(name) is not None
         ]
@@ -139,8 +141,13 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
     return list(found.values())
 
 
-def write_runs(path: str | Path, runs: Sequence[Run]) -> Path:
+def write_runs(path: str | Path, runs: Sequence[Run], machine: Mapping[str, Any] | None = None) -> Path:
     """Write the settings and the returns of runs to one JSON file, which ``find_runs`` reads like their folders.
+
+    Args:
+        path: the file.
+        runs: the runs, from folders or from such files.
+        machine: what ``describe_machine`` says of where they were measured, to be kept with them.
 
     Raises:
         ConfigError: it cannot be written.
@@ -159,8 +166,9 @@ def write_runs(path: str | Path, runs: Sequence[Run]) -> Path:
         for run in runs
     ]
     with writing(Path(path)) as side:
+        about = f'"machine": {json.dumps(machine)},\n' if machine else ""
         lines = ",\n".join(json.dumps(run) for run in kept)
-        side.write_text(f'{{"runs": [\n{lines}\n]}}\n')
+        side.write_text(f'{{{about}"runs": [\n{lines}\n]}}\n')
     return Path(path)
 
 
