@@ -15,9 +15,7 @@ PACKAGE = Path(__file__).resolve().parents[1]
 
 
 def describe_machine() -> dict[str, Any]:
-    """Return ``date``, ``commit`` (None if this is no checkout), ``cpu``, ``cores``, ``usable_cores``, ``memory_gib``,
-    ``system`` and ``versions``.
-    """
+    """Return the date, the commit (None if this is no checkout), processor, cores, memory, system and versions."""
     usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return {
         "date": datetime.now(UTC).date().isoformat(),
@@ -51,7 +49,7 @@ def _commit() -> str | None:
     """Return the commit of our checkout, with a plus sign if files of the package differ from it."""
     root = PACKAGE.parents[1]
     # An installed package may lie in somebody else's checkout.
-    if PACKAGE != root / "src" / "rlox" or not (root / ".git").exists():
+    if root / "src" / "rlox" != PACKAGE or not (root / ".git").exists():
         return None
     command = ["git", "--no-optional-locks", "-C", str(root)]
     try:

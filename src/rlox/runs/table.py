@@ -12,7 +12,6 @@ import numpy as np
 from rlox.runs.history import Run
 from rlox.runs.statistics import Estimate, Reached, estimate, improvement, reached
 
-
 SLACK = 0.01
 """Share of the steps by which returns may be later than the step at which they are compared: with several environments,
 the runs of one budget end a few steps apart."""
