@@ -160,6 +160,16 @@ def test_what_is_missing_runs_and_what_is_there_is_left(tmp_path: Path):
         run_jobs(other, tmp_path, cores=[0])
 
 
+def test_the_lines_of_a_comparison_are_in_its_order(tmp_path: Path):
+    names = [f"{label}/CartPole-v1/0" for label in ("small", "bc", "awr")]
+    (tmp_path / "comparison.json").write_text(json.dumps({"runs": names[:2]}))
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text('{"algorithm": "bc", "env": "CartPole-v1"}')
+        (tmp_path / name / "metrics.jsonl").touch()
+    assert list(group_runs(find_runs([tmp_path]))["CartPole-v1"]) == ["small", "bc", "awr"]
+
+
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     plan = Plan({"iql": {}, "bc": {}}, ["CartPole-v1"], seeds=[0], shared=TINY | {"learning_rate": 1e30})
     outcome = run_jobs(plan.jobs(tmp_path), tmp_path, cores=[0], progress=True)

@@ -125,6 +125,8 @@ def read_run(path: str | Path, label: str | None = None) -> Run:
 def find_runs(paths: Iterable[str | Path]) -> list[Run]:
     """Return the runs in folders (each is a run, or has runs somewhere below it) and in files of ``write_runs``.
 
+    Those of a comparison come in its order, others by name.
+
     Raises:
         ConfigError: a folder that is not there, or has no run in it; a file that is of something else.
     """
@@ -133,7 +135,9 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
         if path.is_file():
             found |= {path.resolve() / str(run.path): run for run in read_runs(path)}
             continue
-        below = sorted(file.parent for file in path.rglob(CONFIG) if (file.parent / METRICS).exists())
+        order = _order(path)
+        below = [file.parent for file in path.rglob(CONFIG) if (file.parent / METRICS).exists()]
+        below.sort(key=lambda folder: (order.get(folder, len(order)), folder))
         for folder in below or [path]:
             found.setdefault(folder.resolve(), read_run(folder, _label(folder)))
     if not found:
@@ -187,6 +191,15 @@ def read_runs(path: Path) -> list[Run]:
         return [Run(Path(run["path"]), run["spec"], run["records"], run["label"]) for run in kept]
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ConfigError(f"'{path}' holds no runs ({one_line(error)}): name the folder of a run.") from None
+
+
+def _order(folder: Path) -> dict[Path, int]:
+    """Return the place of each run in a comparison's own order, by its folder; of another folder, none."""
+    try:
+        names = json.loads((folder / COMPARISON).read_text())["runs"]
+        return {folder / name: i for i, name in enumerate(names)}
+    except (OSError, ValueError, TypeError, LookupError):
+        return {}
 
 
 def _label(folder: Path) -> str | None:
