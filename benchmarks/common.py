@@ -1,103 +1,81 @@
-"""What the benchmarks share: child processes with their time and peak memory, result files, tables and pictures.
+"""What the benchmarks share: fresh processes with their time and peak memory, files of rows, tables.
 
-Every measurement runs in a fresh child process, which prints its row as the last line of its output, in JSON. Linux
-only.
+A script gives `run` its tasks. Each runs in a process of its own, which prints its row as the last line of its output,
+in JSON. Linux only. `taskset -c 0 python benchmarks/NAME.py` keeps all of it on one core.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import json
 import os
-import platform
-import queue
-import re
 import shlex
 import statistics
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from datetime import UTC, datetime
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
-
-if TYPE_CHECKING:
-    from matplotlib.axes import Axes
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 RESULTS = ROOT / "benchmarks" / "results"
 CACHE = Path.home() / ".cache" / "rlox-benchmarks"
-THREAD_VARIABLES = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "XLA_FLAGS")
-
-N_EPISODES = 20
-"""Episodes of a greedy return."""
-
+ONE_THREAD = dict.fromkeys(("PJRT_NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 Row = dict[str, Any]
-T = TypeVar("T")
 
 
-def make_parser(description: str | None, results: Path = RESULTS) -> argparse.ArgumentParser:
-    """Return a parser of the command line, with ``--results``."""
-    parser = argparse.ArgumentParser(description=description, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument(
-        "--results", type=Path, default=results, help=f"where raw rows are ({results.relative_to(ROOT)})"
-    )
-    return parser
+def write_rows(path: Path, rows: list[Row]) -> None:
+    """Write raw rows, with the machine that they come from."""
+    from rlox.runs.machine import describe_machine
+
+    path.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=1, allow_nan=False) + "\n")
 
 
-def describe_machine() -> Row:
-    """Return what the numbers depend on: processor, memory, threads, versions and commit."""
-    from rlox.runs.logs import versions
+def run(
+    doc: str | None,
+    worker: Callable[..., Row],
+    tasks: Callable[[], Iterable[Row]],
+    show: Callable[[list[Row]], None],
+    *,
+    turns: int = 1,
+    where: Callable[[Row], Mapping[str, Any]] = lambda task: {},
+    write: Callable[[Path, list[Row]], object] = write_rows,
+) -> None:
+    """Run a script: every task in a fresh process, turn after turn; write the rows after each, and print them.
 
-    cpu = next((line.partition(":")[2] for line in _lines("/proc/cpuinfo") if line.startswith("model name")), "")
-    memory = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    return {
-        "date": datetime.now(UTC).date().isoformat(),
-        "commit": _commit(),
-        "cpu": cpu.strip() or platform.machine(),
-        "cores": os.cpu_count(),
-        "usable_cores": len(os.sched_getaffinity(0)),
-        "memory_gib": round(memory / 2**30, 1),
-        "system": f"{platform.system()} {platform.release()}",
-        "versions": versions(),
-        "environment": {name: os.environ[name] for name in THREAD_VARIABLES if name in os.environ},
-    }
-
-
-def _lines(path: str) -> list[str]:
-    return Path(path).read_text().splitlines()
-
-
-def _commit() -> str:
-    """Return the commit of the checkout, with a plus sign if files of the package differ from it."""
-
-    def git(*args: str) -> str:
-        command = ["git", "-C", str(ROOT), *args]
-        return subprocess.run(command, capture_output=True, text=True, check=False).stdout.strip()
-
-    return git("rev-parse", "--short", "HEAD") + ("+" if git("status", "--porcelain", "src") else "")
-
-
-class Finished(NamedTuple):
-    """A child process that ended well."""
-
-    output: str
-    seconds: float
-    """From before its start to its end."""
-    peak_mib: float
-    """Largest resident memory."""
+    As the child that was started for a task, print the row of the worker, which takes the task by keyword. ``where``
+    returns the ``python`` and the ``env`` of a task's process, if they are not ours.
+    """
+    if sys.argv[1:2] == ["worker"]:
+        print(json.dumps(worker(**json.loads(sys.argv[2]))))
+        return
+    script = Path(sys.argv[0])
+    file = RESULTS / f"{script.stem}.json"
+    parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--turns", type=int, default=turns, help=f"how often each is measured ({turns})")
+    parser.add_argument("--show", action="store_true", help=f"only print what is in {file.relative_to(ROOT)}")
+    args = parser.parse_args()
+    if args.show:
+        found = json.loads(file.read_text())
+        show(found.get("rows", []))
+        print(json.dumps(found["machine"]))
+        return
+    rows: list[Row] = []
+    for turn in range(args.turns):
+        for task in tasks():
+            rows.append({"turn": turn, **task, **run_worker(str(script), **where(task), **task)})
+            write(file, rows)
+    show(rows)
 
 
-def run_process(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> Finished:
-    """Run a command to its end; its standard error goes to ours.
+def run_process(command: Sequence[str], *, env: Mapping[str, str] | None = None) -> tuple[str, float, float]:
+    """Run a command to its end; returns its output, its seconds and its peak memory in MiB.
 
     Raises:
         SystemExit: it failed.
     """
-    # The kernel starts a child's peak at its parent's resident memory: import what is heavy after the last child.
+    # The kernel starts a child's peak at its parent's resident memory: import what is heavy in children only.
     start = time.monotonic()
     process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=env)
     output = process.stdout.read() if process.stdout else ""
@@ -106,73 +84,38 @@ def run_process(command: Sequence[str], *, env: Mapping[str, str] | None = None)
     process.returncode = os.waitstatus_to_exitcode(status)
     if process.returncode:
         raise SystemExit(f"exit code {process.returncode} from: {shlex.join(command)}\n{output}")
-    return Finished(output, seconds, usage.ru_maxrss / 2**10)
+    return output, seconds, usage.ru_maxrss / 2**10
 
 
 def run_worker(
     script: str, *, python: str | Path = sys.executable, env: Mapping[str, str] | None = None, **task: Any
 ) -> Row:
-    """Return the row of ``worker(**task)`` of a script, run in a fresh process, with its whole time and peak memory."""
-    finished = run_process([str(python), script, "worker", json.dumps(task)], env=env)
-    row = json.loads(finished.output.splitlines()[-1])
-    row |= {"process_seconds": finished.seconds, "peak_mib": finished.peak_mib}
+    """Return the row of a task of a script, run in a fresh process, with its whole time and peak memory."""
+    output, seconds, peak = run_process([str(python), script, "worker", json.dumps(task)], env=env)
     told = ", ".join(f"{name}={value}" for name, value in task.items())
-    log(f"{Path(script).name}: {told} ({finished.seconds:.1f} s, {finished.peak_mib:.0f} MiB)")
-    return row
+    log(f"{Path(script).name}: {told} ({seconds:.1f} s, {peak:.0f} MiB)")
+    return {**json.loads(output.splitlines()[-1]), "process_seconds": seconds, "peak_mib": peak}
 
 
-def run_on_cores(cores: Sequence[int], tasks: Iterable[T], run: Callable[[T, int], Row]) -> Iterator[Row]:
-    """Yield ``run(task, core)`` of every task, in order, running one on each core at a time."""
-    free: queue.Queue[int] = queue.Queue()
-    for core in cores:
-        free.put(core)
+def other_python(*requirements: str) -> Path:
+    """Return the Python of a virtual environment in the cache folder with the requirements, made if it is missing.
 
-    def run_one(task: T) -> Row:
-        core = free.get()
-        try:
-            return run(task, core)
-        finally:
-            free.put(core)
-
-    with ThreadPoolExecutor(len(cores)) as pool:
-        yield from pool.map(run_one, tasks)
-
-
-def start(main: Callable[[], None], worker: Callable[..., Row]) -> None:
-    """Run a script: as the child that ``run_worker`` started, or else its command line."""
-    if sys.argv[1:2] == ["worker"]:
-        print(json.dumps(worker(**json.loads(sys.argv[2]))))
-    else:
-        main()
-
-
-def bind(cores: Sequence[int] | None) -> None:
-    """Keep this process, and the thread pools that it starts from now on, on the given cores."""
-    if cores:
-        os.sched_setaffinity(0, cores)
-
-
-def make_venv(folder: Path, *requirements: str) -> Path:
-    """Return the Python of a virtual environment with the requirements; the environment is created if missing.
-
-    Each is ``name==version``, or ``name[extra]==version``. They are installed one after another, so that the versions
-    of the first ones are kept.
+    They are installed one after another, so that the versions of the first ones are kept.
     """
-    python = folder / "bin" / "python"
-    if not python.exists():
+    folder = CACHE / "-".join(requirements)
+    ready, python = folder / "ready", folder / "bin" / "python"
+    if not ready.exists():
         log("making the virtual environment", folder)
-        run_process([sys.executable, "-m", "venv", str(folder)])
-    pinned = [re.sub(r"\[.*\]", "", requirement) for requirement in requirements]
-    names = [requirement.partition("==")[0] for requirement in pinned]
-    code = "import sys; from importlib.metadata import version\nfor name in sys.argv[1:]: print(version(name))"
-    found = subprocess.run([str(python), "-c", code, *names], capture_output=True, text=True, check=False)
-    # A wheel's version may carry a local label, such as 2.13.0+cpu.
-    installed = [f"{name}=={line.partition('+')[0]}" for name, line in zip(names, found.stdout.split(), strict=False)]
-    if installed != pinned:
+        run_process([sys.executable, "-m", "venv", "--clear", str(folder)])
         for requirement in requirements:
-            log("installing", requirement)
             run_process([str(python), "-m", "pip", "install", "--quiet", requirement])
+        ready.touch()
     return python
+
+
+def elsewhere(**more: str) -> dict[str, str]:
+    """Return the variables of a process in another virtual environment, which must not find this rlox."""
+    return {name: value for name, value in os.environ.items() if name != "PYTHONPATH"} | more
 
 
 def log(*words: object) -> None:
@@ -180,52 +123,21 @@ def log(*words: object) -> None:
     print(*words, file=sys.stderr, flush=True)
 
 
-def print_machine(machine: Row) -> None:
-    """Print the machine in one line."""
-    versions = ", ".join(f"{name} {version}" for name, version in machine["versions"].items())
-    print(
-        f"\n{machine['cpu']}, {machine['usable_cores']} of {machine['cores']} cores, {machine['memory_gib']} GiB; "
-        f"{versions}; commit {machine['commit']}, {machine['date']}.\n"
-    )
-
-
 def print_table(header: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
-    """Print a Markdown table; columns after the first are aligned right."""
-    lines = [[str(cell) for cell in line] for line in (header, *rows)]
-    widths = [max(len(line[i]) for line in lines) for i in range(len(header))]
-    rule = ["-" * widths[0], *("-" * (width - 1) + ":" for width in widths[1:])]
-    for line in (lines[0], rule, *lines[1:]):
-        first, *rest = line
-        cells = [first.ljust(widths[0]), *(cell.rjust(width) for cell, width in zip(rest, widths[1:], strict=True))]
-        print(f"| {' | '.join(cells)} |")
+    """Print a Markdown table."""
+    for line in (header, ["---"] * len(header), *rows):
+        print(f"| {' | '.join(map(str, line))} |")
     print()
 
 
-def write_results(path: Path, machine: Row, settings: Mapping[str, Any], rows: Sequence[Row]) -> None:
-    """Write raw rows, with the machine and the settings that they come from."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    text = json.dumps({"machine": machine, "settings": settings, "rows": rows}, indent=1, allow_nan=False)
-    path.write_text(text + "\n")
-
-
-def read_results(path: Path) -> Row:
-    """Return ``machine``, ``settings`` and ``rows`` of a file that ``write_results`` wrote."""
-    # Files of earlier commits have another name for an algorithm.
-    return json.loads(path.read_text().replace('"member"', '"algorithm"'))
-
-
-def groups(rows: Iterable[Row], *keys: str) -> dict[tuple[Any, ...], list[Row]]:
-    """Return rows by their values of ``keys``, in the order in which these are first seen."""
-    found: dict[tuple[Any, ...], list[Row]] = {}
-    for row in rows:
-        found.setdefault(tuple(row[key] for key in keys), []).append(row)
-    return found
+def select(rows: Iterable[Row], key: str, **wanted: Any) -> list[Any]:
+    """Return the values of ``key`` in those rows that have the wanted values."""
+    return [row[key] for row in rows if all(row.get(name) == value for name, value in wanted.items())]
 
 
 def ratios(numerators: Sequence[float], denominators: Sequence[float]) -> str:
     """Return the median and the range of the ratios, pair by pair."""
-    pairs = [a / b for a, b in zip(numerators, denominators, strict=True)]
-    return f"{statistics.median(pairs):.2f} ({min(pairs):.2f} to {max(pairs):.2f})"
+    return spread([a / b for a, b in zip(numerators, denominators, strict=False)], 2)
 
 
 def spread(values: Sequence[float], digits: int = 1) -> str:
@@ -239,33 +151,10 @@ def greedy_return(env_id: str, predict: Callable[[Any], Any]) -> float:
     import gymnasium as gym
 
     env, total = gym.make(env_id), 0.0
-    for seed in range(10_000, 10_000 + N_EPISODES):
+    for seed in range(10_000, 10_020):
         obs, ended = env.reset(seed=seed)[0], False
         while not ended:
             obs, reward, terminated, truncated, _ = env.step(predict(obs))
             total, ended = total + float(reward), terminated or truncated
     env.close()
-    return total / N_EPISODES
-
-
-@contextlib.contextmanager
-def picture(path: Path, n_panels: int, *, size: tuple[float, float] = (4.6, 3.8)) -> Iterator[list[Axes]]:
-    """Give the panels of a figure, ``size`` inches each, at most three in a row; then write it to ``path``."""
-    import matplotlib as mpl
-
-    mpl.use("Agg")
-    import matplotlib.pyplot as plt
-
-    columns = min(3, n_panels)
-    shape = -(-n_panels // columns), columns
-    style: dict[Any, Any] = {"axes.spines.top": False, "axes.spines.right": False, "font.size": 10}
-    with plt.rc_context(style):
-        figure = plt.figure(figsize=(size[0] * columns, size[1] * shape[0]), layout="constrained")
-        axes: list[Axes] = [figure.add_subplot(*shape, i + 1) for i in range(n_panels)]
-        yield axes
-        for axis in axes:
-            axis.grid(alpha=0.25, lw=0.6)
-        path.parent.mkdir(parents=True, exist_ok=True)
-        figure.savefig(path, dpi=150)
-        plt.close(figure)
-    log("drew", path)
+    return total / 20

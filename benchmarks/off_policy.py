@@ -1,8 +1,6 @@
 """Fitted Q evaluation against measured returns: does it rank policies in the same order?
 
-    python benchmarks/off_policy.py                    # both environments, table and picture
-    python benchmarks/off_policy.py --only CartPole-v1
-    python benchmarks/off_policy.py --show             # of what was run
+    taskset -c 0 python benchmarks/off_policy.py
 
 The policies are those of an AWR run on the way, with another seed than the data's. Each is estimated from the bundled
 tier `medium-replay` of its environment, and run for 50 episodes.
@@ -10,54 +8,28 @@ tier `medium-replay` of its environment, and run for 50 episodes.
 
 from __future__ import annotations
 
-from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any
 
-from common import (
-    RESULTS,
-    ROOT,
-    Row,
-    bind,
-    describe_machine,
-    log,
-    make_parser,
-    picture,
-    print_machine,
-    print_table,
-    read_results,
-    run_worker,
-    start,
-    write_results,
-)
+from common import ROOT, Row, log, print_table, run
 
-N_EPISODES, N_POLICIES = 50, 12
+N_EPISODES, N_POLICIES, GRADIENT_STEPS = 50, 12, 6_000
+INTERVALS = {"CartPole-v1": 1_000, "Pendulum-v1": 2_000}  # environment steps between policies
 
 
-class Task(NamedTuple):
-    """An environment, the data, and the environment steps between the policies of a run."""
-
-    env_id: str
-    data: str
-    interval: int
-
-
-TASKS = [Task("CartPole-v1", "cartpole-medium-replay", 1_000), Task("Pendulum-v1", "pendulum-medium-replay", 2_000)]
-
-
-def worker(env_id: str, data: str, interval: int, n_policies: int, gradient_steps: int, cores: list[int]) -> Row:
+def worker(env: str) -> Row:
     """Train, and measure and estimate every policy on the way."""
-    bind(cores)
     from rlox import Trainer
 
-    trainer = Trainer("awr", env=env_id, preset="tuned", seed=7)
-    rows: list[Row] = []
-    for _ in range(n_policies):
-        trainer.train(interval, progress=False)
+    trainer = Trainer("awr", env=env, preset="tuned", seed=7)
+    data = f"{env.partition('-')[0].lower()}-medium-replay"
+    policies: list[Row] = []
+    for _ in range(N_POLICIES):
+        trainer.train(INTERVALS[env], progress=False)
         truth = trainer.evaluate(N_EPISODES, seed=0)
-        estimate = trainer.evaluate_offline(data, gradient_steps=gradient_steps, progress=False)
-        rows.append({"env_steps": trainer.env_steps, **truth, **estimate})
-        log(f"{env_id}: return {truth['mean_reward']:.1f}, estimate {estimate['fqe/value']:.2f}")
-    return {"env": env_id, "policies": rows}
+        estimate = trainer.evaluate_offline(data, gradient_steps=GRADIENT_STEPS, progress=False)
+        policies.append({"env_steps": trainer.env_steps, **truth, **estimate})
+        log(f"{env}: return {truth['mean_reward']:.1f}, estimate {estimate['fqe/value']:.2f}")
+    return {"policies": policies}
 
 
 def correlation(policies: list[Row]) -> float:
@@ -68,47 +40,28 @@ def correlation(policies: list[Row]) -> float:
     return float(found.statistic)
 
 
-def draw(rows: list[Row], image: Path) -> None:
-    """Draw every policy's estimate, with its interval, over its return."""
-    with picture(image, len(rows)) as axes:
-        for axis, row in zip(axes, rows, strict=True):
-            policies = row["policies"]
-            returns, value, low, high = (
-                [p[key] for p in policies] for key in ("mean_reward", "fqe/value", "fqe/low", "fqe/high")
-            )
-            below, above = ([abs(a - b) for a, b in zip(value, end, strict=True)] for end in (low, high))
-            axis.errorbar(returns, value, [below, above], fmt="o", color="#1f5fa8", ms=5, lw=1, capsize=2)
-            axis.set_title(f"{row['env']}: rank correlation {correlation(policies):.2f}")
-            axis.set_xlabel(f"greedy return, {N_EPISODES} episodes")
-            axis.set_ylabel("fitted Q evaluation (discounted)")
+def show(rows: list[Row]) -> None:
+    """Print a line for each environment, and draw every policy's estimate, with its interval, over its return."""
+    import matplotlib as mpl
 
+    mpl.use("Agg")
+    import matplotlib.pyplot as plt
 
-def main() -> None:
-    parser = make_parser(__doc__, RESULTS / "off_policy.json")
-    known = [task.env_id for task in TASKS]
-    parser.add_argument("--only", nargs="+", choices=known, default=known, help="environments (all)")
-    parser.add_argument("--policies", type=int, default=N_POLICIES, help=f"of a run ({N_POLICIES})")
-    parser.add_argument("--gradient-steps", type=int, default=6_000, help="of every fit (6000)")
-    parser.add_argument("--cores", type=int, nargs="+", default=[0], help="cores to use (0)")
-    parser.add_argument("--image", type=Path, default=ROOT / "docs" / "images" / "off_policy.png", help="picture")
-    parser.add_argument("--show", action="store_true", help="only print and draw what was run")
-    args = parser.parse_args()
-    if not args.show:
-        settings = {"gradient_steps": args.gradient_steps, "cores": args.cores}
-        tasks = [task for task in TASKS if task.env_id in args.only]
-        rows = [run_worker(__file__, **task._asdict(), n_policies=args.policies, **settings) for task in tasks]
-        write_results(args.results, describe_machine(), settings, rows)
-    found = read_results(args.results)
-    print_machine(found["machine"])
+    figure, axes = plt.subplots(1, len(rows), figsize=(4.6 * len(rows), 3.8), layout="constrained", squeeze=False)
     lines = []
-    for row in found["rows"]:
-        returns = [p["mean_reward"] for p in row["policies"]]
-        numbers = min(returns), max(returns), row["process_seconds"]
-        low, high, seconds = (f"{x:.0f}" for x in numbers)
-        lines.append([row["env"], len(returns), low, high, f"{correlation(row['policies']):.2f}", seconds])
-    print_table(["environment", "policies", "returns from", "to", "Spearman", "seconds in all"], lines)
-    draw(found["rows"], args.image)
+    for axis, row in zip(axes[0], rows, strict=True):
+        returns, value, low, high = (
+            [p[key] for p in row["policies"]] for key in ("mean_reward", "fqe/value", "fqe/low", "fqe/high")
+        )
+        below, above = ([abs(a - b) for a, b in zip(value, end, strict=True)] for end in (low, high))
+        axis.errorbar(returns, value, [below, above], fmt="o", ms=5, lw=1, capsize=2)
+        found = f"{correlation(row['policies']):.2f}"
+        axis.set_title(f"{row['env']}: rank correlation {found}")
+        axis.set(xlabel=f"greedy return, {N_EPISODES} episodes", ylabel="fitted Q evaluation (discounted)")
+        lines.append([row["env"], len(returns), f"{min(returns):.0f} to {max(returns):.0f}", found])
+    figure.savefig(ROOT / "docs" / "images" / "off_policy.png", dpi=150)
+    print_table(["environment", "policies", "returns", "Spearman's rank correlation"], lines)
 
 
 if __name__ == "__main__":
-    start(main, worker)
+    run(__doc__, worker, lambda: [{"env": env} for env in INTERVALS], show)

@@ -1,49 +1,32 @@
 """Time of an update of AWR against that of its matrix products in the best BLAS at hand.
 
-    python benchmarks/update.py                               # installs MKL in the cache folder
-    python benchmarks/update.py --mkl path/to/libmkl_rt.so    # with an MKL that is installed
+    python benchmarks/update.py    # installs MKL in the cache folder
 
 Measured alternately, each time in a fresh process bound to as many cores as it has threads, at CartPole-v1's sizes:
 
 - `learn`: one call of the compiled program that follows an environment step (store, sample, critic step, actor step,
   next action), until its action is computed;
 - `update`: critic and actor step alone, in one compiled scan;
-- the matrix products of one update in MKL, in NumPy's BLAS and in XLA: the eight hidden x hidden ones (critic forward
-  on s and s', its two backward ones, forward on s again, actor forward and its two backward ones), and all of them,
-  first and last layers too. Operands stay in cache and results are written in place, so that this is a lower limit.
-  XLA's are one compiled call, including its dispatch.
+- `products`: its eight hidden x hidden matrix products in MKL and in NumPy's BLAS (critic forward on s and s', its two
+  backward ones, forward on s again, actor forward and its two backward ones). Operands stay in cache and results are
+  written in place, so that this is a lower limit.
 """
 
 from __future__ import annotations
 
-import argparse
 import ctypes
 import functools
+import itertools
 import os
 import statistics
 import time
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
-from common import (
-    CACHE,
-    Row,
-    bind,
-    describe_machine,
-    log,
-    make_parser,
-    make_venv,
-    print_machine,
-    print_table,
-    ratios,
-    run_worker,
-    start,
-    write_results,
-)
+from common import ONE_THREAD, Row, other_python, print_table, ratios, run, select
 
-OBS_DIM, N_ACTIONS = 4, 2
-SETS = ("hidden", "all")
-MKL = "mkl==2026.2.0"
+OBS_DIM, N_ACTIONS, BATCH, N_SCAN, SECONDS = 4, 2, 256, 50, 0.5
+HIDDEN, THREADS, KINDS = (64, 256, 1024), (1, 2), ("rlox", "mkl", "numpy")
 
 
 class Product(NamedTuple):
@@ -64,12 +47,17 @@ def layer(batch: int, n_in: int, n_out: int, forward: int, backward: int, input_
     return [Product(batch, n_in, n_out)] * forward + back * backward
 
 
-def products(hidden: int, batch: int) -> dict[str, list[Product]]:
-    """Return the products of one update: the hidden layers', and all."""
-    middle = layer(batch, hidden, hidden, forward=4, backward=2)
-    first = layer(batch, OBS_DIM, hidden, forward=4, backward=2, input_grad=False)
-    last = layer(batch, hidden, 1, forward=3, backward=1) + layer(batch, hidden, N_ACTIONS, forward=1, backward=1)
-    return {"hidden": middle, "all": first + middle + last}
+def time_products(wanted: list[Product], library: str | None = None) -> float:
+    """Return microseconds of all products, in MKL if its library is given and otherwise in NumPy's BLAS."""
+    make = functools.partial(mkl_call, ctypes.CDLL(library).cblas_sgemm) if library else numpy_call
+    calls = {product: make(product) for product in set(wanted)}
+    ordered = [calls[product] for product in wanted]
+
+    def every() -> None:
+        for call in ordered:
+            call()
+
+    return time_calls(every)
 
 
 def operands(product: Product) -> tuple[Any, Any, Any]:
@@ -83,237 +71,132 @@ def operands(product: Product) -> tuple[Any, Any, Any]:
     return a, b, np.empty((m, n), np.float32)
 
 
-def oriented(product: Product, a: Any, b: Any) -> tuple[Any, Any]:
-    """Return A and B as they are multiplied."""
-    return a.T if product.transpose_a else a, b.T if product.transpose_b else b
-
-
-def numpy_products(wanted: list[Product]) -> Callable[[], None]:
-    """Return a call that computes the products with NumPy."""
+def numpy_call(product: Product) -> Callable[[], Any]:
     import numpy as np
 
-    def call(product: Product) -> Callable[[], Any]:
-        a, b, c = operands(product)
-        return functools.partial(np.matmul, *oriented(product, a, b), out=c)
-
-    return _each({product: call(product) for product in set(wanted)}, wanted)
+    a, b, c = operands(product)
+    return functools.partial(np.matmul, a.T if product.transpose_a else a, b.T if product.transpose_b else b, out=c)
 
 
-def mkl_products(wanted: list[Product], library: str) -> Callable[[], None]:
-    """Return a call that computes the products with MKL's ``cblas_sgemm``."""
-    gemm = ctypes.CDLL(library).cblas_sgemm
+def mkl_call(gemm: Any, product: Product) -> Callable[[], Any]:
+    """Return a call of MKL's ``cblas_sgemm``."""
     gemm.restype = None
     row_major, transposed = 101, {False: 111, True: 112}
-
-    def call(product: Product) -> Callable[[], Any]:
-        arrays = a, b, c = operands(product)
-        # Pointers made so keep their arrays alive.
-        pointer_a, pointer_b, pointer_c = (array.ctypes.data_as(ctypes.c_void_p) for array in arrays)
-        one, zero = ctypes.c_float(1), ctypes.c_float(0)
-        turned = transposed[product.transpose_a], transposed[product.transpose_b]
-        sizes = product.m, product.n, product.k
-        a_and_b = pointer_a, a.shape[1], pointer_b, b.shape[1]
-        multiply = functools.partial(gemm, row_major, *turned, *sizes, one, *a_and_b, zero, pointer_c, c.shape[1])
-        multiply()
-        x, y = oriented(product, a, b)
-        if abs(c - x @ y).max() > 1e-2:
-            raise SystemExit(f"{library} computed a wrong product for {product}.")
-        return multiply
-
-    return _each({product: call(product) for product in set(wanted)}, wanted)
+    a, b, c = operands(product)
+    # Pointers made so keep their arrays alive.
+    pointer_a, pointer_b, pointer_c = (array.ctypes.data_as(ctypes.c_void_p) for array in (a, b, c))
+    how = row_major, transposed[product.transpose_a], transposed[product.transpose_b], product.m, product.n, product.k
+    one, zero = ctypes.c_float(1), ctypes.c_float(0)
+    call = functools.partial(gemm, *how, one, pointer_a, a.shape[1], pointer_b, b.shape[1], zero, pointer_c, c.shape[1])
+    call()
+    if abs(c - (a.T if product.transpose_a else a) @ (b.T if product.transpose_b else b)).max() > 1e-2:
+        raise SystemExit(f"MKL computed a wrong product for {product}.")
+    return call
 
 
-def _each(calls: dict[Product, Callable[[], Any]], wanted: list[Product]) -> Callable[[], None]:
-    ordered = [calls[product] for product in wanted]
-
-    def run() -> None:
-        for call in ordered:
-            call()
-
-    return run
-
-
-def xla_products(wanted: list[Product]) -> Callable[[], None]:
-    """Return a call that computes the products in one program of XLA."""
-    import jax
-
-    # Operands of their own for every product: equal ones would be computed once.
-    pairs = [tuple(jax.device_put(array) for array in operands(product)[:2]) for product in wanted]
-
-    @jax.jit
-    def compute(pairs: list[Any]) -> list[Any]:
-        turned = [oriented(product, a, b) for product, (a, b) in zip(wanted, pairs, strict=True)]
-        return [a @ b for a, b in turned]
-
-    return lambda: jax.block_until_ready(compute(pairs)) and None
-
-
-def time_calls(run: Callable[[], Any], seconds: float, *, warm_up: int = 5, at_least: int = 3) -> float:
+def time_calls(call: Callable[[], Any], *, warm_up: int = 5, at_least: int = 3) -> float:
     """Return the median time of a call, in microseconds."""
     for _ in range(warm_up):
-        run()
+        call()
     times: list[float] = []
-    end = time.perf_counter() + seconds
+    end = time.perf_counter() + SECONDS
     while len(times) < at_least or time.perf_counter() < end:
         begin = time.perf_counter()
-        run()
+        call()
         times.append(time.perf_counter() - begin)
     return statistics.median(times) * 1e6
 
 
-def rlox_times(hidden: int, batch: int, n_scan: int, seconds: float) -> Row:
-    """Return microseconds of a ``learn`` call, and of an update in a scan."""
-    import jax
-    import numpy as np
-    from jax import lax
+class Compiled:
+    """The programs that training compiles, at CartPole-v1's sizes, with a full replay."""
 
-    from rlox.algorithms import ALGORITHMS
-    from rlox.core import replay as replays
-    from rlox.core.programs import Mix, compile_programs
-    from rlox.core.state import TrainState, Transition
-    from rlox.core.update import init_state, make_update
+    def __init__(self, hidden: int, batch: int, size: int):
+        import jax
+        import jax.numpy as jnp
+        import numpy as np
 
-    algorithm = ALGORITHMS["awr"]
-    config: Any = algorithm.config(hidden=hidden, batch_size=batch)
-    rows, rng = config.buffer_size, np.random.default_rng(0)
-    f32 = np.dtype(np.float32)
-    replay = replays.create(rows, 1, OBS_DIM, f32, 1, np.dtype(np.int32))
-    columns = Transition(
-        obs=rng.standard_normal((rows, 1, OBS_DIM), f32),
-        action=rng.integers(N_ACTIONS, size=(rows, 1, 1), dtype=np.int32),
-        reward=rng.standard_normal((rows, 1), f32),
-        next_obs=rng.standard_normal((rows, 1, OBS_DIM), f32),
-        terminated=rng.random((rows, 1)) < 0.05,
-        truncated=np.zeros((rows, 1), bool),
-    )
-    replay = replay._replace(columns=jax.device_put(columns), size=replay.size + rows)
+        from rlox.algorithms import ALGORITHMS
+        from rlox.core import replay as replays
+        from rlox.core.programs import Mix, compile_programs
+        from rlox.core.state import Transition
+        from rlox.core.update import init_state
 
-    programs = compile_programs(algorithm, config, 1)
+        self.algorithm: Any = ALGORITHMS["awr"]
+        self.config: Any = self.algorithm.config(hidden=hidden, batch_size=batch, buffer_size=size)
+        f32, i32 = np.dtype(np.float32), np.dtype(np.int32)
+        # In place: a second copy would count in the peak.
+        fill = jax.jit(
+            lambda replay: jax.tree.map(lambda x: ~x if x.dtype == bool else x + 1, replay), donate_argnums=0
+        )
+        replay = fill(replays.create(size, 1, OBS_DIM, f32, 1, i32))
+        self.replay = replay._replace(position=jnp.zeros(1, jnp.int32), size=jnp.full(1, size, jnp.int32))
+        self.state = init_state(self.algorithm, self.config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
+        obs, flag = np.zeros((1, OBS_DIM), f32), np.zeros(1, bool)
+        transition = Transition(obs, np.zeros((1, 1), i32), np.ones(1, f32), obs, flag, flag)
+        self.step, self.args = compile_programs(self.algorithm, self.config, 1).learn, (Mix(), transition, ~flag, obs)
 
-    def fresh() -> TrainState:
-        return init_state(algorithm, config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
+    def learn(self) -> None:
+        """Store and learn, in the call that training makes after an environment step."""
+        self.state, self.replay, action, _ = self.step(self.state, self.replay, *self.args)
+        action.block_until_ready()
 
-    state, obs, flag = fresh(), np.zeros((1, OBS_DIM), f32), np.zeros(1, bool)
-    transition = Transition(obs, np.zeros((1, 1), np.int32), np.ones(1, f32), obs, flag, flag)
+    def scan(self, n: int) -> Callable[[], None]:
+        """Return a call of ``n`` updates alone."""
+        import jax
+        from jax import lax
 
-    def learn() -> None:
-        nonlocal state, replay
-        state, replay, action, _ = programs.learn(state, replay, Mix(), transition, ~flag, obs)
-        np.asarray(action)
+        from rlox.core.replay import sample
+        from rlox.core.update import make_update
 
-    learn_us = time_calls(learn, seconds)
-    update = make_update(algorithm, config)
-    batches = replays.sample(replay, jax.random.key(1), (n_scan, config.n_critic_updates, batch))
-    drawn = batches, jax.random.split(jax.random.key(2), n_scan)
+        update = make_update(self.algorithm, self.config)
+        batches = sample(self.replay, jax.random.key(1), (n, self.config.n_critic_updates, self.config.batch_size))
+        drawn = batches, jax.random.split(jax.random.key(2), n)
+        compiled = jax.jit(lambda state, drawn: lax.scan(lambda s, x: update(s, *x), state, drawn), donate_argnums=0)
 
-    @functools.partial(jax.jit, donate_argnums=0)
-    def compiled(state: TrainState, drawn: Any) -> Any:
-        return lax.scan(lambda state, batches_and_key: update(state, *batches_and_key), state, drawn)
+        def call() -> None:
+            self.state, metrics = compiled(self.state, drawn)
+            jax.block_until_ready(metrics)
 
-    state = fresh()
-
-    def scan() -> None:
-        nonlocal state
-        state, metrics = compiled(state, drawn)
-        jax.block_until_ready(metrics)
-
-    scan_us = time_calls(scan, seconds, warm_up=1, at_least=2)
-    return {"learn": learn_us, "update": scan_us / n_scan}
+        return call
 
 
-def worker(
-    kind: str, threads: int, hiddens: list[int], batch: int, n_scan: int, seconds: float, mkl: str | None
-) -> Row:
-    """Measure one kind at one number of threads, at all sizes."""
-    bind(sorted(os.sched_getaffinity(0))[:threads])
-    os.environ |= {name: str(threads) for name in ("OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS", "OMP_NUM_THREADS")}
-    os.environ["JAX_PLATFORMS"] = "cpu"
-    with_mkl = functools.partial(mkl_products, library=mkl or "")
-    runners = {"mkl": with_mkl, "numpy": numpy_products, "xla": xla_products}
-    times = {}
-    for hidden in hiddens:
-        if kind == "rlox":
-            times[str(hidden)] = rlox_times(hidden, batch, n_scan, seconds)
-        else:
-            wanted = products(hidden, batch)
-            times[str(hidden)] = {name: time_calls(runners[kind](wanted[name]), seconds) for name in SETS}
-    return {"kind": kind, "threads": threads, "microseconds": times}
+def worker(kind: str, threads: int, hidden: int, mkl: str) -> Row:
+    """Measure one kind at one number of threads and one size, in microseconds."""
+    os.sched_setaffinity(0, sorted(os.sched_getaffinity(0))[:threads])
+    os.environ |= {name: str(threads) for name in ONE_THREAD if name != "PJRT_NPROC"} | {"JAX_PLATFORMS": "cpu"}
+    if kind != "rlox":
+        wanted = layer(BATCH, hidden, hidden, forward=4, backward=2)
+        return {"products": time_products(wanted, mkl if kind == "mkl" else None)}
+    own = Compiled(hidden, BATCH, 100_000)
+    learn = time_calls(own.learn)
+    return {"learn": learn, "update": time_calls(own.scan(N_SCAN), warm_up=1, at_least=2) / N_SCAN}
 
 
-def find_mkl(args: argparse.Namespace) -> str | None:
-    """Return the path of MKL's library, which is installed if none was given; None if it is not wanted."""
-    if args.no_mkl:
-        return None
-    if args.mkl:
-        return args.mkl
-    lib = make_venv(CACHE / "mkl", MKL).parents[1] / "lib"
+def find_mkl() -> str:
+    """Return the path of MKL's library, which is installed if it is missing."""
+    lib = other_python("mkl==2026.2.0").parents[1] / "lib"
     return str(next(lib.glob("libmkl_rt.so*")))
 
 
-def measure(args: argparse.Namespace) -> None:
-    """Run every kind alternately, then print and write."""
-    mkl = find_mkl(args)
-    kinds = ["rlox", *(["mkl"] if mkl else []), "numpy", "xla"]
-    usable = len(os.sched_getaffinity(0))
-    threads = [n for n in args.threads if n <= usable]
-    if not threads:
-        raise SystemExit(f"--threads {args.threads}: this process may use {usable} cores only.")
-    if threads != args.threads:
-        log(f"This process may use {usable} cores only: measuring --threads {threads}.")
-    machine = describe_machine()
-    settings = {name: getattr(args, name) for name in ("hidden", "batch", "scan", "rounds", "seconds")}
-    task = {"hiddens": args.hidden, "batch": args.batch, "n_scan": args.scan, "seconds": args.seconds, "mkl": mkl}
-    rows: list[Row] = []
-    for round_ in range(args.rounds):
-        for n in threads:
-            for kind in kinds:
-                rows.append({"round": round_, **run_worker(__file__, kind=kind, threads=n, **task)})
-                write_results(args.results / "update.json", machine, settings, rows)
-    print_results(rows, args.hidden, threads, kinds)
-    print_machine(machine)
+def tasks() -> list[Row]:
+    every = itertools.product(THREADS, KINDS, HIDDEN)
+    return [{"kind": kind, "threads": n, "hidden": hidden, "mkl": find_mkl()} for n, kind, hidden in every]
 
 
-def print_results(rows: list[Row], hiddens: list[int], threads: list[int], kinds: list[str]) -> None:
-    """Print the update against the fastest products, and then the products in every library."""
-
-    def times(kind: str, n: int, hidden: int, what: str) -> list[float]:
-        wanted = (row for row in rows if row["kind"] == kind and row["threads"] == n)
-        return [row["microseconds"][str(hidden)][what] for row in wanted]
-
-    lines, libraries = [], []
-    for hidden in hiddens:
-        for n in threads:
-            best: dict[str, tuple[str, list[float]]] = {}
-            for what in SETS:
-                # Fewer threads than there are may be faster.
-                found = {(kind, m): times(kind, m, hidden, what) for kind in kinds[1:] for m in threads if m <= n}
-                (kind, m), fastest = min(found.items(), key=lambda item: statistics.median(item[1]))
-                best[what] = f"{kind}, {m}", fastest
-                own = [f"{statistics.median(times(kind, n, hidden, what)):.1f}" for kind in kinds[1:]]
-                libraries.append([hidden, n, what, *own])
-            learn, update = (times("rlox", n, hidden, what) for what in ("learn", "update"))
-            medians = (f"{statistics.median(x):.0f}" for x in (learn, update, best["hidden"][1], best["all"][1]))
-            against = (ratios(x, best[what][1]) for what in SETS for x in (learn, update))
-            lines.append([hidden, n, *medians, best["hidden"][0], *against])
-    print("\nMicroseconds, medians; ratios median (range), round by round:\n")
-    times_of = ["learn call", "update in scan", "8 products", "all products", "best (threads)"]
-    print_table(["hidden", "threads", *times_of, "learn / 8", "update / 8", "learn / all", "update / all"], lines)
-    print("The products by library, microseconds:\n")
-    print_table(["hidden", "threads", "products", *kinds[1:]], libraries)
-
-
-def main() -> None:
-    parser = make_parser(__doc__)
-    parser.add_argument("--hidden", type=int, nargs="+", default=[64, 256, 1024], help="widths (64 256 1024)")
-    parser.add_argument("--batch", type=int, default=256, help="minibatch (256)")
-    parser.add_argument("--scan", type=int, default=200, help="updates in a scan (200)")
-    parser.add_argument("--threads", type=int, nargs="+", default=[1, 2], help="numbers of threads (1 2)")
-    parser.add_argument("--rounds", type=int, default=5, help="turns (5)")
-    parser.add_argument("--seconds", type=float, default=1.0, help="for each measurement of each turn (1)")
-    parser.add_argument("--mkl", help="path to libmkl_rt.so; by default MKL is installed in the cache folder")
-    parser.add_argument("--no-mkl", action="store_true", help="do without MKL")
-    measure(parser.parse_args())
+def show(rows: list[Row]) -> None:
+    """Print the update against the fastest products."""
+    lines = []
+    for hidden, n in itertools.product(HIDDEN, THREADS):
+        # Fewer threads than there are may be faster.
+        tried = [(kind, m) for kind in KINDS[1:] for m in THREADS if m <= n]
+        found = [select(rows, "products", kind=kind, threads=m, hidden=hidden) for kind, m in tried]
+        best = min(found, key=statistics.median)
+        learn, update = (select(rows, key, kind="rlox", threads=n, hidden=hidden) for key in ("learn", "update"))
+        medians = (f"{statistics.median(x):.0f}" for x in (learn, update, best))
+        lines.append([hidden, n, *medians, ratios(learn, best), ratios(update, best)])
+    names = ["compiled call", "update in a scan", "eight products, best BLAS", "call / products", "update / products"]
+    print_table(["hidden", "threads", *names], lines)
 
 
 if __name__ == "__main__":
-    start(main, worker)
+    run(__doc__, worker, tasks, show, turns=5)

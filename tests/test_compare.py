@@ -5,16 +5,19 @@ from __future__ import annotations
 import dataclasses
 import json
 import os
+import platform
 import signal
 import subprocess
 import sys
 import time
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rlox.algorithms import ALGORITHMS
 from rlox.cli import main
 from rlox.compare import is_finished, last_record, run_jobs
 from rlox.errors import ConfigError
@@ -158,6 +161,16 @@ def test_what_is_missing_runs_and_what_is_there_is_left(tmp_path: Path):
         run_jobs(other, tmp_path, cores=[0])
 
 
+def test_the_lines_of_a_comparison_are_in_its_order(tmp_path: Path):
+    names = [f"{label}/CartPole-v1/0" for label in ("small", "bc", "awr")]
+    (tmp_path / "comparison.json").write_text(json.dumps({"runs": names[:2]}))
+    for name in names:
+        (tmp_path / name).mkdir(parents=True)
+        (tmp_path / name / "config.json").write_text('{"algorithm": "bc", "env": "CartPole-v1"}')
+        (tmp_path / name / "metrics.jsonl").touch()
+    assert list(group_runs(find_runs([tmp_path]))["CartPole-v1"]) == ["small", "bc", "awr"]
+
+
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     plan = Plan({"iql": {}, "bc": {}}, ["CartPole-v1"], seeds=[0], shared=TINY | {"learning_rate": 1e30})
     outcome = run_jobs(plan.jobs(tmp_path), tmp_path, cores=[0], progress=True)
@@ -238,6 +251,38 @@ def test_lines_are_compared_where_all_runs_have_been():
     assert first.reached == (30, 6)
     assert first.n_reached == 2
     assert first.seconds == 7
+
+
+def test_evaluations_some_steps_apart_are_of_the_same_step():
+    late = fake("a", [1, 8], seed=1)
+    late = late._replace(records=[{**record, "env_steps": record["env_steps"] * 1.005} for record in late.records])
+    (line,) = compare_groups(group_runs([fake("a", [1, 2]), late]), {})
+    assert (line.steps, line.score.value) == (20, 5.0)
+
+
+def test_runs_without_a_return_by_then_have_a_line_without_a_score():
+    runs = [fake("a", [1, 5]), fake("b", [7], every=30), fake("c", [2, 3])]
+    first, second, third = compare_groups(group_runs(runs), {"A": 5})
+    assert (second.n_runs, second.better, second.reached) == (1, None, (30, 2))
+    assert np.isnan(second.score.value)
+    assert third.better is not None
+    assert overall(group_runs(runs)).keys() == {"c"}
+    line = as_markdown([first, second, third], {"A": 5}).split("\n")[3]
+    assert [cell.strip() for cell in line.split("|")] == ["", "A", "b", "1", "", "", "5.0: 30", "2", "2", ""]
+
+
+def test_seconds_that_are_not_known_are_left_out():
+    run = fake("a", [1, 5])
+    run = run._replace(records=[{**record, "time/seconds": None} for record in run.records])
+    (line,) = compare_groups(group_runs([run]), {"A": 5})
+    row = as_markdown([line], {"A": 5}).split("\n")[2]
+    assert [cell.strip() for cell in row.split("|")][-3:] == ["", "", ""]
+
+
+def test_runs_on_data_are_told_apart_by_the_data():
+    spec = {"algorithm": "bc", "env": "CartPole-v1"}
+    runs = [Run(Path("bc"), {**spec, "dataset": data}, [], "bc") for data in ("cartpole-medium", "logs/mine.npz")]
+    assert list(group_runs(runs)) == ["cartpole-medium", "mine"]
 
 
 def test_a_threshold_that_half_of_the_runs_missed_has_no_median():
@@ -321,3 +366,53 @@ def test_a_mistake_is_one_line(
     assert told in error
     assert error.count("\n") == 1
     assert not list(tmp_path.iterdir()), "nothing is left behind"
+
+
+# The plans and results of benchmarks/
+
+
+BENCHMARKS = Path(__file__).parents[1] / "benchmarks"
+
+
+@pytest.mark.parametrize("file", sorted(BENCHMARKS.glob("*.toml")), ids=lambda file: file.stem)
+def test_the_plans_of_the_benchmarks_can_run(file: Path, tmp_path: Path):
+    plan = plan_of(tomllib.loads(file.read_text()), str(file))
+    others = plan.settings.keys() & {"ppo", "sac"} - ALGORITHMS.keys()
+    if others:
+        # Those of Stable-Baselines3, where they are known.
+        plan = plan._replace(settings={name: own for name, own in plan.settings.items() if name not in others})
+    jobs = plan.jobs(tmp_path)
+    n_seeds = len(plan.seeds)
+    assert len(jobs) == len(plan.settings) * n_seeds * (len(plan.envs) + len(plan.datasets))
+
+
+def test_the_results_of_the_benchmarks_can_be_compared(capsys: pytest.CaptureFixture[str]):
+    results = [
+        file for file in sorted((BENCHMARKS / "results").glob("*.json")) if "runs" in json.loads(file.read_text())
+    ]
+    assert len(results) == 12
+    for file in results:
+        main(["compare", str(file)])
+    told = capsys.readouterr().out
+    # As docs/benchmarks.md has them.
+    for line in ("CartPole-v1 | awr | 5 | 500.0 | 412.7 to 500.0", "Pendulum-v1 | awr | 5 | -129.6 | -136.1 to -124.5"):
+        assert line in " ".join(told.split())
+    main(["compare", str(BENCHMARKS / "results" / "time_to_solve_CartPole-v1.json"), "--threshold", "490"])
+    told = " ".join(capsys.readouterr().out.split())
+    assert "CartPole-v1 | awr | 3 | | 490.0: 8,000 | 9 | 9 |" in told
+    assert "CartPole-v1 | ppo | 3 | | 490.0: 18,432 | 15 | 15 |" in told
+
+
+def test_some_places_of_a_file_leave_out_the_tables_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    file = tmp_path / "plan.toml"
+    lines = [f"{name} = {value}" for name, value in TINY.items()]
+    both = 'env = ["CartPole-v1", "Pendulum-v1"]'
+    file.write_text("\n".join([both, "seeds = 1", *lines, "[settings.bc]", '[on."Pendulum-v1"]', "gamma = 0.9"]))
+    out, kept = tmp_path / "out", tmp_path / "kept.json"
+    main(["compare", "--config", str(file), "--env", "CartPole-v1", "--output", str(out), "--save", str(kept)])
+    assert [run.place for run in find_runs([kept])] == ["CartPole-v1"]
+    machine = json.loads(kept.read_text())["machine"]
+    assert machine["cores"] == os.cpu_count()
+    assert machine["versions"]["python"] == platform.python_version()
+    main(["compare", str(out), "--save", str(kept)])
+    assert "machine" not in json.loads(kept.read_text()), "it may have been another"

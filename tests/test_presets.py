@@ -1,27 +1,27 @@
 """Presets: names, what they set, what overrides them."""
 
 import json
-from pathlib import Path
+from importlib.resources import files
 from typing import Any
 
 import gymnasium as gym
-import numpy as np
 import pytest
 
 from probes import Counting
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
+from rlox.cli import main
 from rlox.core.config import make_config, silenced
 from rlox.errors import ConfigError
 from rlox.presets import OTHER_CONTINUOUS, OTHER_DISCRETE, PRESETS, preset_settings
+from scores import scores
 
-RESULTS = Path(__file__).parents[1] / "benchmarks" / "results"
 EVERY = [(a, name, env) for a, presets in PRESETS.items() for name, envs in presets.items() for env in envs]
 
 
 @pytest.mark.parametrize(("algorithm", "name", "env"), EVERY)
 def test_every_preset_is_a_valid_configuration_of_an_environment_that_there_is(algorithm: str, name: str, env: str):
-    settings = PRESETS[algorithm][name][env].settings
+    settings = PRESETS[algorithm][name][env]
     config = make_config(ALGORITHMS[algorithm].config, algorithm, settings)
     actions = "discrete" if "discrete" in env or "logit_coef" in settings else "continuous"
     if env not in ("CartPole-v1", "Acrobot-v1"):
@@ -29,16 +29,28 @@ def test_every_preset_is_a_valid_configuration_of_an_environment_that_there_is(a
     assert env in (OTHER_CONTINUOUS, OTHER_DISCRETE) or gym.spec(env)
 
 
-@pytest.mark.parametrize(("algorithm", "name", "env"), EVERY)
-def test_scores_are_those_of_the_benchmarks_rows(algorithm: str, name: str, env: str):
-    score = PRESETS[algorithm][name][env].score
-    if score is None:
-        assert name != "tuned" or env in (OTHER_CONTINUOUS, OTHER_DISCRETE)
-        return
-    rows = json.loads((RESULTS / f"paper_{env}_{name}.json").read_text())["rows"]
-    assert score.mean_reward == pytest.approx(np.mean([row["returns"][-1] for row in rows]), abs=0.051)
-    assert score.seconds == pytest.approx(np.mean([row["seconds"][-1] for row in rows]), abs=0.51)
-    assert (score.env_steps, score.n_seeds) == (rows[0]["env_steps"][-1], len(rows))
+def test_scores_are_those_of_the_benchmarks_results():
+    shipped = json.loads((files("rlox") / "scores.json").read_text())
+    assert shipped == scores()
+    for algorithm, presets in shipped.items():
+        for name, environments in presets.items():
+            assert environments.keys() <= PRESETS[algorithm][name].keys()
+    assert PRESETS["awr"]["tuned"].keys() - {OTHER_CONTINUOUS, OTHER_DISCRETE} == shipped["awr"]["tuned"].keys()
+    # A mean by hand, over three seeds whose last evaluations are some steps apart.
+    assert shipped["awr"]["tuned"]["LunarLander-v3"] == {
+        "mean_reward": 270.1,
+        "env_steps": 1_000_006,
+        "seconds": 251,
+        "n_seeds": 3,
+    }
+
+
+def test_what_presets_reached_is_listed(capsys: pytest.CaptureFixture[str]):
+    main(["list", "presets"])
+    lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
+    assert "awr tuned Hopper-v5 2965.1 after 1,000,002 steps, 235 s (3 seeds)" in lines
+    assert "awr tuned Ant-v5 1048.8 after 100,009 steps, 66 s (1 seed)" in lines
+    assert "awr paper Ant-v5" in lines
 
 
 @pytest.mark.parametrize(
@@ -72,7 +84,7 @@ def test_an_environment_without_values_of_its_own_gets_those_of_its_kind_of_acti
         (Counting, OTHER_DISCRETE),
     ):
         trainer = Trainer("awr", env, preset="paper")
-        wanted = make_config(ALGORITHMS["awr"].config, "awr", PRESETS["awr"]["paper"][expected].settings)
+        wanted = make_config(ALGORITHMS["awr"].config, "awr", PRESETS["awr"]["paper"][expected])
         assert trainer.config == wanted
 
 

@@ -3,29 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from typing import Any, NamedTuple
+from typing import Any
 
 from rlox.core.config import Settings
 from rlox.errors import ConfigError, did_you_mean
-
-
-class Score(NamedTuple):
-    """What a preset reached, as docs/benchmarks.md has it."""
-
-    mean_reward: float
-    """Mean greedy return over seeds, after the last step."""
-    env_steps: int
-    seconds: float
-    """Of training, on one core."""
-    n_seeds: int
-
-
-class Preset(NamedTuple):
-    """Settings for an environment."""
-
-    settings: dict[str, Any]
-    score: Score | None = None
-
 
 # The released code's schedule. Its critic loss is half the squared error, so that its step of 0.01 is 0.005 here.
 _PAPER_COMMON: dict[str, Any] = {
@@ -83,63 +64,47 @@ _TUNED_SMALL_CONTINUOUS = {"n_critic_updates": 200, "normalize_advantage": True,
 
 OTHER_CONTINUOUS, OTHER_DISCRETE = "other, continuous actions", "other, discrete actions"
 
-PRESETS: dict[str, dict[str, dict[str, Preset]]] = {
+PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
     "awr": {
         "paper": {
-            "Ant-v5": Preset(_PAPER | {"actor_learning_rate": 5e-5, "initial_std": 0.2}),
-            "HalfCheetah-v5": Preset(_PAPER | {"actor_learning_rate": 5e-5}, Score(3622.7, 1_000_000, 178, 3)),
-            "Hopper-v5": Preset(_PAPER | {"actor_learning_rate": 1e-4}, Score(2965.1, 1_000_002, 226, 3)),
-            "Humanoid-v5": Preset(_PAPER | {"actor_learning_rate": 1e-5}),
-            "Walker2d-v5": Preset(_PAPER | {"actor_learning_rate": 2.5e-5}),
-            "LunarLander-v3": Preset(_PAPER_DISCRETE, Score(243.4, 1_000_003, 158, 3)),
-            OTHER_CONTINUOUS: Preset(_PAPER | {"actor_learning_rate": 5e-5}),
-            OTHER_DISCRETE: Preset(_PAPER_DISCRETE),
+            "Ant-v5": _PAPER | {"actor_learning_rate": 5e-5, "initial_std": 0.2},
+            "HalfCheetah-v5": _PAPER | {"actor_learning_rate": 5e-5},
+            "Hopper-v5": _PAPER | {"actor_learning_rate": 1e-4},
+            "Humanoid-v5": _PAPER | {"actor_learning_rate": 1e-5},
+            "Walker2d-v5": _PAPER | {"actor_learning_rate": 2.5e-5},
+            "LunarLander-v3": _PAPER_DISCRETE,
+            OTHER_CONTINUOUS: _PAPER | {"actor_learning_rate": 5e-5},
+            OTHER_DISCRETE: _PAPER_DISCRETE,
         },
         "tuned": {
-            "Ant-v5": Preset(_TUNED | {"initial_std": 0.2}, Score(1048.8, 100_009, 66, 1)),
-            "HalfCheetah-v5": Preset(_TUNED, Score(5601.3, 1_000_000, 191, 3)),
-            "Hopper-v5": Preset(_PAPER | {"n_envs": 8, "actor_learning_rate": 1e-4}, Score(2965.1, 1_000_002, 235, 3)),
-            "Humanoid-v5": Preset(_TUNED, Score(351.0, 50_014, 73, 1)),
-            "Walker2d-v5": Preset(_TUNED | {"initial_std": 0.3}, Score(594.5, 200_004, 62, 1)),
-            "BipedalWalker-v3": Preset(_TUNED, Score(-32.5, 200_004, 109, 1)),
-            "InvertedDoublePendulum-v5": Preset(
-                _TUNED | {"td_lambda": 0.7, "beta": 0.4}, Score(9349.8, 200_003, 42, 1)
-            ),
-            "LunarLander-v3": Preset(
-                _PAPER_DISCRETE | {"n_envs": 8, "rollout_steps": 1024}, Score(270.1, 1_000_006, 251, 3)
-            ),
-            "CartPole-v1": Preset(
-                _TUNED_SMALL
-                | {"n_envs": 8, "n_actor_updates": 500, "buffer_size": 5000, "td_lambda": 0.98, "entropy_coef": 0.02},
-                Score(500.0, 50_000, 13, 5),
-            ),
-            "Acrobot-v1": Preset(
-                _TUNED_SMALL | {"rollout_steps": 2048, "n_actor_updates": 300, "entropy_coef": 0.05},
-                Score(-83.6, 100_000, 18, 3),
-            ),
-            "MountainCarContinuous-v0": Preset(
-                _TUNED_SMALL
-                | _TUNED_SMALL_CONTINUOUS
-                | {
-                    "n_envs": 64,
-                    "rollout_steps": 2048,
-                    "n_actor_updates": 200,
-                    "actor_learning_rate": 3e-4,
-                    "buffer_size": 50_000,
-                    "td_lambda": 0.95,
-                    "normalize_obs": True,
-                    "value_scale": 100.0,
-                    "learn_std": False,
-                    "initial_std": 3.0,
-                },
-                Score(92.5, 200_000, 15, 3),
-            ),
-            "Pendulum-v1": Preset(
-                _TUNED_SMALL | _TUNED_SMALL_CONTINUOUS | {"n_envs": 8, "gamma": 0.95, "value_scale": 20.0},
-                Score(-151.8, 50_000, 12, 5),
-            ),
-            OTHER_CONTINUOUS: Preset(_TUNED),
-            OTHER_DISCRETE: Preset(_TUNED_SMALL | {"rollout_steps": 2048, "entropy_coef": 0.05}),
+            "Ant-v5": _TUNED | {"initial_std": 0.2},
+            "HalfCheetah-v5": _TUNED,
+            "Hopper-v5": _PAPER | {"n_envs": 8, "actor_learning_rate": 1e-4},
+            "Humanoid-v5": _TUNED,
+            "Walker2d-v5": _TUNED | {"initial_std": 0.3},
+            "BipedalWalker-v3": _TUNED,
+            "InvertedDoublePendulum-v5": _TUNED | {"td_lambda": 0.7, "beta": 0.4},
+            "LunarLander-v3": _PAPER_DISCRETE | {"n_envs": 8, "rollout_steps": 1024},
+            "CartPole-v1": _TUNED_SMALL
+            | {"n_envs": 8, "n_actor_updates": 500, "buffer_size": 5000, "td_lambda": 0.98, "entropy_coef": 0.02},
+            "Acrobot-v1": _TUNED_SMALL | {"rollout_steps": 2048, "n_actor_updates": 300, "entropy_coef": 0.05},
+            "MountainCarContinuous-v0": _TUNED_SMALL
+            | _TUNED_SMALL_CONTINUOUS
+            | {
+                "n_envs": 64,
+                "rollout_steps": 2048,
+                "n_actor_updates": 200,
+                "actor_learning_rate": 3e-4,
+                "buffer_size": 50_000,
+                "td_lambda": 0.95,
+                "normalize_obs": True,
+                "value_scale": 100.0,
+                "learn_std": False,
+                "initial_std": 3.0,
+            },
+            "Pendulum-v1": _TUNED_SMALL | _TUNED_SMALL_CONTINUOUS | {"n_envs": 8, "gamma": 0.95, "value_scale": 20.0},
+            OTHER_CONTINUOUS: _TUNED,
+            OTHER_DISCRETE: _TUNED_SMALL | {"rollout_steps": 2048, "entropy_coef": 0.05},
         },
     },
 }
@@ -173,7 +138,7 @@ def preset_settings(algorithm: str, name: str, env_id: str | None, discrete: boo
     check_preset(algorithm, name)
     presets = PRESETS[algorithm][name]
     other = OTHER_DISCRETE if discrete else OTHER_CONTINUOUS
-    return dict(presets.get(env_id or other, presets[other]).settings)
+    return dict(presets.get(env_id or other, presets[other]))
 
 
 def with_preset(

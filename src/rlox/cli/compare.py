@@ -90,7 +90,7 @@ def compare(
         folder, outcome = _run(given, config, output, processes)
         paths = [folder]
     found = find_runs(paths)
-    _report(found, output, threshold, save)
+    _report(found, output, threshold, save, measured=outcome is not None)
     if outcome is not None and outcome.failures:
         _fail(outcome.failures)
 
@@ -118,10 +118,14 @@ def _run(
         )
     else:
         plan = Plan(named_settings(given["algorithms"].split(",")), (), shared=budget)
+    envs, datasets = given["env"] or plan.envs, given["dataset"] or plan.datasets
+    # Some of a file's places leave the tables of its others without effect.
+    others = {*plan.envs, *plan.datasets} - {*envs, *datasets}
     plan = plan._replace(
-        envs=given["env"] or plan.envs,
-        datasets=given["dataset"] or plan.datasets,
+        envs=envs,
+        datasets=datasets,
         seeds=plan.seeds if given["seeds"] is None else seeds_of(given["seeds"]),
+        on={name: own for name, own in plan.on.items() if name not in others},
     )
     if output is None:
         name = config.stem if config else "-".join([*plan.settings, *plan.envs, *(Path(d).stem for d in plan.datasets)])
@@ -144,7 +148,9 @@ def _run(
     return output, outcome
 
 
-def _report(runs: Sequence[Run], output: Path | None, threshold: float | None, save: Path | None) -> None:
+def _report(
+    runs: Sequence[Run], output: Path | None, threshold: float | None, save: Path | None, *, measured: bool
+) -> None:
     """Print the table, and write the report."""
     from rlox.runs.history import group_runs, write_runs
     from rlox.runs.table import as_markdown, compare_groups, overall
@@ -166,7 +172,11 @@ def _report(runs: Sequence[Run], output: Path | None, threshold: float | None, s
             print(f"\n{label} beats {first} with a probability of {found.value:.2f} over all of them", end="")
             print(f" (95% interval {found.low:.2f} to {found.high:.2f})." if found.low == found.low else ".")
     if save is not None:
-        print(f"\nKept settings and returns in {write_runs(save, runs)}.")
+        from rlox.runs.machine import describe_machine
+
+        # Runs in folders that are given may have been measured elsewhere.
+        machine = describe_machine() if measured else None
+        print(f"\nKept settings and returns in {write_runs(save, runs, machine)}.")
 
 
 def _aim(place: str) -> float | None:

@@ -2,14 +2,12 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal
 
 from cyclopts import Parameter
 
 from rlox.cli.report import describe_algorithm
-
-if TYPE_CHECKING:
-    from rlox.presets import Preset
 
 
 def list_(
@@ -33,12 +31,17 @@ def _algorithms() -> None:
 
 
 def _presets() -> None:
+    import json
+    from importlib.resources import files
+
     from rlox.presets import PRESETS
 
+    scores = json.loads((files("rlox") / "scores.json").read_text())
     for algorithm, presets in PRESETS.items():
         for name, environments in presets.items():
-            for env, preset in environments.items():
-                print(f"{algorithm:8} {name:8} {env:28} {_score(preset)}".rstrip())
+            for env in environments:
+                told = _told(scores.get(algorithm, {}).get(name, {}).get(env))
+                print(f"{algorithm:8} {name:8} {env:28} {told}".rstrip())
 
 
 def _datasets() -> None:
@@ -53,10 +56,9 @@ def _datasets() -> None:
         print(f"{name:26} {made_for.env:15} {size:28} {score}")
 
 
-def _score(preset: Preset) -> str:
-    """Return what a preset reached, in words."""
-    if preset.score is None:
+def _told(score: Mapping[str, Any] | None) -> str:
+    """Return what a preset reached, in words: means over seeds, after the last step."""
+    if score is None:
         return ""
-    score = preset.score
-    seeds = f"{score.n_seeds} seeds" if score.n_seeds > 1 else "1 seed"
-    return f"{score.mean_reward:8.1f} after {score.env_steps:,} steps, {score.seconds:.0f} s ({seeds})"
+    seeds = f"{score['n_seeds']} seeds" if score["n_seeds"] > 1 else "1 seed"
+    return f"{score['mean_reward']:8.1f} after {score['env_steps']:,} steps, {score['seconds']:.0f} s ({seeds})"

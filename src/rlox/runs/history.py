@@ -30,7 +30,7 @@ class Series(NamedTuple):
     values: Floats
     """``(n,)``."""
     seconds: Floats
-    """``(n,)``: of training until then, evaluations included."""
+    """``(n,)``: of training until then, evaluations included; nan if it is not known."""
 
     def at(self, step: float) -> float:
         """Return the last value up to a step; nan before the first."""
@@ -56,8 +56,9 @@ class Run(NamedTuple):
 
     @property
     def place(self) -> str:
-        """Where it learned: its environment, or its data."""
-        return str(self.spec.get("env") or Path(str(self.spec.get("dataset") or "an environment of its own")).stem)
+        """Where it learned: its data, or its environment if there are none."""
+        data = self.spec.get("dataset")
+        return Path(str(data)).stem if data else str(self.spec.get("env") or "an environment of its own")
 
     @property
     def names(self) -> list[str]:
@@ -79,7 +80,8 @@ class Run(NamedTuple):
         unit = "gradient_steps" if offline else "env_steps"
         began = self.records[0]["time"] if self.records else 0.0
         rows = [
-            (record[unit], record[name], record.get("time/seconds") or record["time"] - began)
+            # None, which becomes nan, if it is not known.
+            (record[unit], record[name], record.get("time/seconds", record["time"] - began))
             for record in self.phase(offline=offline)
             if record.get(name) is not None
         ]
@@ -141,6 +143,8 @@ def _finite(value: float | None) -> float | None:
 def find_runs(paths: Iterable[str | Path]) -> list[Run]:
     """Return the runs in folders (each is a run, or has runs somewhere below it) and in files of ``write_runs``.
 
+    Those of a comparison come in its order, others by name.
+
     Raises:
         ConfigError: a folder that is not there, or has no run in it; a file that is of something else.
     """
@@ -149,7 +153,9 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
         if path.is_file():
             found |= {path.resolve() / str(run.path): run for run in read_runs(path)}
             continue
-        below = sorted(file.parent for file in path.rglob(CONFIG) if (file.parent / METRICS).exists())
+        order = _order(path)
+        below = [file.parent for file in path.rglob(CONFIG) if (file.parent / METRICS).exists()]
+        below.sort(key=lambda folder: (order.get(folder, len(order)), folder))
         for folder in below or [path]:
             found.setdefault(folder.resolve(), read_run(folder, _label(folder)))
     if not found:
@@ -157,8 +163,13 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
     return list(found.values())
 
 
-def write_runs(path: str | Path, runs: Sequence[Run]) -> Path:
+def write_runs(path: str | Path, runs: Sequence[Run], machine: Mapping[str, Any] | None = None) -> Path:
     """Write the settings and the returns of runs to one JSON file, which ``find_runs`` reads like their folders.
+
+    Args:
+        path: the file.
+        runs: the runs, from folders or from such files.
+        machine: what ``describe_machine`` says of where they were measured, to be kept with them.
 
     Raises:
         ConfigError: it cannot be written.
@@ -177,8 +188,9 @@ def write_runs(path: str | Path, runs: Sequence[Run]) -> Path:
         for run in runs
     ]
     with writing(Path(path)) as side:
+        about = f'"machine": {json.dumps(machine)},\n' if machine else ""
         lines = ",\n".join(json.dumps(run) for run in kept)
-        side.write_text(f'{{"runs": [\n{lines}\n]}}\n')
+        side.write_text(f'{{{about}"runs": [\n{lines}\n]}}\n')
     return Path(path)
 
 
@@ -197,6 +209,15 @@ def read_runs(path: Path) -> list[Run]:
         return [Run(Path(run["path"]), run["spec"], run["records"], run["label"]) for run in kept]
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ConfigError(f"'{path}' holds no runs ({one_line(error)}): name the folder of a run.") from None
+
+
+def _order(folder: Path) -> dict[Path, int]:
+    """Return the place of each run in a comparison's own order, by its folder; of another folder, none."""
+    try:
+        names = json.loads((folder / COMPARISON).read_text())["runs"]
+        return {folder / name: i for i, name in enumerate(names)}
+    except (OSError, ValueError, TypeError, LookupError):
+        return {}
 
 
 def _label(folder: Path) -> str | None:

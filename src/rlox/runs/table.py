@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any, NamedTuple
@@ -10,6 +11,10 @@ import numpy as np
 
 from rlox.runs.history import Run
 from rlox.runs.statistics import Estimate, Reached, estimate, improvement, reached
+
+SLACK = 0.01
+"""Share of the steps by which returns may be later than the step at which they are compared: with several environments,
+the runs of one budget end a few steps apart."""
 
 
 class Line(NamedTuple):
@@ -21,15 +26,15 @@ class Line(NamedTuple):
     steps: float
     """At which all lines of this place are compared: the last that every run of them has reached."""
     score: Estimate
-    """Interquartile mean of the returns there."""
+    """Interquartile mean of the returns there; nan if one of the runs has none by then."""
     better: Estimate | None
-    """Probability that one of its runs beats one of the first line's; None for the first line."""
+    """Probability that one of its runs beats one of the first line's; None for the first line, or without returns."""
     n_reached: int
     """Runs that reached the threshold."""
     reached: Reached | None
     """Median steps and seconds to it; None unless more than half of the runs reached it."""
     seconds: float
-    """Median of training until the last record."""
+    """Median of training until the last record; nan if that is not known."""
 
 
 def compare_groups(groups: Mapping[str, Mapping[str, Sequence[Run]]], thresholds: Mapping[str, float]) -> list[Line]:
@@ -48,23 +53,27 @@ def _lines(place: str, groups: Mapping[str, Sequence[Run]], threshold: float | N
     if not found:
         return []
     at = min(run.returns.steps[-1] for runs in found.values() for run in runs)
-    scores = {label: [run.returns.at(at) for run in runs] for label, runs in found.items()}
-    scores = {label: [score for score in own if not np.isnan(score)] for label, own in scores.items()}
-    scores = {label: own for label, own in scores.items() if own}
+    scores = {label: _scores(runs, at) for label, runs in found.items()}
     first = next(iter(scores.values()))
     return [
         Line(
             place,
             label,
-            len(own),
+            len(found[label]),
             at,
-            estimate(own),
-            None if own is first else improvement([own], [first]),
+            estimate(own) if own else Estimate(np.nan, np.nan, np.nan),
+            improvement([own], [first]) if own and first and own is not first else None,
             *_to(found[label], threshold),
             statistics.median(run.returns.seconds[-1] for run in found[label]),
         )
         for label, own in scores.items()
     ]
+
+
+def _scores(runs: Sequence[Run], at: float) -> list[float]:
+    """Return the return of each run at a step; none at all if one of them has none by then."""
+    found = [run.returns.at(at * (1 + SLACK)) for run in runs if len(run.returns.steps)]
+    return [] if np.isnan(found).any() else found
 
 
 def _to(runs: Sequence[Run], threshold: float | None) -> tuple[int, Reached | None]:
@@ -91,10 +100,7 @@ def overall(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> dict[str, Esti
     found = {}
     for label in labels[1:]:
         shared = [(place, own) for place, own in groups.items() if label in own and labels[0] in own]
-        pairs = [
-            [[run.returns.at(at[place]) for run in own[name] if len(run.returns.steps)] for name in (label, labels[0])]
-            for place, own in shared
-        ]
+        pairs = [[_scores(own[name], at[place]) for name in (label, labels[0])] for place, own in shared]
         pairs = [pair for pair in pairs if all(pair)]
         if pairs:
             found[label] = improvement([x for x, _ in pairs], [y for _, y in pairs])
@@ -119,7 +125,7 @@ def as_markdown(lines: Sequence[Line], thresholds: Mapping[str, float]) -> str:
             )
         if aims:
             row += _threshold(line, thresholds.get(line.place))
-        rows.append([*row, f"{line.seconds:.0f}"])
+        rows.append([*row, _seconds(line.seconds)])
     return markdown(rows)
 
 
@@ -129,15 +135,19 @@ def _threshold(line: Line, threshold: float | None) -> list[str]:
     if line.reached is None:
         return [f"{_number(threshold)}: {line.n_reached} of {line.n_runs}", ""]
     missed = "" if line.n_reached == line.n_runs else f" ({line.n_reached} of {line.n_runs})"
-    return [f"{_number(threshold)}: {line.reached.steps:,.0f}{missed}", f"{line.reached.seconds:.0f}"]
+    return [f"{_number(threshold)}: {line.reached.steps:,.0f}{missed}", _seconds(line.reached.seconds)]
 
 
 def _interval(found: Estimate, shown: Any) -> str:
     return "" if found.low != found.low else f"{shown(found.low)} to {shown(found.high)}"
 
 
+def _seconds(value: float) -> str:
+    return "" if math.isnan(value) else f"{value:.0f}"
+
+
 def _number(value: float) -> str:
-    return f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+    return "" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
 def _share(value: float) -> str:
