@@ -511,7 +511,7 @@ def test_reading_that_lasts_shows_a_line_on_a_terminal_only(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     clock = iter(range(0, 100, 3))
-    monkeypatch.setattr(progress.time, "monotonic", lambda: next(clock))
+    monkeypatch.setattr("rlox.runs.progress.time.monotonic", lambda: next(clock))
     assert list(progress.track("Reading", range(4), 4)) == [0, 1, 2, 3]
     assert capsys.readouterr().err == ""
     monkeypatch.setenv("FORCE_COLOR", "1")

@@ -17,11 +17,12 @@ import pytest
 from rlox.cli import main
 from rlox.runs.charts import MOST_POINTS, N_POINTS, make_charts
 from rlox.runs.diagnosis import diagnose, together
-from rlox.runs.history import Run, find_runs
+from rlox.runs.history import Run, find_runs, group_runs
 from rlox.runs.meanings import SECTIONS, sections
 from rlox.runs.plots import COLOURS
-from rlox.runs.report import PAGE, contents, duration, lead, number, render, threshold_of, title
+from rlox.runs.report import PAGE, contents, duration, lead, number, render, title
 from rlox.runs.statistics import curve, estimate
+from rlox.runs.table import thresholds_of
 from written import append, evaluated, records_of, write_run
 
 NASTY = "<img src=x onerror=alert(1)>\u2028</script><!-- \" ' {{ 7 * 7 }}"
@@ -59,11 +60,9 @@ def test_the_first_sentence_has_the_final_return_its_interval_the_steps_and_the_
     assert (final.value, final.low, final.high) == (551, 550, 552)
     assert title(three) == "awr on CartPole-v1"
     assert lead(three) == (
-        "Final return 551 (95% interval 550 to 552, 3 seeds), after 10,000 environment steps in 1 min 40 s a run."
+        "Return 551 (95% interval 550 to 552, 3 seeds), after 10,000 environment steps in 1 min 40 s a run."
     )
-    assert (
-        lead(three[:1]) == "Final return 550 (episodes from 540 to 560), after 10,000 environment steps in 1 min 40 s."
-    )
+    assert lead(three[:1]) == "Return 550 (episodes from 540 to 560), after 10,000 environment steps in 1 min 40 s."
 
 
 def test_the_first_sentence_while_a_run_goes_on_and_before(tmp_path: Path):
@@ -82,21 +81,20 @@ def test_of_several_groups_the_best_comes_first_and_the_table_has_them_all(tmp_p
             write_run(tmp_path / f"{beta}-{seed}", evaluated(returns), config={"beta": beta}, seed=seed)
     write_run(tmp_path / "slow", evaluated([490.0], weight__max=1.0), config={"beta": 3.0}, seed=9)
     page = render(find_runs([tmp_path]))
-    assert "2 groups of runs on CartPole-v1 Best of 2 groups: awr, beta=1.0, with a final return of 480" in text_of(
-        page
-    )
+    assert "2 groups of runs on CartPole-v1 Best of 2 groups: awr, beta=1.0, with a return of 400" in text_of(page)
     rows = [text_of(row.replace("><", "> <")) for row in re.findall(r"<tr>.*?</tr>", page, flags=re.DOTALL)]
-    assert rows[0] == "group seeds final return 95% interval steps time reached 475"
-    assert rows[1].startswith("awr, beta=1.0 2 480 480 to 480 2,000 20 s")
+    assert rows[0] == "group seeds return 95% interval beats awr, beta=1.0 time reached 475"
+    assert rows[1].startswith("awr, beta=1.0 2 400 400 to 400 – 20 s")
     assert "2,000 steps, 20 s" in rows[1]
-    assert "1,000 steps, 10 s (1 of 3)" in rows[2]
+    assert rows[2].startswith("awr, beta=3.0 3 230 ")
+    assert " 0.33 (0 to 1) " in rows[2]
+    assert rows[2].endswith("1 of 3")
 
 
 def test_thresholds_are_gymnasium_s():
-    assert threshold_of("CartPole-v1") == 475
-    assert threshold_of("Pendulum-v1") is None
-    assert threshold_of("os:Nothing-v0") is None
-    assert threshold_of({"a": 1}) is None
+    envs: list[Any] = ["CartPole-v1", "Pendulum-v1", "os:Nothing-v0", {"a": 1}]
+    runs = [Run(Path("a"), {"algorithm": "awr", "env": env}, []) for env in envs]
+    assert thresholds_of(group_runs(runs)) == {"CartPole-v1": 475}
 
 
 def test_the_curves_are_those_of_the_runs(three: list[Run]):

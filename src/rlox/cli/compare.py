@@ -87,8 +87,8 @@ def compare(
         check_no_effect("on runs that are there", **given, config=config, processes=processes)
         paths: Sequence[Path] = run
     else:
-        folder, outcome = _run(given, config, output, processes)
-        paths = [folder]
+        output, outcome = _run(given, config, output, processes)
+        paths = [output]
     found = find_runs(paths)
     _report(found, output, threshold, save, measured=outcome is not None)
     if outcome is not None and outcome.failures:
@@ -153,11 +153,11 @@ def _report(
 ) -> None:
     """Print the table, and write the report."""
     from rlox.runs.history import group_runs, write_runs
-    from rlox.runs.table import as_markdown, compare_groups, overall
+    from rlox.runs.report import write_report
+    from rlox.runs.table import as_markdown, compare_groups, overall, thresholds_of
 
     groups = group_runs(runs)
-    aims = {place: threshold if threshold is not None else _aim(place) for place in groups}
-    known = {place: aim for place, aim in aims.items() if aim is not None}
+    known = thresholds_of(groups) if threshold is None else dict.fromkeys(groups, threshold)
     lines = compare_groups(groups, known)
     if not lines:
         raise ConfigError("None of these runs has a return yet: there is nothing to compare.")
@@ -171,20 +171,14 @@ def _report(
         for label, found in overall(groups).items():
             print(f"\n{label} beats {first} with a probability of {found.value:.2f} over all of them", end="")
             print(f" (95% interval {found.low:.2f} to {found.high:.2f})." if found.low == found.low else ".")
+    if output is not None:
+        print(f"\nThe report is {write_report(runs, output / 'report.html')}.")
     if save is not None:
         from rlox.runs.machine import describe_machine
 
         # Runs in folders that are given may have been measured elsewhere.
         machine = describe_machine() if measured else None
         print(f"\nKept settings and returns in {write_runs(save, runs, machine)}.")
-
-
-def _aim(place: str) -> float | None:
-    """Return the return that an environment names as solving it."""
-    import gymnasium as gym
-
-    found = gym.registry.get(place)
-    return None if found is None else found.reward_threshold
 
 
 def _fail(failures: Sequence[Failure]) -> None:

@@ -196,23 +196,29 @@ def _finish(trainer: Any, folder: Path) -> None:
         print_evaluation(trainer.evaluate(spec.budget.n_eval_episodes), spec.env)
     if failed:
         raise SaveError(f"The policy could not be saved to '{folder}': {one_line(failed)}. {trainer.folder.last_saved}")
-    _print_findings(folder)
-    if spec.env is None:
-        print(f"Saved to {folder}. Its returns in an environment: rlox evaluate {folder} --env ID")
-        return
-    again = f" --env {spec.env}" if ":" in spec.env else ""
-    print(f"Saved to {folder}. Watch it: rlox play {folder}{again}")
+    _show(folder)
+    again = f" --env {spec.env}" if spec.env is not None and ":" in spec.env else ""
+    then = (
+        "Its returns in an environment: rlox evaluate RUN --env ID" if spec.env is None else "Watch it: rlox play RUN"
+    )
+    print(f"Saved to {folder}. {then.replace('RUN', str(folder))}{again}")
 
 
-def _print_findings(folder: Path) -> None:
-    """Say what is wrong with a run, as far as its records show it."""
+def _show(folder: Path) -> None:
+    """Say what is wrong with a run, as far as its records show it, and write its report."""
     from rlox.runs.diagnosis import diagnose
     from rlox.runs.history import read_run
+    from rlox.runs.report import write_report
 
-    for finding in diagnose(read_run(folder)):
+    run = read_run(folder)
+    for finding in diagnose(run):
         # A command that ends has just evaluated.
         if finding.what != "Nothing was evaluated.":
             print(f"{finding.what} {finding.why} {finding.try_.replace('RUN', str(folder))}")
+    try:
+        print(f"Curves: {write_report([run], folder / 'report.html')}")
+    except ConfigError as error:
+        print(error, file=sys.stderr)
 
 
 def _completed(options: Options) -> Options:

@@ -12,8 +12,6 @@ from datetime import datetime
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
 from rlox import __version__
 from rlox.files import refusing, writing
 from rlox.runs.charts import make_charts
@@ -21,7 +19,8 @@ from rlox.runs.diagnosis import together
 from rlox.runs.history import Run, group_runs
 from rlox.runs.meanings import SPREAD, axis_of, axis_of_returns
 from rlox.runs.plots import COLOURS
-from rlox.runs.statistics import Estimate, estimate, reached
+from rlox.runs.statistics import Estimate
+from rlox.runs.table import Line, compare_groups, thresholds_of
 
 PAGE = Path(__file__).parent / "page"
 NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -84,7 +83,9 @@ def _templates() -> Any:
         loader=FileSystemLoader(PAGE), autoescape=True, undefined=StrictUndefined, trim_blocks=True, lstrip_blocks=True
     )
     made.policies["json.dumps_kwargs"] = {"separators": (",", ":")}
-    made.filters.update(number=number, duration=duration, setting=setting, steps=lambda n: f"{n:,.0f}")
+    made.filters.update(
+        number=number, interval=interval, duration=duration, setting=setting, steps=lambda n: f"{n:,.0f}"
+    )
     made.globals["n_colours"] = len(COLOURS)
     return made
 
@@ -97,7 +98,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "title": title(runs),
         "lead": lead(runs),
         "findings": together(runs),
-        "tables": [_table(place, groups) for place, groups in group_runs(runs).items()],
+        "tables": _tables(group_runs(runs)),
         "outcomes": [_outcome(run) for run in runs],
         "places": places,
         "spread": SPREAD,
@@ -125,60 +126,54 @@ def lead(runs: Sequence[Run]) -> str:
     """Return the sentence that a reader wants first."""
     if not runs:
         return "The folder has no run yet. This page fills as soon as one begins."
-    rows = [row for place, groups in group_runs(runs).items() for row in _table(place, groups)["rows"]]
-    known = [row for row in rows if row["final"]]
+    groups = group_runs(runs)
+    known = [line for line in compare_groups(groups, {}) if not math.isnan(line.score.value)]
     if not known:
         return "There are no returns yet." if any(run.records for run in runs) else "There are no records yet."
-    if len(rows) == 1:
-        return f"Final return {_final(known[0])}, after {_effort(known[0])}."
-    if len(group_runs(runs)) == 1:
-        best = max(known, key=lambda row: row["final"].value)
-        found = f"{best['label']}, with a final return of {_final(best)}, after {_effort(best)}"
-        return f"Best of {len(rows)} groups: {found}."
-    return f"{len(runs)} runs in {len(group_runs(runs))} environments; the tables have their final returns."
+    if len(groups) > 1:
+        return f"{len(runs)} runs in {len(groups)} environments; the tables have their returns."
+    own = next(iter(groups.values()))
+    best = max(known, key=lambda line: line.score.value)
+    told = f"{_return(best, own[best.label])}, after {_effort(best, own[best.label])}"
+    if len(own) == 1:
+        return f"Return {told}."
+    return f"Best of {len(own)} groups: {best.label}, with a return of {told}."
 
 
-def _final(row: Mapping[str, Any]) -> str:
-    value: Estimate = row["final"]
-    if row["seeds"] == 1:
-        return f"{number(value.value)} ({row['spread']})" if row["spread"] else number(value.value)
-    interval = f"95% interval {number(value.low)} to {number(value.high)}"
-    return f"{number(value.value)} ({interval}, {row['seeds']} seeds)"
+def _return(line: Line, runs: Sequence[Run]) -> str:
+    """Return a line's return and how far it can be trusted, in words."""
+    value = number(line.score.value)
+    if line.n_runs == 1:
+        spread = _outcome(runs[0])["spread"]
+        return f"{value} ({spread})" if spread else value
+    interval = f"95% interval {number(line.score.low)} to {number(line.score.high)}"
+    return f"{value} ({interval}, {line.n_runs} seeds)"
 
 
-def _effort(row: Mapping[str, Any]) -> str:
-    of = f" of {row['planned']:,.0f}" if row["planned"] and row["planned"] > row["steps"] else ""
-    return f"{row['steps']:,.0f}{of} {row['axis']} in {duration(row['seconds'])}{' a run' if row['seeds'] > 1 else ''}"
+def _effort(line: Line, runs: Sequence[Run]) -> str:
+    """Return after how many steps that was, and how long they took, in words."""
+    planned = _outcome(runs[0])["planned"]
+    of = f" of {planned:,.0f}" if planned and planned > line.steps else ""
+    each = " a run" if line.n_runs > 1 else ""
+    time = "" if math.isnan(line.seconds) else f" in {duration(line.seconds)}{each}"
+    return f"{line.steps:,.0f}{of} {axis_of(runs[0], offline=False)}{time}"
 
 
-def _table(place: str, groups: Mapping[str, Sequence[Run]]) -> dict[str, Any]:
-    """Return the table of an environment: a row for each group."""
-    threshold = threshold_of(next(iter(groups.values()))[0].spec.get("env"))
-    return {
-        "place": place,
-        "threshold": threshold,
-        "returns": axis_of_returns(next(iter(groups.values()))[0]),
-        "rows": [_row(label, runs, threshold) for label, runs in groups.items()],
-    }
-
-
-def _row(label: str, runs: Sequence[Run], threshold: float | None) -> dict[str, Any]:
-    outcomes = [_outcome(run) for run in runs]
-    known = [outcome for outcome in outcomes if outcome["final"] is not None]
-    there = [found for run in runs if threshold is not None and (found := reached(run, threshold))]
-    return {
-        "label": label,
-        "seeds": len(runs),
-        "final": estimate([outcome["final"] for outcome in known]) if known else None,
-        "spread": known[0]["spread"] if known else "",
-        "axis": axis_of(runs[0], offline=False),
-        "steps": float(np.median([outcome["steps"] for outcome in outcomes])),
-        "planned": outcomes[0]["planned"],
-        "seconds": float(np.median([outcome["seconds"] for outcome in outcomes])),
-        "reached": len(there),
-        "reached_steps": float(np.median([found.steps for found in there])) if there else None,
-        "reached_seconds": float(np.median([found.seconds for found in there])) if there else None,
-    }
+def _tables(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> list[dict[str, Any]]:
+    """Return the table of each place; its lines are those of ``rlox compare``."""
+    thresholds = thresholds_of(groups)
+    lines = compare_groups(groups, thresholds)
+    return [
+        {
+            "place": place,
+            "threshold": thresholds.get(place),
+            "returns": axis_of_returns(next(iter(own.values()))[0]),
+            "axis": axis_of(next(iter(own.values()))[0], offline=False),
+            "lines": [line for line in lines if line.place == place],
+            "several": len(own) > 1,
+        }
+        for place, own in groups.items()
+    ]
 
 
 def _outcome(run: Run) -> dict[str, Any]:
@@ -198,14 +193,6 @@ def _outcome(run: Run) -> dict[str, Any]:
         "planned": planned if isinstance(planned, int | float) else None,
         "seconds": last.get("time/seconds") or last["time"] - began,
     }
-
-
-def threshold_of(env_id: object) -> float | None:
-    """Return the return that Gymnasium calls solved; None of an environment that it does not know."""
-    import gymnasium
-
-    known = gymnasium.registry.get(env_id) if isinstance(env_id, str) else None
-    return None if known is None else known.reward_threshold
 
 
 def _settings(label: str, runs: Sequence[Run]) -> dict[str, Any]:
@@ -264,9 +251,14 @@ def number(value: float | None) -> str:
     return text.replace("-", MINUS)
 
 
+def interval(found: Estimate) -> str:
+    """Return the bounds of an estimate."""
+    return NOTHING if math.isnan(found.low) else f"{number(found.low)} to {number(found.high)}"
+
+
 def duration(seconds: float | None) -> str:
     """Return a time in the two units that matter."""
-    if seconds is None:
+    if seconds is None or math.isnan(seconds):
         return NOTHING
     whole = round(seconds)
     hours, minutes = whole // 3600, whole % 3600 // 60

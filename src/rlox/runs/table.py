@@ -47,6 +47,15 @@ def compare_groups(groups: Mapping[str, Mapping[str, Sequence[Run]]], thresholds
     return [line for place, own in groups.items() for line in _lines(place, own, thresholds.get(place))]
 
 
+def thresholds_of(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> dict[str, float]:
+    """Return, by place, the return that Gymnasium calls solved; of those environments for which it names one."""
+    import gymnasium as gym
+
+    envs = {place: next(iter(own.values()))[0].spec.get("env") for place, own in groups.items()}
+    known = {place: gym.registry[env] for place, env in envs.items() if isinstance(env, str) and env in gym.registry}
+    return {place: spec.reward_threshold for place, spec in known.items() if spec.reward_threshold is not None}
+
+
 def _lines(place: str, groups: Mapping[str, Sequence[Run]], threshold: float | None) -> list[Line]:
     found = {label: [run for run in runs if len(run.returns.steps)] for label, runs in groups.items()}
     found = {label: runs for label, runs in found.items() if runs}
