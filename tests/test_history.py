@@ -133,7 +133,7 @@ def test_groups_are_named_by_what_is_special_to_them(tmp_path: Path):
     write_run(tmp_path / "5", env="Pendulum-v1")
     groups = group_runs(find_runs([tmp_path]))
     assert {place: list(labels) for place, labels in groups.items()} == {
-        "CartPole-v1": ["awr", "awr, beta=3.0", "awr, tau=0.1", "iql (tuned)"],
+        "CartPole-v1": ["awr", "awr, beta=3.0", "awr, tau=0.1", "iql-tuned"],
         "Pendulum-v1": ["awr"],
     }
     assert [run.seed for run in groups["CartPole-v1"]["awr"]] == [0, 3]
