@@ -14,7 +14,7 @@ from rlox.cli import main
 from rlox.core.config import make_config, silenced
 from rlox.errors import ConfigError
 from rlox.presets import OTHER_CONTINUOUS, OTHER_DISCRETE, PRESETS, preset_settings
-from scores import scores
+from scores import RESULTS, scores
 
 EVERY = [(a, name, env) for a, presets in PRESETS.items() for name, envs in presets.items() for env in envs]
 
@@ -75,6 +75,20 @@ def test_the_papers_preset_has_the_papers_values(env: str, step: float, std: flo
         assert (settings["learn_std"], settings["initial_std"], settings["bound_coef"]) == (False, std, 10.0)
     else:
         assert settings["logit_coef"] == 0.001
+
+
+def test_presets_step_as_many_environments_as_their_scores_were_measured_with():
+    from rlox.runs.history import read_runs
+
+    runs = [run for file in RESULTS.glob("paper_*.json") for run in read_runs(file)]
+    measured = {
+        (run.spec["preset"], run.spec["env"]): run.spec["config"]["n_envs"]
+        for run in runs
+        if "n_envs" in run.spec["config"]
+    }
+    assert len(measured) == 3
+    for (preset, env), n_envs in measured.items():
+        assert PRESETS["awr"][preset][env]["n_envs"] == n_envs, env
 
 
 def test_an_environment_without_values_of_its_own_gets_those_of_its_kind_of_action():

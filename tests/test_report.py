@@ -84,7 +84,7 @@ def test_of_several_groups_the_best_comes_first_and_the_table_has_them_all(tmp_p
     assert "2 groups of runs on CartPole-v1 Best of 2 groups: awr, beta=1.0, with a return of 400" in text_of(page)
     rows = [text_of(row.replace("><", "> <")) for row in re.findall(r"<tr>.*?</tr>", page, flags=re.DOTALL)]
     assert rows[0] == "group seeds return 95% interval beats awr, beta=1.0 time reached 475"
-    assert rows[1].startswith("awr, beta=1.0 2 400 400 to 400 – 20 s")
+    assert rows[1].startswith("awr, beta=1.0 2 400 400 to 400 \N{EN DASH} 20 s")
     assert "2,000 steps, 20 s" in rows[1]
     assert rows[2].startswith("awr, beta=3.0 3 230 ")
     assert " 0.33 (0 to 1) " in rows[2]

@@ -68,11 +68,11 @@ PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
     "awr": {
         "paper": {
             "Ant-v5": _PAPER | {"actor_learning_rate": 5e-5, "initial_std": 0.2},
-            "HalfCheetah-v5": _PAPER | {"actor_learning_rate": 5e-5},
-            "Hopper-v5": _PAPER | {"actor_learning_rate": 1e-4},
+            "HalfCheetah-v5": _PAPER | {"n_envs": 16, "actor_learning_rate": 5e-5},
+            "Hopper-v5": _PAPER | {"n_envs": 8, "actor_learning_rate": 1e-4},
             "Humanoid-v5": _PAPER | {"actor_learning_rate": 1e-5},
             "Walker2d-v5": _PAPER | {"actor_learning_rate": 2.5e-5},
-            "LunarLander-v3": _PAPER_DISCRETE,
+            "LunarLander-v3": _PAPER_DISCRETE | {"n_envs": 8},
             OTHER_CONTINUOUS: _PAPER | {"actor_learning_rate": 5e-5},
             OTHER_DISCRETE: _PAPER_DISCRETE,
         },

@@ -198,10 +198,10 @@ def _finish(trainer: Any, folder: Path) -> None:
         raise SaveError(f"The policy could not be saved to '{folder}': {one_line(failed)}. {trainer.folder.last_saved}")
     _show(folder)
     again = f" --env {spec.env}" if spec.env is not None and ":" in spec.env else ""
-    then = (
-        "Its returns in an environment: rlox evaluate RUN --env ID" if spec.env is None else "Watch it: rlox play RUN"
-    )
-    print(f"Saved to {folder}. {then.replace('RUN', str(folder))}{again}")
+    then = f"Watch it: rlox play {folder}{again}"
+    if spec.env is None:
+        then = f"Its returns in an environment: rlox evaluate {folder} --env ID"
+    print(f"Saved to {folder}. {then}")
 
 
 def _show(folder: Path) -> None:
