@@ -97,6 +97,22 @@ def test_a_plan_is_every_setting_at_every_place_with_every_seed(tmp_path: Path):
             "'Pendulum-v1' is not among",
         ),
         ({"env": 3, "settings": {"awr": {}}}, "env = 3 must be a name"),
+        (
+            {"env": "CartPole-v1", "settings": {"awr": {"env": "Pendulum-v1"}}, "total_timesteps": 9},
+            "'awr' names an env of its own",
+        ),
+        (
+            {"dataset": "d.npz", "settings": {"bc": {}}, "on": {"d.npz": {"env": "os:Evil-v0"}}, "gradient_steps": 9},
+            "'os:Evil-v0' names a module, and a file never imports one",
+        ),
+        (
+            {"dataset": "d.npz", "settings": {"bc": {}}, "gradient_steps": 9},
+            "'d.npz' has no environment to evaluate in",
+        ),
+        (
+            {"dataset": ["a/d.npz", "b/d.npz"], "settings": {"bc": {}}, "gradient_steps": 9},
+            "Two of the data are called 'd'",
+        ),
         ({"env": "CartPole-v1", "settings": {"awr": {}}, "setings": {}}, "[setings] is not a table"),
         ({"env": "CartPole-v1", "settings": {"awr": 3}}, "'settings' must be tables"),
         ({"env": "CartPole-v1", "settings": {"awr": {}}, "seeds": 0}, "seeds = 0 must be"),
@@ -142,18 +158,18 @@ def test_data_are_compared_by_gradient_steps(tmp_path: Path):
 def test_what_is_missing_runs_and_what_is_there_is_left(tmp_path: Path):
     jobs = PLAN.jobs(tmp_path)
     outcome = run_jobs(jobs[:1], tmp_path, cores=[0])
-    assert (outcome.n_finished, outcome.failures, outcome.stopped_by) == (1, [], None)
+    assert (outcome.finished, outcome.failures, outcome.stopped_by) == (jobs[:1], [], None)
     assert 0 < outcome.busy <= 1.1
     first = (jobs[0].folder / "metrics.jsonl").read_bytes()
     outcome = run_jobs(jobs, tmp_path, cores=[0])
-    assert outcome.n_finished == 2
+    assert outcome.finished == jobs
     assert (jobs[0].folder / "metrics.jsonl").read_bytes() == first
     assert all(is_finished(job) for job in jobs)
     groups = group_runs(find_runs([tmp_path]))
     assert {place: list(own) for place, own in groups.items()} == {"CartPole-v1": ["bc", "small"]}
     assert groups["CartPole-v1"]["small"][0].spec["config"]["beta"] == 2.0
     longer = PLAN._replace(shared={**TINY, "total_timesteps": 90}).jobs(tmp_path)
-    assert run_jobs(longer[:1], tmp_path, cores=[0]).n_finished == 1
+    assert run_jobs(longer[:1], tmp_path, cores=[0]).finished == longer[:1]
     record = last_record(jobs[0].folder)
     assert record is not None
     assert record["env_steps"] == 90
@@ -176,6 +192,7 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path, capfd: pytest.
     plan = Plan({"iql": {}, "bc": {}}, ["CartPole-v1"], seeds=[0], shared=TINY | {"learning_rate": 1e30})
     outcome = run_jobs(plan.jobs(tmp_path), tmp_path, cores=[0], progress=True)
     assert outcome.failures[0].job.label == "iql"
+    assert not outcome.finished or outcome.finished[0].label == "bc"
     assert "Training diverged" in outcome.failures[0].why
     told = capfd.readouterr().err
     assert "1/2 iql CartPole-v1 0: Training diverged" in told
@@ -251,7 +268,7 @@ def test_lines_are_compared_where_all_runs_have_been():
     assert first.reached is not None
     assert first.reached == (30, 6)
     assert first.n_reached == 2
-    assert first.seconds == 7
+    assert first.seconds == 6
 
 
 def test_evaluations_some_steps_apart_are_of_the_same_step():
@@ -267,7 +284,7 @@ def test_runs_without_a_return_by_then_have_a_line_without_a_score():
     assert (second.n_runs, second.better, second.reached) == (1, None, (30, 2))
     assert np.isnan(second.score.value)
     assert third.better is not None
-    assert overall(group_runs(runs)).keys() == {"c"}
+    assert list(overall(group_runs(runs))[1]) == ["c"]
     line = as_markdown([first, second, third], {"A": 5}).split("\n")[3]
     assert [cell.strip() for cell in line.split("|")] == ["", "A", "b", "1", "", "", "5.0: 30", "2", "2", ""]
 
@@ -303,7 +320,9 @@ def test_the_probability_over_places_is_the_mean_of_each():
         for place, xs in {"A": [2, 4], "B": [0, 1]}.items()
         for i, x in enumerate(xs)
     ]
-    found = overall(group_runs(runs))["b"]
+    first, others = overall(group_runs(runs))
+    found = others["b"]
+    assert first == "a"
     assert found.value == ((1 + 1 + 0 + 1) / 4 + (0.5 + 0.5 + 1 + 1) / 4) / 2
     assert found.low <= found.value <= found.high
 
@@ -329,6 +348,25 @@ def test_the_plans_of_the_pages_are_plans(page: str, tmp_path: Path):
     assert plans
     for plan in plans:
         assert plan_of(tomllib.loads(plan), page).jobs(tmp_path)
+
+
+def test_one_line_of_several_places_is_not_told_to_beat_another_s_first():
+    runs = [fake("a", [1]), fake("b", [2]), fake("b", [1], place="B"), fake("c", [2], place="B")]
+    table = as_markdown(compare_groups(group_runs(runs), {}), {})
+    assert "beats its first line" in table
+    assert "beats a" in as_markdown(compare_groups(group_runs(runs[:2]), {}), {})
+
+
+def test_runs_of_one_label_and_seed_in_two_folders_are_all_kept(tmp_path: Path):
+    kept = write_runs(tmp_path / "kept.json", [fake("a", [1]), fake("a", [2])])
+    assert [run.returns.values.tolist() for run in find_runs([kept])] == [[1], [2]]
+
+
+def test_flags_outweigh_a_file_and_none_unsets(tmp_path: Path):
+    plan = Plan({"awr": {"total_timesteps": 9, "max_grad_norm": "none"}}, ["CartPole-v1"], over={"total_timesteps": 20})
+    spec = plan.jobs(tmp_path)[0].spec
+    assert spec.budget.total_timesteps == 20
+    assert dataclasses.asdict(spec.config)["max_grad_norm"] is None
 
 
 # The command

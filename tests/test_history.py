@@ -268,3 +268,11 @@ def test_runs_of_a_trainer_read_back_as_what_it_reported(tmp_path: Path):
         pairs = [(record["env_steps"], record[name]) for record in told if name in record]
         np.testing.assert_array_equal(np.array(run.series(name)[:2]).T, pairs)
     assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 3
+
+
+def test_before_its_first_evaluation_a_run_has_no_returns_if_there_will_be_some(tmp_path: Path):
+    train = records_of(2, rollout__episode_return=20.0)
+    planned = write_run(tmp_path / "a", train, budget={"eval_interval": 5_000})
+    assert (planned.return_name, len(planned.returns.steps)) == ("eval/mean_reward", 0)
+    without = write_run(tmp_path / "b", train, budget={"eval_interval": None})
+    assert without.returns.values.tolist() == [20, 20]

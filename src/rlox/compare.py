@@ -37,7 +37,7 @@ class Failure(NamedTuple):
 class Outcome(NamedTuple):
     """How the runs of a comparison ended."""
 
-    n_finished: int
+    finished: list[Job]
     """Runs that are complete, those of before included."""
     failures: list[Failure]
     stopped_by: int | None
@@ -68,29 +68,32 @@ def run_jobs(
     with whole(out / COMPARISON) as side:
         side.write_text(json.dumps({"runs": [str(job.folder.relative_to(out)) for job in jobs]}, indent=1) + "\n")
     waiting = [job for job in jobs if not is_finished(job)]
-    done, failures, running = len(jobs) - len(waiting), [], {}
+    finished, failures, running = [job for job in jobs if job not in waiting], [], {}
     began, used = time.monotonic(), _seconds_of_children()
     n_waiting = len(waiting)
     with Interrupts() as interrupts, Board(len(jobs), progress) as board, contextlib.ExitStack() as stack:
         stack.callback(_end, running)
         while (waiting or running) and interrupts.number is None:
-            for core in cores:
-                if core not in running and waiting:
+            for slot, core in enumerate(cores):
+                if slot not in running and waiting:
                     job = waiting.pop(0)
-                    running[core] = job, _start(job, core, modules)
-            for core, (job, process) in list(running.items()):
-                if process.poll() is not None:
-                    del running[core]
-                    if process.returncode:
-                        failures.append(Failure(job, _last_line(job)))
-                    else:
-                        done += 1
-                    board.ended(_name(job), failures[-1].why if process.returncode else None)
-            board.update(done, len(failures), {_name(job): _at(job) for job, _ in running.values()})
+                    running[slot] = job, _start(job, core, modules)
+            for slot, (job, process) in list(running.items()):
+                if process.poll() is None:
+                    continue
+                del running[slot]
+                why = _why(job, process.returncode) if process.returncode else None
+                if why is None:
+                    _mark(job).touch()
+                    finished.append(job)
+                else:
+                    failures.append(Failure(job, why))
+                board.ended(_name(job), why)
+            board.update(len(finished), len(failures), {_name(job): _at(job) for job, _ in running.values()})
             time.sleep(POLL)
     seconds = (time.monotonic() - began) * min(len(cores), max(n_waiting, 1))
     busy = (_seconds_of_children() - used) / seconds if n_waiting else float("nan")
-    return Outcome(done, failures, interrupts.number, busy)
+    return Outcome(sorted(finished, key=jobs.index), failures, interrupts.number, busy)
 
 
 def usable_cores() -> list[int]:
@@ -101,11 +104,19 @@ def usable_cores() -> list[int]:
 
 
 def is_finished(job: Job) -> bool:
-    """Return whether a run has taken all its steps."""
+    """Return whether a run has taken all its steps, and has ended well."""
     last, budget = last_record(job.folder), job.spec.budget
-    return last is not None and (
-        last["env_steps"] >= (budget.total_timesteps or 0) and last["gradient_steps"] >= (budget.gradient_steps or 0)
+    return (
+        _mark(job).exists()
+        and last is not None
+        and last["env_steps"] >= (budget.total_timesteps or 0)
+        and last["gradient_steps"] >= (budget.gradient_steps or 0)
     )
+
+
+def _mark(job: Job) -> Path:
+    """Return the file that says that a run has ended well."""
+    return job.folder.with_suffix(".done")
 
 
 def last_record(folder: Path) -> dict[str, Any] | None:
@@ -152,7 +163,7 @@ def _start(job: Job, core: int, modules: Sequence[str]) -> subprocess.Popen[byte
     command += ["train", job.spec.algorithm, "--config", str(settings), "--run-dir", str(job.folder), "--resume"]
     if job.spec.env is not None:
         command += ["--env", job.spec.env]
-    with job.folder.with_suffix(".log").open("ab") as log:
+    with job.folder.with_suffix(".log").open("wb") as log:
         # Not in the terminal's group: Ctrl-C reaches us, and we end them in order.
         return subprocess.Popen(
             command,
@@ -201,7 +212,11 @@ def _at(job: Job) -> tuple[float, str]:
     return min((last["env_steps"] + offline) / total, 1.0), "" if found is None else f"return {found:.4g}"
 
 
-def _last_line(job: Job) -> str:
+def _why(job: Job, code: int) -> str:
+    """Return why a process ended badly, in its own words if it has left any."""
+    if code < 0:
+        name = signal.Signals(-code).name
+        return f"{name} ended it{', as the system does when memory runs out' if name == 'SIGKILL' else ''}."
     with contextlib.suppress(OSError):
         lines = job.folder.with_suffix(".log").read_text(errors="replace").split("\n")
         told = [line for line in lines if line.startswith("rlox: error:")] or [line for line in lines if line.strip()]

@@ -54,13 +54,18 @@ def _folder() -> Path | None:
     named = os.environ.get(VARIABLE, "").strip()
     if named.lower() in OFF:
         return None
-    return (Path(named).expanduser() if named else _user_cache() / "rlox" / "xla") / _machine()
+    try:
+        return (Path(named).expanduser() if named else _user_cache() / "rlox" / "xla") / _machine()
+    except RuntimeError:  # The user has no home folder.
+        return None
 
 
 def _user_cache() -> Path:
+    if named := os.environ.get("XDG_CACHE_HOME"):
+        return Path(named)
     home = Path.home()
     default = {"Darwin": home / "Library" / "Caches", "Windows": home / "AppData" / "Local"}
-    return Path(os.environ.get("XDG_CACHE_HOME") or default.get(platform.system(), home / ".cache"))
+    return default.get(platform.system(), home / ".cache")
 
 
 def _machine() -> str:

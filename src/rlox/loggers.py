@@ -83,7 +83,7 @@ class CSVLogger:
                     "The csv logger needs a place: pass run_dir= to Trainer, or CSVLogger('metrics.csv')."
                 )
             path = Path(run["run_dir"]) / "metrics.csv"
-        elif path.exists() and resume_id is None:
+        elif path.exists() and resume_id != path.name:
             raise ConfigError(f"'{path}' is there already, and not of a run that continues: name a new file.")
         if not path.parent.is_dir():
             raise ConfigError(f"'{path}' cannot be written: there is no folder '{path.parent}'. Make it first.")

@@ -220,7 +220,12 @@ def _handlers(trainer: Trainer, learner: Learner, before: Counters, *, offline: 
 
     def log() -> bool:
         seconds, now = time.perf_counter() - began, learner.counters
-        fresh.update(learner.metrics())
+        try:
+            fresh.update(learner.metrics())
+        except DivergedError:
+            if folder:
+                folder.log({"env_steps": now.env_steps, "gradient_steps": now.gradient_steps, "actor/loss": math.nan})
+            raise
         fresh["time/seconds"] = earlier + seconds
         fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / seconds
         fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / seconds

@@ -12,6 +12,7 @@ from rlox.assemble import is_discrete, named
 from rlox.data.bundled import is_bundled, reference
 from rlox.envs.envs import find_spec, names_module
 from rlox.errors import ConfigError, suggest
+from rlox.runs.history import data_name
 from rlox.spec import Budget, RunSpec, check_positive
 
 N_EVALUATIONS = 20
@@ -42,6 +43,8 @@ class Plan(NamedTuple):
     """Settings and parts of the budget of every run."""
     on: Mapping[str, Mapping[str, Any]] = {}
     """Those of one place; for data also its ``env``."""
+    over: Mapping[str, Any] = {}
+    """Parts of the budget that outweigh all of these."""
 
     def jobs(self, out: Path) -> list[Job]:
         """Return its runs, in folders ``LABEL/PLACE/SEED`` of ``out``, all settings with the first seed first.
@@ -59,6 +62,12 @@ class Plan(NamedTuple):
         for label in self.settings:
             if not label or label.startswith(".") or not label.isprintable() or set(label) & set("/\\:"):
                 raise ConfigError(f"{label!r} cannot name settings, since it names a folder: use letters and digits.")
+        folders = [_folder(place) for place in dict.fromkeys(places)]
+        if len(set(folders)) < len(folders):
+            twice = next(name for name in folders if folders.count(name) > 1)
+            raise ConfigError(
+                f"Two of the data are called '{twice}', which names their folder: rename one of the files."
+            )
         specs = {
             (label, place): self._spec(label, *place) for place in dict.fromkeys(places) for label in self.settings
         }
@@ -69,9 +78,20 @@ class Plan(NamedTuple):
         ]
 
     def _spec(self, label: str, env: str | None, data: str | None) -> RunSpec:
-        given = {**self.shared, **self.on.get(env or data or "", {}), **self.settings[label]}
-        algorithm, preset = given.pop("algorithm", label), given.pop("preset", None)
+        given = {**self.shared, **self.on.get(env or data or "", {}), **self.settings[label], **self.over}
+        given = {name: None if value == "none" else value for name, value in given.items()}
+        if data is None:
+            given.pop("gradient_steps", None)
+            if "env" in given:
+                raise ConfigError(f"'{label}' names an env of its own: environments stand at the top, as env = [...].")
+        algorithm, preset = str(given.pop("algorithm", label)), given.pop("preset", None)
         env = given.pop("env", env) or _env_of(data)
+        if env is None:
+            raise ConfigError(
+                f"'{data}' has no environment to evaluate in: name it in a file, [on.\"{data}\"] env = 'ID'."
+            )
+        if not isinstance(env, str):
+            raise ConfigError(f"env = {env!r} of '{data}' must be the id of an environment.")
         budget = {name: value for name, value in given.items() if name in BUDGET}
         config = {name: value for name, value in given.items() if name not in BUDGET}
         known = [field.name for field in dataclasses.fields(find_algorithm(algorithm)[1].config)]
@@ -84,7 +104,7 @@ class Plan(NamedTuple):
             config=config,
             preset=preset,
             env=env,
-            discrete=lambda: env is not None and is_discrete(env, None),
+            discrete=lambda: is_discrete(env, None),
             dataset=named(data),
         )
         return dataclasses.replace(spec, budget=_budget(label, data, budget))
@@ -106,7 +126,7 @@ def _env_of(data: str | None) -> str | None:
 
 def _folder(place: tuple[str | None, str | None]) -> str:
     env, data = place
-    return (env or Path(str(data)).stem).replace("/", "-").replace(":", "-")
+    return (env or data_name(str(data))).replace("/", "-").replace(":", "-")
 
 
 def named_settings(algorithms: Iterable[str]) -> dict[str, dict[str, Any]]:
@@ -148,7 +168,8 @@ def plan_of(values: Mapping[str, Any], source: str) -> Plan:
             raise ConfigError(
                 f"'{source}': [{name}] is not a table of a comparison, which has [settings.…] and [on.…]."
             )
-    if modules := [env for env in envs if names_module(env)]:
+    named_envs = [*envs, *(own["env"] for own in on.values() if isinstance(own.get("env"), str))]
+    if modules := [env for env in named_envs if names_module(env)]:
         raise ConfigError(
             f"'{source}': '{modules[0]}' names a module, and a file never imports one: pass --env {modules[0]} instead."
         )

@@ -16,6 +16,7 @@ if TYPE_CHECKING:
     from rlox.runs.history import Run
 
 Several = Parameter(consume_multiple=True, negative=())
+BUDGET_FLAGS = ("total_timesteps", "gradient_steps", "eval_interval", "n_eval_episodes")
 
 
 def compare(
@@ -88,7 +89,9 @@ def compare(
         paths: Sequence[Path] = run
     else:
         output, outcome = _run(given, config, output, processes)
-        paths = [output]
+        if not outcome.finished:
+            _fail(outcome.failures)
+        paths = [job.folder for job in outcome.finished]
     found = find_runs(paths)
     _report(found, output, threshold, save, measured=outcome is not None)
     if outcome is not None and outcome.failures:
@@ -106,11 +109,11 @@ def _run(
     from rlox.runs.interrupts import Interrupted
     from rlox.spec import check_positive
 
-    budget = {name: value for name, value in list(given.items())[4:] if value is not None}
+    budget = {name: given[name] for name in BUDGET_FLAGS if given[name] is not None}
     if config is not None:
         check_no_effect("beside --config, whose tables say what is compared", algorithms=given["algorithms"])
         plan = plan_of(read_toml(config), str(config))
-        plan = plan._replace(shared={**plan.shared, **budget})
+        plan = plan._replace(over=budget)
     elif given["algorithms"] is None:
         raise ConfigError(
             "Say what to compare: --env ID --algorithms awr,iql --total-timesteps N, a file by --config, or folders of "
@@ -134,14 +137,12 @@ def _run(
     cores = usable_cores()
     if processes is not None:
         check_positive(processes=processes)
-        cores = cores[:processes]
+        cores = [cores[i % len(cores)] for i in range(processes)]
     n = f"{len(jobs)} runs, {len(cores)} at a time," if len(jobs) > 1 else "One run"
     print(f"{n} in {output}.", flush=True)
     outcome = run_jobs(jobs, output, cores=cores, modules=imported(), progress=True)
     if outcome.stopped_by is not None:
-        told = (
-            f"Stopped: {outcome.n_finished} of {len(jobs)} runs are finished. The same command goes on with the rest."
-        )
+        told = f"Stopped: {len(outcome.finished)} of {len(jobs)} runs are finished. The same command goes on with the rest."
         raise Interrupted(told, outcome.stopped_by)
     if outcome.busy == outcome.busy:
         print(f"The runs kept {outcome.busy:.0%} of the cores' time busy.")
@@ -152,6 +153,7 @@ def _report(
     runs: Sequence[Run], output: Path | None, threshold: float | None, save: Path | None, *, measured: bool
 ) -> None:
     """Print the table, and write the report."""
+    from rlox.files import writing
     from rlox.runs.history import group_runs, write_runs
     from rlox.runs.report import write_report
     from rlox.runs.table import as_markdown, compare_groups, overall, thresholds_of
@@ -167,11 +169,13 @@ def _report(
             print(f"{place}: returns after {at.pop():,.0f} steps, the last that all of its runs have reached.")
     print(f"\n{as_markdown(lines, known)}")
     if len(groups) > 1:
-        first = lines[0].label
-        for label, found in overall(groups).items():
+        first, others = overall(groups)
+        for label, found in others.items():
             print(f"\n{label} beats {first} with a probability of {found.value:.2f} over all of them", end="")
             print(f" (95% interval {found.low:.2f} to {found.high:.2f})." if found.low == found.low else ".")
     if output is not None:
+        with writing(output / "table.md") as side:
+            side.write_text(as_markdown(lines, known) + "\n")
         print(f"\nThe report is {write_report(runs, output / 'report.html')}.")
     if save is not None:
         from rlox.runs.machine import describe_machine
@@ -183,7 +187,7 @@ def _report(
 
 def _fail(failures: Sequence[Failure]) -> None:
     first = failures[0]
+    n = f"{len(failures)} runs failed, and are" if len(failures) > 1 else "One run failed, and is"
     raise RunsFailedError(
-        f"{len(failures)} runs failed, and are not in the table. The first was '{first.job.folder}': {first.why} The "
-        "same command tries them again."
+        f"{n} not in the table. The first was '{first.job.folder}': {first.why} The same command tries them again."
     )

@@ -79,7 +79,7 @@ def watch(
 
 def _beside(runs: Sequence[Path], name: str) -> Path:
     """Return where a file about runs is looked for: in their folder, if there is one."""
-    return runs[0] / name if len(runs) == 1 else Path(name)
+    return runs[0] / name if len(runs) == 1 and runs[0].is_dir() else Path(name)
 
 
 def _counted(n: int) -> str:

@@ -219,7 +219,7 @@ def _points(run: Run, metric: str, *, offline: bool) -> Points:
 
 
 def _thin(points: Points, most: int) -> Points:
-    """Return at most so many points: of each stretch its lowest and its highest, so that no spike is lost."""
+    """Return about so many points: the ends, and of each stretch its lowest and highest, so that no spike is lost."""
     kept: Points = []
     bounds = np.linspace(0, len(points), most // 2 + 1).astype(int)
     for begin, end in pairwise(bounds):
@@ -227,7 +227,7 @@ def _thin(points: Points, most: int) -> Points:
         known = [(value, step) for step, value in stretch if value is not None]
         ends = {step: value for value, step in (min(known), max(known))} if known else dict(stretch[:1])
         kept += sorted(ends.items())
-    return kept
+    return [*points[:1], *kept[points[0] == kept[0] :], *(points[-1:] if points[-1] != kept[-1] else [])]
 
 
 def _short(value: float | None, digits: int) -> float | None:

@@ -38,6 +38,13 @@ def diagnose(run: Run) -> list[Finding]:
     return [finding for check in checks if run.records for finding in [check(run)] if finding]
 
 
+def _advice(run: Run, **settings: str) -> str:
+    """Return what to do with those settings that the run has, in a sentence."""
+    found = [told.format(name) for name, told in settings.items() if name in run.spec.get("config", {})][:4]
+    text = ", or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found or ["see its settings"])
+    return f"{text[:1].upper()}{text[1:]}."
+
+
 def _late(run: Run, name: str) -> float:
     """Return the median of the last quarter of a metric; nan of too few records."""
     values = run.series(name, offline=run.learned_offline_only).values
@@ -52,7 +59,7 @@ def _diverged(run: Run) -> Finding | None:
                     "Training diverged.",
                     f"After {record['env_steps']:,} environment steps and {record['gradient_steps']:,} gradient steps, "
                     f"{name} was no longer a finite number.",
-                    "Lower learning_rate, set max_grad_norm to 1, or scale the rewards down.",
+                    _advice(run, learning_rate="lower {}", max_grad_norm="set {} to 1", gamma="scale the rewards down"),
                 )
     return None
 
@@ -68,8 +75,8 @@ def _fell(run: Run) -> Finding | None:
     return Finding(
         "Returns fell well below their best.",
         f"The best evaluation, at step {at}, had a mean return of {best:,.4g}; the last ones are at {last:,.4g}.",
-        "The best policy is kept: rlox evaluate RUN/best.safetensors. For a steadier run, lower learning_rate, set "
-        "actor_decay_steps to its length, or lower tau.",
+        "The best policy is kept: rlox evaluate RUN/best.safetensors. For a steadier run: "
+        + _advice(run, learning_rate="lower {}", actor_decay_steps="set {} to its length", tau="lower {}"),
     )
 
 
@@ -124,14 +131,21 @@ def _worse_than_constant(run: Run) -> Finding | None:
     return Finding(
         "The critic predicts worse than a constant.",
         f"Late in training, explained variance is {share:.2f}: advantages are mostly noise.",
-        "Lower critic_learning_rate or tau, raise n_critic_updates, or set value_scale to about 1 / (1 - gamma).",
+        _advice(
+            run,
+            critic_learning_rate="lower {}",
+            tau="lower {}",
+            n_critic_updates="raise {}",
+            value_scale="set {} to about 1 / (1 - gamma)",
+            learning_rate="lower {}",
+        ),
     )
 
 
 def _not_evaluated(run: Run) -> Finding | None:
     if "eval/mean_reward" in run.names:
         return None
-    if run.spec.get("env") is None:
+    if run.learned_offline_only:
         told = "There is no environment, so no return is known."
         return Finding(
             "Nothing was evaluated.", told, "Estimate returns from other data: rlox evaluate RUN --dataset DATA."

@@ -38,6 +38,17 @@ class Series(NamedTuple):
         return float(self.values[i]) if i >= 0 else np.nan
 
 
+def data_name(dataset: str) -> str:
+    """Return what data are called: a file by its name, the rest as it is."""
+    path = Path(dataset)
+    if not path.is_absolute():
+        return path.name.removesuffix(path.suffix) if path.suffix in _SUFFIXES else dataset
+    return path.stem if path.suffix in _SUFFIXES else path.name
+
+
+_SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")
+
+
 class Run(NamedTuple):
     """A run, as its folder has it."""
 
@@ -58,7 +69,7 @@ class Run(NamedTuple):
     def place(self) -> str:
         """Where it learned: its data, or its environment if there are none."""
         data = self.spec.get("dataset")
-        return Path(str(data)).stem if data else str(self.spec.get("env") or "an environment of its own")
+        return data_name(str(data)) if data else str(self.spec.get("env") or "an environment of its own")
 
     @property
     def names(self) -> list[str]:
@@ -101,8 +112,9 @@ class Run(NamedTuple):
 
     @property
     def return_name(self) -> str:
-        """The metric that ``returns`` are."""
-        return "eval/mean_reward" if "eval/mean_reward" in self.names else "rollout/episode_return"
+        """The metric that ``returns`` are; that of evaluations if there will be any, also before the first."""
+        planned = self.spec.get("budget", {}).get("eval_interval") is not None
+        return "eval/mean_reward" if planned or "eval/mean_reward" in self.names else "rollout/episode_return"
 
 
 def read_run(path: str | Path, label: str | None = None) -> Run:
@@ -114,18 +126,27 @@ def read_run(path: str | Path, label: str | None = None) -> Run:
     folder = Path(path)
     try:
         spec = json.loads((folder / CONFIG).read_text())
-        if not isinstance(spec, dict) or not isinstance(spec.get("algorithm"), str):
-            raise ValueError("it does not name an algorithm")
-        if not isinstance(spec.get("config", {}), dict) or not isinstance(spec.get("budget", {}), dict):
-            raise ValueError("its settings are not a table")
-        if type(spec.get("seed", 0)) is not int or not isinstance(spec.get("preset"), str | None):
-            raise ValueError("its seed is not a whole number, or its preset not a name")
+        _check_spec(spec)
         found = [record for record in map(_numbers, records(folder)) if None not in map(record.get, _COUNTERS)]
     except FileNotFoundError:
         raise ConfigError(f"'{path}' is not the folder of a run: it has no {CONFIG}.{_near(folder)}") from None
     except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
         raise ConfigError(f"The run '{path}' cannot be read: {one_line(error)}.") from None
     return Run(folder, spec, found, label)
+
+
+def _check_spec(spec: Any) -> None:
+    """Refuse settings that a run does not have.
+
+    Raises:
+        ValueError: what they are.
+    """
+    if not isinstance(spec, dict) or not isinstance(spec.get("algorithm"), str):
+        raise ValueError("it does not name an algorithm")
+    if not isinstance(spec.get("config", {}), dict) or not isinstance(spec.get("budget", {}), dict):
+        raise ValueError("its settings are not a table")
+    if type(spec.get("seed", 0)) is not int or not isinstance(spec.get("preset"), str | None):
+        raise ValueError("its seed is not a whole number, or its preset not a name")
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -151,7 +172,7 @@ def find_runs(paths: Iterable[str | Path]) -> list[Run]:
     found: dict[Path, Run] = {}
     for path in map(Path, paths):
         if path.is_file():
-            found |= {path.resolve() / str(run.path): run for run in read_runs(path)}
+            found |= {path.resolve() / str(i): run for i, run in enumerate(read_runs(path))}
             continue
         order = _order(path)
         below = [file.parent for file in path.rglob(CONFIG) if (file.parent / METRICS).exists()]
@@ -206,7 +227,9 @@ def read_runs(path: Path) -> list[Run]:
     """
     try:
         kept = json.loads(path.read_text())["runs"]
-        return [Run(Path(run["path"]), run["spec"], run["records"], run["label"]) for run in kept]
+        for run in kept:
+            _check_spec(run["spec"])
+        return [Run(Path(run["path"]), run["spec"], list(map(_numbers, run["records"])), run["label"]) for run in kept]
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ConfigError(f"'{path}' holds no runs ({one_line(error)}): name the folder of a run.") from None
 

@@ -121,8 +121,6 @@ def _draw(panel: Axes, runs: Sequence[Run], metric: str | None, label: str, numb
         for own in found:
             panel.plot(own.steps, own.values, linewidth=0.7, alpha=0.35, label="_", **style)
     middle = curve(runs, lambda run: series_of(run, metric))
-    if not len(middle.steps):
-        return
     if np.isfinite(middle.low).any():
         panel.fill_between(middle.steps, middle.low, middle.high, color=colour, alpha=0.18, linewidth=0)
     seeds = f"{len(found)} seeds" if len(found) > 1 else "1 seed"

@@ -226,7 +226,8 @@ def _defaults(algorithm: str) -> Mapping[str, Any]:
     from rlox.algorithms import ALGORITHMS
 
     found = ALGORITHMS.get(algorithm)
-    return {} if found is None else {field.name: field.default for field in dataclasses.fields(found.config)}
+    fields = () if found is None else dataclasses.fields(found.config)
+    return {field.name: field.default for field in fields if field.default is not dataclasses.MISSING}
 
 
 def _differ(value: object, default: object) -> bool:

@@ -34,7 +34,7 @@ class Line(NamedTuple):
     reached: Reached | None
     """Median steps and seconds to it; None unless more than half of the runs reached it."""
     seconds: float
-    """Median of training until the last record; nan if that is not known."""
+    """Median of training until then; nan if that is not known."""
 
 
 def compare_groups(groups: Mapping[str, Mapping[str, Sequence[Run]]], thresholds: Mapping[str, float]) -> list[Line]:
@@ -52,7 +52,8 @@ def thresholds_of(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> dict[str
     import gymnasium as gym
 
     envs = {place: next(iter(own.values()))[0].spec.get("env") for place, own in groups.items()}
-    known = {place: gym.registry[env] for place, env in envs.items() if isinstance(env, str) and env in gym.registry}
+    ids = {place: env.rpartition(":")[2] for place, env in envs.items() if isinstance(env, str)}
+    known = {place: gym.registry[env] for place, env in ids.items() if env in gym.registry}
     return {place: spec.reward_threshold for place, spec in known.items() if spec.reward_threshold is not None}
 
 
@@ -73,10 +74,16 @@ def _lines(place: str, groups: Mapping[str, Sequence[Run]], threshold: float | N
             estimate(own) if own else Estimate(np.nan, np.nan, np.nan),
             improvement([own], [first]) if own and first and own is not first else None,
             *_to(found[label], threshold),
-            statistics.median(run.returns.seconds[-1] for run in found[label]),
+            statistics.median(_seconds_at(run, at) for run in found[label]),
         )
         for label, own in scores.items()
     ]
+
+
+def _seconds_at(run: Run, at: float) -> float:
+    """Return how long a run has trained until its return at a step."""
+    i = max(int(np.searchsorted(run.returns.steps, at * (1 + SLACK), side="right")) - 1, 0)
+    return float(run.returns.seconds[i])
 
 
 def _scores(runs: Sequence[Run], at: float) -> list[float]:
@@ -97,8 +104,8 @@ def _to(runs: Sequence[Run], threshold: float | None) -> tuple[int, Reached | No
     return len(there), Reached(steps, seconds)
 
 
-def overall(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> dict[str, Estimate]:
-    """Return, by label, the probability that its runs beat the first label's, averaged over the places of both."""
+def overall(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> tuple[str, dict[str, Estimate]]:
+    """Return the first label, and how probably each other one beats it, averaged over the places of both."""
     at = {
         place: min(
             (run.returns.steps[-1] for runs in own.values() for run in runs if len(run.returns.steps)), default=0
@@ -113,22 +120,23 @@ def overall(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> dict[str, Esti
         pairs = [pair for pair in pairs if all(pair)]
         if pairs:
             found[label] = improvement([x for x, _ in pairs], [y for _, y in pairs])
-    return found
+    return labels[0], found
 
 
 def as_markdown(lines: Sequence[Line], thresholds: Mapping[str, float]) -> str:
     """Return the table, as Markdown that is also readable as it is."""
     several = any(line.score.low == line.score.low for line in lines)
     aims = any(line.place in thresholds for line in lines)
-    first = lines[0].label if lines else ""
+    first = {line.place: line.label for line in reversed(lines)}
+    beats = f"beats {lines[0].label}" if len(set(first.values())) == 1 else "beats its first line"
     header = ["where", "what", "runs", "return", *(["95% interval"] if several else [])]
-    header += [f"beats {first}"] if any(line.better for line in lines) else []
+    header += [beats] if any(line.better for line in lines) else []
     header += ["steps to threshold", "seconds to it"] if aims else []
     rows = [[*header, "seconds"]]
     for line in lines:
         row = [line.place, line.label, str(line.n_runs), _number(line.score.value)]
         row += [_interval(line.score, _number)] if several else []
-        if f"beats {first}" in header:
+        if beats in header:
             row.append(
                 "" if line.better is None else f"{line.better.value:.2f} {_interval(line.better, _share)}".strip()
             )

@@ -84,7 +84,7 @@ class Watch(ThreadingHTTPServer):
 
     def runs(self) -> list[Run]:
         """Return the runs that there are by now."""
-        there = [path for path in self._paths if any(path.rglob(CONFIG))]
+        there = [path for path in self._paths if any((file.parent / METRICS).exists() for file in path.rglob(CONFIG))]
         return find_runs(there) if there else []
 
     def news(self) -> bytes:
@@ -128,6 +128,10 @@ class _Handler(BaseHTTPRequestHandler):
         except (RloxError, OSError) as error:
             # Such as a file that is being written, or a folder that was removed.
             self._send(HTTPStatus.SERVICE_UNAVAILABLE, f"{one_line(error)}\n".encode(), "text/plain")
+        except Exception as error:
+            self._send(
+                HTTPStatus.INTERNAL_SERVER_ERROR, f"{type(error).__name__}: {one_line(error)}\n".encode(), "text/plain"
+            )
 
     @property
     def _watch(self) -> Watch:

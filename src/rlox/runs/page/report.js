@@ -226,12 +226,15 @@
       if (answer.status === 200) {
         version = answer.headers.get("ETag");
         renew(await answer.json());
+      } else if (answer.status !== 304) {
+        throw new Error(await answer.text());
       }
       status.classList.remove("lost");
       status.textContent = `Live, updated ${new Date().toLocaleTimeString()}`;
-    } catch {
+    } catch (error) {
       status.classList.add("lost");
-      status.textContent = "Not live: the server has stopped. What is shown is the last that it sent.";
+      const why = error instanceof TypeError ? "the server has stopped" : error.message.trim();
+      status.textContent = `Not live: ${why}. What is shown is the last that it sent.`;
     }
     setTimeout(ask, 2000);
   }
