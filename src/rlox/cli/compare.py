@@ -142,8 +142,8 @@ def _run(
     print(f"{n} in {output}.", flush=True)
     outcome = run_jobs(jobs, output, cores=cores, modules=imported(), progress=True)
     if outcome.stopped_by is not None:
-        told = f"Stopped: {len(outcome.finished)} of {len(jobs)} runs are finished. The same command goes on with the rest."
-        raise Interrupted(told, outcome.stopped_by)
+        told = f"Stopped: {len(outcome.finished)} of {len(jobs)} runs are finished."
+        raise Interrupted(f"{told} The same command goes on with the rest.", outcome.stopped_by)
     if outcome.busy == outcome.busy:
         print(f"The runs kept {outcome.busy:.0%} of the cores' time busy.")
     return output, outcome
