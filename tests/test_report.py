@@ -84,7 +84,7 @@ def test_of_several_groups_the_best_comes_first_and_the_table_has_them_all(tmp_p
     assert "2 groups of runs on CartPole-v1 Best of 2 groups: awr, beta=1.0, with a return of 400" in text_of(page)
     rows = [text_of(row.replace("><", "> <")) for row in re.findall(r"<tr>.*?</tr>", page, flags=re.DOTALL)]
     assert rows[0] == "group seeds return 95% interval beats awr, beta=1.0 time reached 475"
-    assert rows[1].startswith("awr, beta=1.0 2 400 400 to 400 \N{EN DASH} 20 s")
+    assert rows[1].startswith("awr, beta=1.0 2 400 400 to 400 \N{EN DASH} 10 s")
     assert "2,000 steps, 20 s" in rows[1]
     assert rows[2].startswith("awr, beta=3.0 3 230 ")
     assert " 0.33 (0 to 1) " in rows[2]
@@ -290,9 +290,12 @@ def test_what_the_numbers_show(tmp_path: Path, changes: dict[str, Any], told: li
 
 def test_what_was_not_evaluated_is_said(tmp_path: Path):
     with_env = write_run(tmp_path / "a", records_of(8, rollout__episode_return=1.0))
-    offline = write_run(tmp_path / "b", records_of(8, actor__loss=1.0), env=None)
+    data_only = [{**record, "env_steps": 0} for record in records_of(8, actor__loss=1.0)]
+    offline = write_run(tmp_path / "b", data_only, env=None, dataset="logs.npz")
     assert ["eval-interval" in finding.try_ for finding in diagnose(with_env)] == [True]
     assert ["--dataset DATA" in finding.try_ for finding in diagnose(offline)] == [True]
+    live = write_run(tmp_path / "d", records_of(8, rollout__episode_return=1.0), env=None)
+    assert ["eval-interval" in finding.try_ for finding in diagnose(live)] == [True]
     assert diagnose(write_run(tmp_path / "c")) == []
 
 
