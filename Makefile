@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow mutants check format clean
+.PHONY: demo test test-slow test-services mutants check format clean
 
 demo: $(READY)  ## train AWR on CartPole-v1 with tuned settings, in seconds, and write its report
 	$(BIN)/rlox train awr --env CartPole-v1 --preset tuned --total-timesteps 20000 --eval-interval 2000
@@ -14,6 +14,13 @@ test: $(READY)  ## the fast tests
 
 test-slow: $(READY)  ## learning with real budgets
 	$(BIN)/python -m pytest -n 2 -m slow
+
+test-services: $(READY)  ## the loggers of Trackio and MLflow, which need older versions of packages, in an environment beside
+	$(PYTHON) -m venv $(VENV)/services
+	echo "import sys; sys.path.append('$(CURDIR)/$(VENV)/$(shell $(BIN)/python -c 'import sysconfig, os, sys; print(os.path.relpath(sysconfig.get_path("purelib"), sys.prefix))')')" \
+		> $$($(VENV)/services/bin/python -c "import sysconfig; print(sysconfig.get_path('purelib'))")/beside.pth
+	$(VENV)/services/bin/python -m pip install --quiet trackio mlflow
+	PYTHONPATH=src:tests $(VENV)/services/bin/python -m pytest tests/test_loggers.py -k "trackio or mlflow"
 
 mutants: $(READY)  ## single-line faults, each of which a fast test has to notice
 	$(BIN)/python scripts/mutants.py

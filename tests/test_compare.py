@@ -198,7 +198,13 @@ def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path, capfd: pytest.
     assert "1/2 iql CartPole-v1 0: Training diverged" in told
 
 
-COMPARE = "import sys; from rlox.cli import main; main(sys.argv[1:])"
+# A shell that starts the tests in the background may have the signal ignored.
+COMPARE = """
+import signal, sys
+signal.signal(signal.SIGINT, signal.default_int_handler)
+from rlox.cli import main
+main(sys.argv[1:])
+"""
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
@@ -209,14 +215,7 @@ def start(folder: Path, *more: str) -> subprocess.Popen[str]:
         "checkpoint_interval = 500\nlog_interval = 100\n[settings.bc]\n[settings.awr]\n"
     )
     command = [sys.executable, "-c", COMPARE, "compare", "--config", str(plan), "--output", str(folder / "out"), *more]
-    # A shell that starts this in the background may have the signal ignored.
-    return subprocess.Popen(
-        command,
-        text=True,
-        stdout=subprocess.PIPE,
-        stderr=subprocess.PIPE,
-        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.default_int_handler),
-    )
+    return subprocess.Popen(command, text=True, stdout=subprocess.PIPE, stderr=subprocess.PIPE)
 
 
 def wait_for_steps(folder: Path, steps: int) -> None:
@@ -307,6 +306,12 @@ def test_a_threshold_that_half_of_the_runs_missed_has_no_median():
     (line,) = compare_groups(group_runs([fake("a", [1, 9]), fake("a", [1, 2], seed=1)]), {"A": 5})
     assert (line.n_reached, line.reached) == (1, None)
     assert "5.0: 1 of 2" in as_markdown([line], {"A": 5})
+
+
+def test_a_run_that_missed_the_threshold_counts_as_the_last():
+    runs = [fake("a", returns, seed=i) for i, returns in enumerate(([9.0, 9.0], [1.0, 9.0], [1.0, 1.0]))]
+    (line,) = compare_groups(group_runs(runs), {"A": 5})
+    assert (line.n_reached, line.reached) == (2, (20, 4))
 
 
 def test_the_probability_over_places_is_the_mean_of_each():
@@ -438,7 +443,7 @@ def test_the_results_of_the_benchmarks_can_be_compared(capsys: pytest.CaptureFix
     results = [
         file for file in sorted((BENCHMARKS / "results").glob("*.json")) if "runs" in json.loads(file.read_text())
     ]
-    assert len(results) == 12
+    assert len(results) == 13
     for file in results:
         main(["compare", str(file)])
     told = capsys.readouterr().out

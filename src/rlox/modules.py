@@ -8,12 +8,8 @@ from types import ModuleType
 
 from rlox.errors import ConfigError, did_you_mean
 
-_imported: list[str] = []
-
-
-def imported() -> list[str]:
-    """Return the modules that were imported because the caller named them."""
-    return list(dict.fromkeys(_imported))
+IMPORTED: list[str] = []
+"""Modules that this command has imported because the caller named them."""
 
 
 def import_named(name: str, purpose: str) -> ModuleType:
@@ -33,7 +29,7 @@ def import_named(name: str, purpose: str) -> ModuleType:
             where = "in the current directory or on Python's path"
             raise ConfigError(f"{purpose}: there is no module '{name}' {where}.{_near(name)}") from None
         raise ConfigError(f"{purpose}: module '{name}' needs '{missing}', which is not installed.") from None
-    _imported.append(name)
+    IMPORTED.append(name)
     return module
 
 

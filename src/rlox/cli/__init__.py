@@ -76,9 +76,10 @@ def _launch(
         ),
     ] = (),
 ) -> None:
-    if modules:
-        from rlox.modules import import_named
+    from rlox.modules import IMPORTED, import_named
 
+    IMPORTED.clear()
+    if modules:
         for name in modules:
             import_named(name, f"--import {name}")
         from rlox.cli.train import add_algorithms

@@ -104,7 +104,7 @@ def _run(
     """Run what is missing; returns the folder and how the runs ended."""
     from rlox.cli.sources import read_toml
     from rlox.compare import run_jobs, usable_cores
-    from rlox.modules import imported
+    from rlox.modules import IMPORTED
     from rlox.plan import Plan, named_settings, plan_of, seeds_of
     from rlox.runs.interrupts import Interrupted
     from rlox.spec import check_positive
@@ -140,7 +140,7 @@ def _run(
         cores = [cores[i % len(cores)] for i in range(processes)]
     n = f"{len(jobs)} runs, {len(cores)} at a time," if len(jobs) > 1 else "One run"
     print(f"{n} in {output}.", flush=True)
-    outcome = run_jobs(jobs, output, cores=cores, modules=imported(), progress=True)
+    outcome = run_jobs(jobs, output, cores=cores, modules=IMPORTED, progress=True)
     if outcome.stopped_by is not None:
         told = f"Stopped: {len(outcome.finished)} of {len(jobs)} runs are finished."
         raise Interrupted(f"{told} The same command goes on with the rest.", outcome.stopped_by)
