@@ -6,7 +6,7 @@ READY := $(VENV)/.ready
 .PHONY: demo test test-slow test-services mutants check format clean
 
 demo: $(READY)  ## train AWR on CartPole-v1 with tuned settings, in seconds, and write its report
-	$(BIN)/rlox train awr --env CartPole-v1 --preset tuned --total-timesteps 20000 --eval-interval 2000
+	$(BIN)/rlox train awr --env CartPole-v1 --preset tuned --total-timesteps 20000 --eval-interval 2000 --n-eval-episodes 5
 	@echo "The documented defaults, in minutes: $(BIN)/rlox train awr --env CartPole-v1 --total-timesteps 50000 --seed 42"
 
 test: $(READY)  ## the fast tests
