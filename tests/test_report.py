@@ -278,6 +278,14 @@ def found_in(folder: Path, returns: list[float] | None = None, **changes: Any) -
         ({"critic__explained_variance": -0.2}, ["The critic predicts worse than a constant."]),
         ({"critic__explained_variance": lambda i: -1.0 if i < 4 else 0.5}, []),
         ({"critic__loss": lambda i: 1.0 if i < 7 else None}, ["Training diverged."]),
+        (
+            {"critic__explained_variance": -0.6, "advantage__std": [1.0, 9.0, 8.0, 5.0, 2.0, 0.5, 0.1, 0.1]},
+            [],
+        ),
+        (
+            {"critic__explained_variance": -0.6, "advantage__std": [1.0, 9.0, 8.0, 5.0, 4.0, 4.0, 4.0, 4.0]},
+            ["The critic predicts worse than a constant."],
+        ),
         ({"returns": [0, 100, 500, 480, 490, 500, 90, 60]}, ["Returns fell well below their best."]),
         ({"returns": [0, 100, 500, 480, 490, 500, 90, 480]}, []),
         ({"returns": [-1400, -800, -300, -150, -160, -200, -210, -190]}, []),

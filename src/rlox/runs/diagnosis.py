@@ -17,6 +17,8 @@ NEAR_FLOOR = 1.02
 """Standard deviations up to this multiple of ``min_std`` are at their floor."""
 FELL = 0.5
 """Share of what the returns had gained, from which on a loss of it is a fall."""
+ALIKE = 0.2
+"""Share of the largest spread of the advantages below which the returns are all alike."""
 FEWEST = 4
 """Records of a metric without which nothing is said of it."""
 
@@ -125,8 +127,10 @@ def _at_floor(run: Run) -> Finding | None:
 
 
 def _worse_than_constant(run: Run) -> Finding | None:
-    share = _late(run, "critic/explained_variance")
-    if not share < 0:
+    share, spread = _late(run, "critic/explained_variance"), run.series("advantage/std").values
+    # Where all returns are alike, as in a solved environment, there is no variance to explain.
+    alike = len(spread) >= FEWEST and _late(run, "advantage/std") < ALIKE * spread.max()
+    if not share < 0 or alike:
         return None
     return Finding(
         "The critic predicts worse than a constant.",

@@ -22,7 +22,9 @@
     const top = Math.max(...splits.map(Math.abs));
     if (top >= 1e13 || (top > 0 && top < 1e-4)) return splits.map((v) => (v === 0 ? "0" : tidy(v.toExponential(1))));
     const [unit, sign] = top >= 1e9 ? [1e9, "G"] : top >= 1e6 ? [1e6, "M"] : top >= 1e4 ? [1e3, "k"] : [1, ""];
-    const digits = Math.min(Math.max(0, -Math.floor(Math.log10(step / unit) + 1e-9)), 6);
+    // As many digits as tell the steps apart: steps of 0.25 need two.
+    const whole = (digits) => Math.abs(((step / unit) * 10 ** digits) % 1 - 0.5) > 0.499;
+    const digits = [0, 1, 2, 3, 4, 5].find(whole) ?? 6;
     return splits.map((v) => (v === 0 ? "0" : tidy((v / unit).toFixed(digits)) + sign));
   }
 
