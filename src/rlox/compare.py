@@ -178,6 +178,8 @@ def _start(job: Job, core: int, modules: Sequence[str]) -> subprocess.Popen[byte
 def work() -> None:
     """Run the command line on one core, and no longer than the process that started it."""
     core, parent = int(sys.argv[1]), int(sys.argv[2])
+    # It is how a comparison ends its runs, also if whoever started that has it ignored.
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
         with contextlib.suppress(OSError, AttributeError):
