@@ -24,6 +24,7 @@ from rlox.compare import is_finished, last_record, run_jobs
 from rlox.errors import ConfigError
 from rlox.plan import Plan, named_settings, plan_of, seeds_of
 from rlox.runs.history import Run, find_runs, group_runs, write_runs
+from rlox.runs.progress import Board
 from rlox.runs.table import as_markdown, compare_groups, overall
 
 TINY = {"hidden": 8, "batch_size": 16, "learning_starts": 20, "total_timesteps": 60, "n_eval_episodes": 1}
@@ -250,6 +251,16 @@ def test_runs_end_with_the_process_that_started_them(tmp_path: Path):
     while "Stopped at step" not in run.with_suffix(".log").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_runs_that_end_together_are_counted_one_by_one(capsys: pytest.CaptureFixture[str]):
+    with Board(4, True) as board:
+        board.update(1, 0, {})
+        board.ended("b", None)
+        board.ended("c", "it failed")
+        board.update(2, 1, {})
+        board.ended("d", None)
+    assert capsys.readouterr().err.splitlines() == ["2/4 b: finished", "3/4 c: it failed", "4/4 d: finished"]
 
 
 # The table

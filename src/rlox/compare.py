@@ -73,6 +73,7 @@ def run_jobs(
     n_waiting = len(waiting)
     with Interrupts() as interrupts, Board(len(jobs), progress) as board, contextlib.ExitStack() as stack:
         stack.callback(_end, running)
+        board.update(len(finished), 0, {})
         while (waiting or running) and interrupts.number is None:
             for slot, core in enumerate(cores):
                 if slot not in running and waiting:
@@ -116,7 +117,7 @@ def is_finished(job: Job) -> bool:
 
 def _mark(job: Job) -> Path:
     """Return the file that says that a run has ended well."""
-    return job.folder.with_suffix(".done")
+    return job.folder.with_suffix(".finished")
 
 
 def last_record(folder: Path) -> dict[str, Any] | None:

@@ -140,7 +140,7 @@ class Board:
         shown = self._console.is_terminal if show is None else show
         self._live = Live(console=self._console, transient=True) if shown and self._console.is_terminal else None
         self._plain = shown and self._live is None
-        self._done = 0
+        self._ended = 0
 
     def __enter__(self) -> Board:
         if self._live:
@@ -151,17 +151,17 @@ class Board:
         if self._live:
             self._live.stop()
 
-    def update(self, done: int, failed: int, running: Mapping[str, tuple[float, str]]) -> None:
+    def update(self, finished: int, failed: int, running: Mapping[str, tuple[float, str]]) -> None:
         """Show which runs have ended, and how far (0 to 1) those are that are running."""
-        self._done = done + failed
+        self._ended = finished + failed
         if self._live is None:
             return
-        share = (done + failed + sum(at for at, _ in running.values())) / max(self._total, 1)
+        share = (self._ended + sum(at for at, _ in running.values())) / max(self._total, 1)
         if self._at_first < 0:
             self._at_first = share
         passed, gained = time.monotonic() - self._began, share - self._at_first
         left = f" | {_clock((1 - share) * passed / gained)} left" if gained > 0 else ""
-        told = f"{done}/{self._total} runs" + (f", {failed} failed" if failed else "") + left
+        told = f"{finished}/{self._total} runs" + (f", {failed} failed" if failed else "") + left
         lines = [Text.assemble((f"{_bar(share)} ", "cyan"), told)]
         width = max(map(len, running), default=0)
         lines += [Text(f"{_bar(at)} {name:{width}}  {at:4.0%}  {what}") for name, (at, what) in running.items()]
@@ -169,11 +169,12 @@ class Board:
 
     def ended(self, name: str, failure: str | None) -> None:
         """Say that a run has ended, and why if it failed."""
+        self._ended += 1
         told = f"{name}: {failure or 'finished'}"
         if self._live and failure:
             self._live.console.print(told, markup=False)
         elif self._plain:
-            print(f"{self._done + 1}/{self._total} {told}", file=sys.stderr, flush=True)
+            print(f"{self._ended}/{self._total} {told}", file=sys.stderr, flush=True)
 
 
 def _bar(share: float) -> str:
