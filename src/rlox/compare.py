@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import ctypes
 import json
 import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -183,13 +183,21 @@ def work() -> None:
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
-        with contextlib.suppress(OSError, AttributeError):
-            ctypes.CDLL(None).prctl(1, signal.SIGTERM)  # PR_SET_PDEATHSIG
-    if os.getppid() != parent:
-        sys.exit(1)
+    threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     from rlox.cli import main
 
     main(sys.argv[3:])
+
+
+def _end_with(parent: int) -> None:
+    """Ask this process once to end when its parent has.
+
+    The kernel can do so (PR_SET_PDEATHSIG), but it sends a signal for each thread of the parent, and a second signal
+    ends a run without a checkpoint.
+    """
+    while os.getppid() == parent:
+        time.sleep(0.5)
+    os.kill(os.getpid(), signal.SIGTERM)
 
 
 def _end(running: Mapping[int, tuple[Job, subprocess.Popen[bytes]]]) -> None:
