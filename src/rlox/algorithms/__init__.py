@@ -12,6 +12,7 @@ from rlox.algorithms.bc import BC
 from rlox.algorithms.crr import CRR
 from rlox.algorithms.iql import IQL
 from rlox.algorithms.marwil import MARWIL
+from rlox.algorithms.mpo import MPO
 from rlox.algorithms.others import PPO, SAC, TD3, Other
 from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config
@@ -24,6 +25,7 @@ ALGORITHMS: dict[str, Any] = {
     "awac": AWAC,
     "crr": CRR,
     "iql": IQL,
+    "mpo": MPO,
     "ppo": PPO,
     "sac": SAC,
     "td3": TD3,

@@ -21,10 +21,13 @@ class ActorTarget(NamedTuple):
     """Actions to fit the policy to, ``M`` of them in each observation or (without that axis) one."""
 
     obs: Float[Array, "B obs_dim"]
+    """The batch's, or some of them."""
     action: Array
     """``(*M, B, action_dim)``."""
     weight: Float[Array, "*M B"]
     metrics: Metrics
+    extra: Any = None
+    """What the algorithm adapts besides its networks, after this step; None if it does not."""
 
 
 @runtime_checkable
@@ -34,6 +37,13 @@ class MakeCritic(Protocol):
     def __call__(
         self, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator, /
     ) -> Any: ...
+
+
+@runtime_checkable
+class MakeExtra(Protocol):
+    """Makes what the algorithm adapts besides its networks: a tree of arrays, or None."""
+
+    def __call__(self, config: Any, actor: Any, /) -> Any: ...
 
 
 @runtime_checkable
@@ -94,6 +104,10 @@ def no_critic(*_: Any) -> None:
     """Return None: there is no value to learn."""
 
 
+def no_extra(*_: Any) -> None:
+    """Return None: nothing is adapted but the networks."""
+
+
 def no_target(*_: Any) -> tuple[()]:
     """Return nothing to regress to."""
     return ()
@@ -146,6 +160,7 @@ class Algorithm:
     advantage: Advantage = no_advantage
     weight: Weight = equal_weight
     actor_target: MakeActorTarget = replayed_actions
+    extra: MakeExtra = no_extra
 
     def __new__(cls, **slots: Any) -> Algorithm:
         known = [field.name for field in dataclasses.fields(cls)]
@@ -167,4 +182,5 @@ _PROTOCOLS = {
     "advantage": Advantage,
     "weight": Weight,
     "actor_target": MakeActorTarget,
+    "extra": MakeExtra,
 }

@@ -151,6 +151,8 @@ class Config(Settings):
     """Continuous actions: the policy's first standard deviation, in units of half the action range."""
     min_std: float = _policy(0.05, above=0, needs={"actions": "continuous", "learn_std": True}, fixed=True)
     """Continuous actions: smallest standard deviation, in the same units."""
+    max_std: float | None = _policy(None, above=0, needs={"actions": "continuous", "learn_std": True}, fixed=True)
+    """Continuous actions: largest standard deviation, in the same units; None for no limit."""
 
     buffer_size: int = _env(100_000, at_least=1, fixed=True)
     """Replay capacity in transitions, shared evenly by the environments; the oldest are overwritten."""
@@ -184,6 +186,8 @@ class Config(Settings):
             self._check_rounds(self.rollout_steps)
         if self.learn_std and self.initial_std <= self.min_std:
             raise ConfigError(f"initial_std={self.initial_std} must be greater than min_std={self.min_std}.")
+        if self.learn_std and self.max_std is not None and self.initial_std >= self.max_std:
+            raise ConfigError(f"initial_std={self.initial_std} must be less than max_std={self.max_std}.")
 
     def _check_rounds(self, rollout_steps: int) -> None:
         if rollout_steps > self.buffer_size:

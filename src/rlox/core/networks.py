@@ -169,6 +169,8 @@ class Actor(eqx.Module):
     """Discrete actions: the number of choices of each component; empty for continuous ones."""
     min_std: float = eqx.field(static=True)
     """The std's floor; the std itself where it is not learned."""
+    max_std: float | None = eqx.field(static=True)
+    """The std's ceiling, if it has one."""
     state_std: bool = eqx.field(static=True)
     """Whether the network puts out a logarithm, relative to `log_std`, for each state."""
 
@@ -186,7 +188,8 @@ class Actor(eqx.Module):
         self.nvec = nvec
         learned = not nvec and config.learn_std
         self.min_std = config.min_std if config.learn_std else config.initial_std
-        above = np.log(config.initial_std - config.min_std) if learned else 0.0
+        self.max_std = config.max_std if learned else None
+        above = self._raw(config.initial_std) if learned else 0.0
         self.log_std = jnp.full(action_dim, above, jnp.float32) if learned else None
 
     def __call__(self, obs: Float[Array, "B obs_dim"]) -> Categorical | Gaussian:
@@ -196,4 +199,12 @@ class Actor(eqx.Module):
         if self.log_std is None:
             return Gaussian(out, jnp.full(out.shape[1], self.min_std))
         mean, relative = jnp.split(out, 2, axis=1) if self.state_std else (out, 0.0)
-        return Gaussian(mean, self.min_std + jnp.exp(self.log_std + relative))
+        if self.max_std is None:
+            return Gaussian(mean, self.min_std + jnp.exp(self.log_std + relative))
+        share = jax.nn.sigmoid(self.log_std + relative)
+        return Gaussian(mean, self.min_std + (self.max_std - self.min_std) * share)
+
+    def _raw(self, std: float) -> float:
+        """Return the parameter of a std: the logarithm of what it is above its floor, over what it is below its ceiling."""
+        below = 1.0 if self.max_std is None else self.max_std - std
+        return float(np.log((std - self.min_std) / below))

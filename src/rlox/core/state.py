@@ -39,6 +39,8 @@ class Networks(NamedTuple):
     """The algorithm's critic: V, Q, both, or None."""
     target_critic: Any
     """Polyak copy of the critic; the critic itself if it is its own target."""
+    extra: Any = None
+    """What else the algorithm adapts; None if it does not."""
 
 
 class TrainState(NamedTuple):
@@ -58,7 +60,10 @@ class TrainState(NamedTuple):
     """Actor steps so far."""
     diverged_at: Int[Array, ""]
     """The first gradient step with a loss that is not finite; -1 while there is none."""
+    extra: Any = None
+    """What the algorithm adapts besides its networks; None if it does not."""
 
     def networks(self) -> Networks:
         """Return the networks, the critic as its own target if it has no other."""
-        return Networks(self.actor, self.critic, self.critic if self.target_critic is None else self.target_critic)
+        target = self.critic if self.target_critic is None else self.target_critic
+        return Networks(self.actor, self.critic, target, self.extra)

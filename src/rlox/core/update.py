@@ -132,6 +132,7 @@ def make_actor_step(config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
             actor=eqx.apply_updates(state.actor, updates),
             actor_opt=actor_opt,
             gradient_steps=state.gradient_steps + 1,
+            extra=fit.extra,
         )
         return keep_where(actor_waits, state, moved), metrics
 
@@ -142,7 +143,7 @@ def keep_where(condition: Array | None, state: TrainState, moved: TrainState) ->
     """Return ``moved``, or ``state`` if there is a condition and it holds."""
     if condition is None:
         return moved
-    names = ("actor", "actor_opt", "gradient_steps")
+    names = ("actor", "actor_opt", "gradient_steps", "extra")
     old, new = (tuple(getattr(each, name) for name in names) for each in (state, moved))
     kept = jax.tree.map(lambda old, new: jnp.where(condition, old, new), old, new)
     return moved._replace(**dict(zip(names, kept, strict=True)))
@@ -224,4 +225,5 @@ def init_state(
         key=jax.random.key(int(rng.integers(2**32))),
         gradient_steps=jnp.zeros((), jnp.int32),
         diverged_at=jnp.full((), -1, jnp.int32),
+        extra=algorithm.extra(config, actor),
     )
