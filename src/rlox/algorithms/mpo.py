@@ -1,13 +1,13 @@
-"""MPO: maximum a posteriori policy optimisation (Abdolmaleki et al. 2018, arXiv:1806.06920), with a target entropy.
+"""MPO: maximum a posteriori policy optimisation (Abdolmaleki et al. 2018, arXiv:1806.06920), with a price on entropy.
 
-The policy is fitted to its **own** sampled actions, weighted by how good the critic says they are.
+The policy is fitted to its **own** actions, weighted by what a critic says of them: no gradient goes through Q.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import math
-from typing import Literal, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 import jax
 import jax.numpy as jnp
@@ -16,9 +16,11 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlox.core.algorithm import ActorTarget, Algorithm
 from rlox.core.config import Config, setting
+from rlox.core.losses import softmax_weight
 from rlox.core.networks import Actor, QFunction
-from rlox.core.q_learning import squared_loss
+from rlox.core.q_learning import q_value, squared_loss
 from rlox.core.state import Networks, Transition
+from rlox.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -26,27 +28,41 @@ class MPOConfig(Config):
     """Settings of MPO: a twin Q, and weights of the policy's own actions under a KL bound."""
 
     epsilon: float = setting(0.1, above=0, needs={"beta": None})
-    """Mean KL divergence, in nats, of the weights softmax(Q / beta) from the policy: what beta is solved for."""
+    """Mean KL divergence, in nats, of softmax(Q / beta) from the policy: what beta is solved for."""
     beta: float | None = setting(None, above=0)
     """Temperature: divides Q. None solves for the one that keeps to `epsilon`."""
     target_std: float = setting(0.3, above=0, needs={"actions": "continuous"})
     """Continuous actions: the policy's entropy is held at that of this standard deviation."""
     target_entropy: float = setting(0.1, at_least=0, at_most=1, needs={"actions": "discrete"})
     """Discrete actions: the policy's entropy is held at this share of the largest."""
-    entropy_learning_rate: float = setting(1e-3, at_least=0)
-    """Step size of the logarithm of the entropy's price, lambda."""
-    initial_lambda: float = setting(0.1, above=0, at_most=1)
-    """First price of the entropy; with `entropy_learning_rate` 0 the only one."""
+    initial_lambda: float = setting(0.3, at_least=0, at_most=1)
+    """First price of entropy; with `lambda_learning_rate` 0 the only one."""
+    lambda_learning_rate: float = setting(0.01, at_least=0)
+    """Step of the price's logarithm, per nat that the entropy is off its target."""
     n_action_samples: int = setting(8, at_least=2, needs={"actions": "continuous"})
     """Continuous actions: the policy's actions in each state that it is fitted to."""
     n_states: int = setting(128, at_least=1)
     """States of the minibatch in which it is fitted."""
     n_target_samples: int = setting(1, at_least=1, needs={"actions": "continuous"})
     """Continuous actions: the policy's actions in the critic's target."""
-    weigh_by: Literal["min", "mean"] = setting("min")
+    q_of: Literal["min", "mean"] = setting("min")
     """Which of the critics' values the weights are made of."""
-    backup: Literal["mean", "logsumexp"] = setting("mean", needs={"actions": "continuous"})
-    """The target's value of the next state: the policy's mean, or, as in QWR, `beta log mean exp(Q / beta)`."""
+    backup: Literal["mean", "logsumexp"] = setting("mean")
+    """The next state's value: the policy's mean, or as in QWR `beta log E exp(Q / beta)`."""
+    soft: bool = setting(False, needs={"backup": "mean"})
+    """Whether the next state's value has the policy's entropy in it, at `lambda * beta` a nat, as in SAC."""
+    replay_share: float = setting(0.0, at_least=0, at_most=1)
+    """Share of the fit that goes to the minibatch's own actions, weighted as AWAC does; it keeps near the data."""
+    anchor_tau: float = setting(1.0, above=0, at_most=1, fixed=True)
+    """Step of a Polyak copy of the actor, which then draws the actions; 1 is the actor itself."""
+    anchor_coef: float = setting(0.0, at_least=0)
+    """Weight of the KL divergence from that copy in the actor's loss; the first one if it is adapted."""
+    epsilon_mean: float | None = setting(None, above=0)
+    """Bound of that divergence in the mean (discrete: in all), in nats: adapts its weight. None keeps the weight."""
+    epsilon_std: float | None = setting(None, above=0, needs={"actions": "continuous"})
+    """The same in the standard deviation."""
+    anchor_learning_rate: float = setting(0.01, at_least=0)
+    """Step of those weights' logarithms, per bound that the divergence is off."""
     n_critics: int = setting(2, at_least=1, fixed=True)
     """Q functions; the smallest value counts in the target."""
     tau: float = setting(0.005, above=0, at_most=1, fixed=True)
@@ -66,27 +82,60 @@ class MPOConfig(Config):
     )
     """Continuous actions: largest standard deviation, in the same units; None for no limit."""
 
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        if self.backup == "logsumexp" and self.beta is None:
+            raise ConfigError("backup='logsumexp' needs a temperature of its own: set beta, such as beta=1.0.")
+        if self.n_action_samples % 2:
+            raise ConfigError(f"n_action_samples={self.n_action_samples} must be even: actions are drawn in pairs.")
+        if self.n_states > self.batch_size:
+            raise ConfigError(f"n_states={self.n_states} must be at most batch_size={self.batch_size}.")
+        bounds = [name for name in ("epsilon_mean", "epsilon_std") if getattr(self, name) is not None]
+        if self.anchor_tau == 1 and (bounds or self.anchor_coef):
+            name = bounds[0] if bounds else "anchor_coef"
+            raise ConfigError(f"{name}={getattr(self, name):g} needs a copy to stay near: set anchor_tau below 1.")
+        if bounds and not self.anchor_coef:
+            raise ConfigError(f"{bounds[0]} adapts anchor_coef from where it begins: set it, such as anchor_coef=1.0.")
+
 
 class Adapted(NamedTuple):
     """What MPO adapts besides its networks."""
 
     log_lambda: Float[Array, ""]
-    """Logarithm of the entropy's price; at most 0."""
+    """Logarithm of the entropy's price, at most 0."""
+    beta: Float[Array, ""]
+    """Temperature of the last step."""
+    anchor: Actor | None
+    """Polyak copy of the actor; None if the actor itself draws the actions."""
+    log_alpha: Float[Array, " k"]
+    """Logarithms of the weights of the divergence from that copy: in mean and std, or of choices in all."""
 
 
 def adapted(config: MPOConfig, actor: Actor) -> Adapted:
-    """Return where the price begins."""
-    return Adapted(jnp.asarray(math.log(config.initial_lambda), jnp.float32))
+    """Return where these begin."""
+    return Adapted(
+        log_lambda=jnp.log(jnp.float32(config.initial_lambda)),
+        beta=jnp.float32(config.beta or 0.0),
+        anchor=None if config.anchor_tau == 1 else jax.tree.map(jnp.copy, actor),
+        log_alpha=jnp.full(1 if actor.nvec else 2, jnp.log(jnp.float32(config.anchor_coef))),
+    )
 
 
 def value_target(config: MPOConfig, networks: Networks, batch: Transition, key: PRNGKeyArray) -> Float[Array, " B"]:
-    """Return ``r + gamma (1 - terminated) E_pi min Q'(s', .)``, or with the log-sum-exp over the samples."""
-    action, probability = lax.stop_gradient(networks.actor(batch.next_obs).support(key, config.n_target_samples))
-    values = networks.target_critic(batch.next_obs, action).min(axis=0)
-    if config.backup == "mean":
-        value = (probability * values).sum(axis=0)
+    """Return ``r + gamma (1 - terminated) V(s')``, of the smallest target Q under the policy.
+
+    ``V`` is ``E Q``, with ``soft`` plus ``lambda beta`` times the entropy, or ``beta log E exp(Q / beta)``.
+    """
+    policy = networks.actor(batch.next_obs)
+    action, probability = lax.stop_gradient(policy.support(key, config.n_target_samples))
+    q = q_value(networks.target_critic, batch.next_obs, action)
+    if config.backup == "logsumexp" and config.beta:
+        value = config.beta * jax.nn.logsumexp(q / config.beta, b=probability, axis=0)
     else:
-        value = config.beta * jax.nn.logsumexp(values / config.beta, b=probability, axis=0)
+        value = (probability * q).sum(axis=0)
+    if config.soft:
+        extra: Adapted = networks.extra
+        value += jnp.exp(extra.log_lambda) * extra.beta * policy.entropy()
     return batch.reward + config.gamma * (1.0 - batch.terminated) * value
 
 
@@ -99,68 +148,92 @@ def actor_target(
     key: PRNGKeyArray,
     where: Bool[Array, " B"] | None = None,
 ) -> ActorTarget:
-    """Return the policy's own actions in some of the batch's states, with the weights
+    """Return the policy's own actions in the first ``n_states`` of the batch, and their weights.
 
-        w_i = softmax_i(log p_i + Q(s, a_i) / beta - lambda log pi(a_i|s)),
+    .. code-block:: text
 
-    where ``p_i`` is the share that a sample stands for (of discrete actions, which are all there, its probability).
-    ``beta`` is such that the mean KL divergence of ``softmax(log p + Q / beta)`` from ``p`` is ``epsilon``. ``lambda``
-    rises while the entropy is below its target: ``log lambda += rate (target - entropy) / action_dim``.
+        w_i = softmax_i(log p_i + Q(s, a_i) / beta - lambda log pi(a_i|s))
+
+    ``p_i`` is the share that an action stands for: of samples ``1 / M``, of all discrete actions their probability.
+    ``beta`` is such that the mean KL divergence of ``softmax(log p + Q / beta)`` from ``p`` is ``epsilon``, and
+    ``log lambda += rate (target entropy - entropy)`` per action component. The fixed point of this regression is
+    ``pi`` proportional to ``exp(Q / (lambda beta))``: without the price, a fit to one's own actions always narrows.
     """
-    obs = batch.obs[: config.n_states]
-    policy = networks.actor(obs)
-    action, probability = policy.support(key, config.n_action_samples)
-    critics: QFunction = networks.critic
-    values = critics(obs, action)
-    q = values.min(axis=0) if config.weigh_by == "min" else values.mean(axis=0)
+    obs, extra = batch.obs[: config.n_states], networks.extra
+    actor: Actor = networks.actor if extra.anchor is None else extra.anchor
+    policy = actor(obs)
+    action, probability = policy.balanced(key, config.n_action_samples)
+    values = networks.critic(obs, action)
+    q = values.min(axis=0) if config.q_of == "min" else values.mean(axis=0)
     prior = jnp.log(jnp.maximum(probability, 1e-12))
-    beta = solve_beta(q, prior, config.epsilon) if config.beta is None else jnp.asarray(config.beta)
-    price = jnp.exp(networks.extra.log_lambda)
-    log_weight = prior + q / beta - price * policy.log_prob(action)
-    weight = jax.nn.softmax(log_weight, axis=0)
-    entropy = policy.entropy().mean()
-    extra = Adapted(jnp.minimum(networks.extra.log_lambda + _entropy_step(config, networks.actor, entropy), 0.0))
+    beta = solve_beta(q, prior, config.epsilon) if config.beta is None else jnp.float32(config.beta)
+    price = jnp.exp(extra.log_lambda)
+    weight = jax.nn.softmax(prior + q / beta - price * policy.log_prob(action), axis=0)
     metrics = {
         "weight/beta": beta,
         "weight/lambda": price,
-        "weight/effective_sample_size": _share(weight),
-        "advantage/std": q.std(axis=0).mean(),
+        "weight/effective_sample_size": (1 / (weight**2).sum(axis=0)).mean() / len(weight),
+        "weight/kl": _divergence(q / beta, prior),
+        "advantage/std": jnp.sqrt((probability * (q - (probability * q).sum(axis=0)) ** 2).sum(axis=0)).mean(),
     }
-    return ActorTarget(obs, action, weight, metrics, extra)
+    if config.replay_share:
+        advantage = q_value(networks.critic, obs, batch.action[: len(obs)]) - (probability * q).sum(axis=0)
+        seen = softmax_weight(advantage / beta, 1.0)
+        action = jnp.concatenate([action, batch.action[None, : len(obs)]])
+        weight = jnp.concatenate([(1 - config.replay_share) * weight, config.replay_share * seen[None]])
+    gap = _target_entropy(config, actor) - policy.entropy().mean()
+    log_lambda = jnp.minimum(extra.log_lambda + config.lambda_learning_rate * gap / batch.action.shape[-1], 0.0)
+    fit = ActorTarget(obs, action, weight, metrics, extra=extra._replace(log_lambda=log_lambda, beta=beta))
+    return fit if extra.anchor is None else _near(config, fit, policy, networks.actor)
 
 
-def _share(weight: Float[Array, "M B"]) -> Float[Array, ""]:
-    return (1 / (weight**2).sum(axis=0)).mean() / len(weight)
+def _near(config: MPOConfig, fit: ActorTarget, anchor: Any, actor: Actor) -> ActorTarget:
+    """Return the fit with a price on the KL divergence from ``anchor``, and what follows the actor.
+
+    ``log alpha += rate (KL / epsilon - 1)``, each for its part of the divergence.
+    """
+    extra: Adapted = fit.extra
+    divergence = actor(fit.obs).divergence(anchor).mean(axis=-1)
+    bounds = (config.epsilon_mean, config.epsilon_std)[: len(divergence)]
+    excess = [0.0 if bound is None else kl / bound - 1 for kl, bound in zip(divergence, bounds, strict=True)]
+    step = config.anchor_learning_rate * jnp.clip(jnp.stack([jnp.asarray(x) for x in excess]), -1, 1)
+    copy = jax.tree.map(lambda old, new: old + config.anchor_tau * (new - old), extra.anchor, actor)
+    return fit._replace(
+        anchor=anchor,
+        anchor_weight=jnp.exp(extra.log_alpha),
+        metrics={**fit.metrics, "policy/anchor_kl": divergence.sum()},
+        extra=extra._replace(anchor=copy, log_alpha=extra.log_alpha + step),
+    )
 
 
-def _entropy_step(config: MPOConfig, actor: Actor, entropy: Float[Array, ""]) -> Float[Array, ""]:
+def _target_entropy(config: MPOConfig, actor: Actor) -> float:
+    """Return the entropy in nats that the policy is held at."""
     if actor.nvec:
-        target, size = config.target_entropy * sum(math.log(n) for n in actor.nvec), len(actor.nvec)
-    else:
-        size = actor.network.biases[-1].shape[0] // (1 + actor.state_std)
-        target = size * (math.log(config.target_std) + 0.5 * math.log(2 * math.pi * math.e))
-    return config.entropy_learning_rate * (target - entropy) / size
+        return config.target_entropy * sum(math.log(n) for n in actor.nvec)
+    return actor.action_dim * (math.log(config.target_std) + 0.5 * math.log(2 * math.pi * math.e))
 
 
 def solve_beta(q: Float[Array, "M B"], prior: Float[Array, "M B"], epsilon: float) -> Float[Array, ""]:
-    """Return the temperature at which the mean KL divergence of ``softmax(prior + q / beta)`` from ``prior`` is epsilon.
+    """Return the temperature at which ``softmax(prior + q / beta)`` is ``epsilon`` nats from the prior, in the mean.
 
     By 20 bisections of its logarithm, between 1/1,000 and 1,000 times the values' standard deviation.
     """
     unit = q.std(axis=0).mean() + 1e-8
 
-    def divergence(log_beta: Float[Array, ""]) -> Float[Array, ""]:
-        log_weight = jax.nn.log_softmax(prior + q / (unit * jnp.exp(log_beta)), axis=0)
-        return (jnp.exp(log_weight) * (log_weight - prior)).sum(axis=0).mean()
-
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:
         low, high = bounds
         middle = 0.5 * (low + high)
-        too_sharp = divergence(middle) > epsilon
+        too_sharp = _divergence(q / (unit * jnp.exp(middle)), prior) > epsilon
         return jnp.where(too_sharp, middle, low), jnp.where(too_sharp, high, middle)
 
     low, high = lax.fori_loop(0, 20, halve, (jnp.asarray(-6.9), jnp.asarray(6.9)))
     return unit * jnp.exp(0.5 * (low + high))
+
+
+def _divergence(score: Float[Array, "M B"], prior: Float[Array, "M B"]) -> Float[Array, ""]:
+    """Return the mean KL divergence of ``softmax(prior + score)`` from the prior."""
+    log_weight = jax.nn.log_softmax(prior + score, axis=0)
+    return (jnp.exp(log_weight) * (log_weight - prior)).sum(axis=0).mean()
 
 
 MPO = Algorithm(

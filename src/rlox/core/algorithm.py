@@ -26,6 +26,10 @@ class ActorTarget(NamedTuple):
     """``(*M, B, action_dim)``."""
     weight: Float[Array, "*M B"]
     metrics: Metrics
+    anchor: Any = None
+    """A policy at ``obs`` to stay near to (``Gaussian`` or ``Categorical``); None for none."""
+    anchor_weight: Any = None
+    """Weight of each part of the KL divergence from it, as ``divergence`` returns them."""
     extra: Any = None
     """What the algorithm adapts besides its networks, after this step; None if it does not."""
 

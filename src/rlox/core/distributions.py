@@ -81,6 +81,15 @@ class Categorical(eqx.Module):
         chosen = log_probs[:, np.arange(len(self.nvec)), actions].sum(axis=-1)
         return jnp.broadcast_to(jnp.asarray(actions)[:, None], (len(actions), *log_probs.shape[:2])), jnp.exp(chosen.T)
 
+    def balanced(self, key: PRNGKeyArray, n_samples: int) -> tuple[Int[Array, "M B K"], Float[Array, "M B"]]:
+        """Return every joint action and its probability."""
+        return self.support(key, n_samples)
+
+    def divergence(self, other: Categorical) -> Float[Array, "1 B"]:
+        """Return ``KL(other || self)``."""
+        log_probs, others = self._log_probs(), other._log_probs()
+        return (jnp.exp(others) * (others - log_probs)).sum(axis=(1, 2))[None]
+
     def penalty(self, bound_coef: float, logit_coef: float) -> Float[Array, " B"]:
         """Return ``logit_coef`` times half the squared logits; choices have no bounds."""
         return 0.5 * logit_coef * (self.logits**2).sum(axis=-1)
@@ -127,6 +136,24 @@ class Gaussian(eqx.Module):
         """Return ``n_samples`` actions, each of probability ``1 / n_samples``."""
         noise = jax.random.normal(key, (n_samples, *self.mean.shape))
         return self.mean + self.std * noise, jnp.full((n_samples, self.mean.shape[0]), 1 / n_samples)
+
+    def balanced(self, key: PRNGKeyArray, n_samples: int) -> tuple[Float[Array, "M B K"], Float[Array, "M B"]]:
+        """Return ``n_samples`` (even) actions in pairs around the mean, whose noise has variance 1 in each state.
+
+        The mean and the std that fit them best with equal weights are the policy's own, so that a fit to them moves it
+        by what the weights say and not by chance.
+        """
+        half = jax.random.normal(key, (n_samples // 2, *self.mean.shape))
+        half *= jax.lax.rsqrt((half**2).mean(axis=0))
+        noise = jnp.concatenate([half, -half])
+        return self.mean + self.std * noise, jnp.full((n_samples, self.mean.shape[0]), 1 / n_samples)
+
+    def divergence(self, other: Gaussian) -> Float[Array, "2 B"]:
+        """Return ``KL(other || self)`` in two parts: with only the mean changed, and with only the std changed."""
+        in_mean = 0.5 * ((self.mean - other.mean) / other.std) ** 2
+        ratio = other.std / self.std
+        in_std = 0.5 * (ratio**2 - 1) - jnp.log(ratio)
+        return jnp.stack([jnp.broadcast_to(part, self.mean.shape).sum(axis=-1) for part in (in_mean, in_std)])
 
     def penalty(self, bound_coef: float, logit_coef: float) -> Float[Array, " B"]:
         """Return ``bound_coef`` times half the squared excess of the mean over the action range, [-1, 1] here."""

@@ -192,6 +192,11 @@ class Actor(eqx.Module):
         above = self._raw(config.initial_std) if learned else 0.0
         self.log_std = jnp.full(action_dim, above, jnp.float32) if learned else None
 
+    @property
+    def action_dim(self) -> int:
+        """Number of action components."""
+        return len(self.nvec) or self.network.biases[-1].shape[0] // (1 + self.state_std)
+
     def __call__(self, obs: Float[Array, "B obs_dim"]) -> Categorical | Gaussian:
         out = self.network(obs)
         if self.nvec:
@@ -205,6 +210,6 @@ class Actor(eqx.Module):
         return Gaussian(mean, self.min_std + (self.max_std - self.min_std) * share)
 
     def _raw(self, std: float) -> float:
-        """Return the parameter of a std: the logarithm of what it is above its floor, over what it is below its ceiling."""
+        """Return the parameter of a std: log of what it is above its floor, over what it is below its ceiling."""
         below = 1.0 if self.max_std is None else self.max_std - std
         return float(np.log((std - self.min_std) / below))

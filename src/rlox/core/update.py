@@ -109,8 +109,9 @@ def make_actor_step(config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
 
         -mean_B sum_M stop_gradient(weight) log pi(a|s) - entropy_coef * mean(entropy) + penalties,
 
-    where the penalties are ``bound_coef`` times half the squared excess of the mean over the action range, and
-    ``logit_coef`` times half the squared logits (Peng et al. 2019, released code). Metrics are those of the policy
+    where the penalties are ``bound_coef`` times half the squared excess of the mean over the action range,
+    ``logit_coef`` times half the squared logits (Peng et al. 2019, released code), and what an algorithm asks for the
+    KL divergence from a policy to stay near to. Metrics are those of the policy
     before the step.
     """
     optimizer = actor_optimizer(config)
@@ -123,6 +124,8 @@ def make_actor_step(config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
             loss -= config.entropy_coef * policy.entropy().mean()
         if config.bound_coef or config.logit_coef:
             loss += policy.penalty(config.bound_coef, config.logit_coef).mean()
+        if fit.anchor is not None:
+            loss += (fit.anchor_weight @ policy.divergence(fit.anchor)).mean()
         return loss, {"actor/loss": loss, "policy/entropy": policy.entropy().mean(), **policy.metrics()}
 
     def actor_step(state: TrainState, fit: ActorTarget, actor_waits: Array | None = None) -> tuple[TrainState, Metrics]:
