@@ -74,7 +74,10 @@ def gaussian(config: Any, actor: Net, obs: Vector) -> tuple[Vector, Vector, list
     if not config.learn_std:
         return out, np.full(out.shape, config.initial_std), inputs
     mean, relative = np.split(out, 2, axis=1) if config.state_dependent_std else (out, np.zeros(out.shape))
-    return mean, config.min_std + np.exp(actor[-1] + relative), inputs
+    raw = actor[-1] + relative
+    if config.max_std is None:
+        return mean, config.min_std + np.exp(raw), inputs
+    return mean, config.min_std + (config.max_std - config.min_std) / (1 + np.exp(-raw)), inputs
 
 
 def log_softmax(logits: Vector) -> Vector:
@@ -82,11 +85,16 @@ def log_softmax(logits: Vector) -> Vector:
     return shifted - np.log(np.exp(shifted).sum(axis=1, keepdims=True))
 
 
-def discrete_actor(config: Any, nvec: tuple[int, ...], actor: Net, batch: Any, weight: Vector) -> Any:
-    """Return each sample's loss, the gradient of the mean loss, and each sample's entropy."""
+def discrete_actor(config: Any, nvec: tuple[int, ...], actor: Net, batch: Any, weight: Vector, near: Any = None) -> Any:
+    """Return each sample's loss, the gradient of the mean loss, and each sample's entropy.
+
+    ``near``: logits of a policy to stay near to, and the price of the KL divergence from it.
+    """
     logits, inputs = forward(actor, batch.obs)
     loss, entropy, grads = np.zeros(len(logits)), np.zeros(len(logits)), []
-    for part, choice in zip(np.split(logits, np.cumsum(nvec)[:-1], axis=1), batch.action.T, strict=True):
+    for k, (part, choice) in enumerate(
+        zip(np.split(logits, np.cumsum(nvec)[:-1], axis=1), batch.action.T, strict=True)
+    ):
         log_p = log_softmax(part)
         p, chosen = np.exp(log_p), np.eye(part.shape[1])[choice.astype(int)]
         h = -(p * log_p).sum(axis=1)
@@ -96,11 +104,18 @@ def discrete_actor(config: Any, nvec: tuple[int, ...], actor: Net, batch: Any, w
         grads.append(
             weight[:, None] * (p - chosen) + config.entropy_coef * p * (log_p + h[:, None]) + config.logit_coef * part
         )
+        if near is not None:
+            log_q = log_softmax(np.split(near[0], np.cumsum(nvec)[:-1], axis=1)[k])
+            loss += near[1][0] * (np.exp(log_q) * (log_q - log_p)).sum(axis=1)
+            grads[-1] += near[1][0] * (p - np.exp(log_q))
     return loss, backward(actor, inputs, np.concatenate(grads, axis=1) / len(logits)), entropy, None
 
 
-def continuous_actor(config: Any, actor: Net, batch: Any, weight: Vector) -> Any:
-    """Return each sample's loss, the gradient of the mean loss, each sample's entropy, and the stds."""
+def continuous_actor(config: Any, actor: Net, batch: Any, weight: Vector, near: Any = None) -> Any:
+    """Return each sample's loss, the gradient of the mean loss, each sample's entropy, and the stds.
+
+    ``near``: mean and std of a policy to stay near to, and the prices of a divergence in each.
+    """
     mean, std, inputs = gaussian(config, actor, batch.obs)
     z, excess = (batch.action - mean) / std, np.maximum(np.abs(mean) - 1, 0)
     log_prob = (-(z**2) / 2 - np.log(std) - np.log(2 * np.pi) / 2).sum(axis=1)
@@ -108,10 +123,19 @@ def continuous_actor(config: Any, actor: Net, batch: Any, weight: Vector) -> Any
     loss = -weight * log_prob - config.entropy_coef * entropy + config.bound_coef * (excess**2).sum(axis=1) / 2
     w, n = weight[:, None], len(mean)
     out_grad = (-w * z / std + config.bound_coef * excess * np.sign(mean)) / n
+    std_grad = (-w * (z**2 - 1) / std - config.entropy_coef / std) / n
+    if near is not None:
+        old, old_std, prices = near
+        loss += prices[0] * ((mean - old) ** 2 / (2 * old_std**2)).sum(axis=1)
+        loss += prices[1] * (np.log(std / old_std) + old_std**2 / (2 * std**2) - 1 / 2).sum(axis=1)
+        out_grad += prices[0] * (mean - old) / old_std**2 / n
+        std_grad += prices[1] * (1 / std - old_std**2 / std**3) / n
     layers = actor[: len(actor) // 2 * 2]
     if not config.learn_std:
         return loss, backward(layers, inputs, out_grad), entropy, std
-    log_std_grad = (-w * (z**2 - 1) / std - config.entropy_coef / std) * (std - config.min_std) / n
+    above = std - config.min_std
+    share = 1.0 if config.max_std is None else (config.max_std - std) / (config.max_std - config.min_std)
+    log_std_grad = std_grad * above * share
     if config.state_dependent_std:
         out_grad = np.concatenate([out_grad, log_std_grad], axis=1)
     return loss, [*backward(layers, inputs, out_grad), log_std_grad.sum(axis=0)], entropy, std

@@ -8,6 +8,7 @@ from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import brentq
 
 from plain import (
     Net,
@@ -246,8 +247,143 @@ class IQL(Reference):
         return target[0] - value(self.config, self.critics[0], batch.obs)
 
 
+class MPO(AWAC):
+    """What it adapts begins where the settings say."""
+
+    def __init__(self, *args: Any):
+        super().__init__(*args)
+        self.log_lambda, self.beta = np.log(self.config.initial_lambda), self.config.beta or 0.0
+        self.anchor = [param.copy() for param in self.actor]
+        self.log_alpha = np.full(1 if self.nvec else 2, np.log(self.config.anchor_coef or 1.0))
+
+    def target(self, batch: Any, noise: Iterator[Vector]) -> Any:
+        config = self.config
+        values, probability = self.policy_values(self.targets, batch.next_obs, noise, config.n_target_samples)
+        value = (probability * values).sum(axis=0)
+        if config.backup == "logsumexp":
+            value = config.beta * np.log((probability * np.exp(values / config.beta)).sum(axis=0))
+        if config.soft:
+            value = value + np.exp(self.log_lambda) * self.beta * self.entropy(self.actor, batch.next_obs)
+        return self.bootstrapped(batch, value)
+
+    def entropy(self, actor: Net, obs: Vector) -> Vector:
+        if self.nvec:
+            parts = np.split(forward(actor, obs)[0], np.cumsum(self.nvec)[:-1], axis=1)
+            return -np.sum([(np.exp(log_softmax(part)) * log_softmax(part)).sum(axis=1) for part in parts], axis=0)
+        return (np.log(gaussian(self.config, actor, obs)[1]) + np.log(2 * np.pi * np.e) / 2).sum(axis=1)
+
+    def update(self, batches: list[Any], noise: list[Vector]) -> dict[str, float]:
+        drawn, batch, config = iter(noise), batches[-1], self.config
+        target = self.target(batch, drawn)
+        variance = explained(*self.fitted(batch, target))
+        loss = self.critic_step(self.losses(batch, target))
+        batch = type(batch)(*(column[: config.n_states] for column in batch))
+        now, draws = self.actor, self.actor if config.anchor_tau == 1 else self.anchor
+        self.actor = draws
+        action, log_prob, prior = self.candidates(batch.obs, drawn)
+        entropy = self.entropy(draws, batch.obs)
+        self.actor = now
+        every = np.stack([
+            [q_value(config, self.nvec, net, batch.obs, one) for net in self.critics] for one in action
+        ])  # fmt: skip
+        q = every.min(axis=1) if config.q_of == "min" else every.mean(axis=1)
+        self.beta = solve_beta(q, prior, config.epsilon) if config.beta is None else config.beta
+        price = np.exp(self.log_lambda)
+        weight = softmax(np.log(prior) + q / self.beta - price * log_prob)
+        metrics = {
+            "weight/beta": self.beta,
+            "weight/lambda": price,
+            "weight/kl": divergence(q / self.beta, prior),
+            "weight/effective_sample_size": (1 / (weight**2).sum(axis=0)).mean() / len(weight),
+            "advantage/std": np.sqrt((prior * (q - (prior * q).sum(axis=0)) ** 2).sum(axis=0)).mean(),
+        }
+        share, advantage = config.replay_share, self.smallest(self.critics, batch.obs, batch.action)
+        if share:
+            seen = softmax((advantage - (prior * q).sum(axis=0))[:, None] / self.beta)[:, 0] * len(advantage)
+            action = np.concatenate([action, batch.action[None]])
+            weight = np.concatenate([(1 - share) * weight, share * seen[None]])
+        metrics |= self.fit(batch, action, weight)
+        if self.nvec:
+            wanted = config.target_entropy * np.log(self.nvec).sum()
+        else:
+            wanted = batch.action.shape[1] * np.log(config.target_std * np.sqrt(2 * np.pi * np.e))
+        gap = (wanted - entropy.mean()) / batch.action.shape[1]
+        self.log_lambda = min(self.log_lambda + config.lambda_learning_rate * gap, 0.0)
+        assert next(drawn, None) is None
+        return metrics | {"critic/loss": loss, "critic/explained_variance": variance}
+
+    def candidates(self, obs: Vector, noise: Iterator[Vector]) -> tuple[Vector, Vector, Vector]:
+        """Return actions, the logarithm of their density, and the share that each stands for."""
+        if self.nvec:
+            logits = np.split(forward(self.actor, obs)[0], np.cumsum(self.nvec)[:-1], axis=1)
+            parts = [log_softmax(part) for part in logits]
+            choices = list(itertools.product(*map(range, self.nvec)))
+            log_prob = np.stack([sum(p[:, i] for p, i in zip(parts, choice, strict=True)) for choice in choices])
+            return np.stack([np.tile(choice, (len(obs), 1)) for choice in choices]), log_prob, np.exp(log_prob)
+        mean, std, _ = gaussian(self.config, self.actor, obs)
+        z = next(noise)
+        log_prob = (-(z**2) / 2 - np.log(std) - np.log(2 * np.pi) / 2).sum(axis=-1)
+        return mean + std * z, log_prob, np.full(log_prob.shape, 1 / len(z))
+
+    def fit(self, batch: Any, action: Vector, weight: Vector) -> dict[str, float]:
+        """Move the actor towards several actions in each observation, and what is adapted to keep it near its copy."""
+        n, near, metrics = len(action), None, {}
+        rows = batch._replace(obs=np.tile(batch.obs, (n, 1)), action=action.reshape(-1, action.shape[-1]))
+        before = self.actor
+        if self.config.anchor_tau < 1:
+            near, apart = self.near(batch.obs)
+            metrics["policy/anchor_kl"] = apart.sum()
+            bounds = (self.config.epsilon_mean, self.config.epsilon_std)[: len(apart)]
+            for i, bound in enumerate(bounds):
+                if bound is not None:
+                    self.log_alpha[i] += self.config.anchor_learning_rate * np.clip(apart[i] / bound - 1, -1, 1)
+            near = tuple(np.tile(part, (n, 1)) for part in near[:-1]), near[-1]
+            near = (*near[0], near[1])
+        actor = discrete_actor if self.nvec else continuous_actor
+        args = (self.config, self.nvec) if self.nvec else (self.config,)
+        found = actor(*args, self.actor, rows, n * weight.ravel(), near)
+        self.actor = self.actor_optimizer.step(self.actor, found[1])
+        tau = self.config.anchor_tau
+        self.anchor = [(1 - tau) * old + tau * new for old, new in zip(self.anchor, before, strict=True)]
+        return metrics | {"actor/loss": found[0].mean(), **self.describe_policy(found)}
+
+    def near(self, obs: Vector) -> tuple[Any, Vector]:
+        """Return the copy's policy with the prices of a divergence from it, and how far each part is from it."""
+        prices = np.exp(self.log_alpha)
+        if self.nvec:
+            cuts = np.cumsum(self.nvec)[:-1]
+            logits = forward(self.anchor, obs)[0]
+            pairs = zip(
+                np.split(logits, cuts, axis=1), np.split(forward(self.actor, obs)[0], cuts, axis=1), strict=True
+            )
+            kl = sum(
+                (np.exp(log_softmax(old)) * (log_softmax(old) - log_softmax(new))).sum(axis=1) for old, new in pairs
+            )
+            return (logits, prices), np.array([np.mean(kl)])
+        (old, old_std, _), (mean, std, _) = (gaussian(self.config, actor, obs) for actor in (self.anchor, self.actor))
+        in_mean = ((mean - old) ** 2 / (2 * old_std**2)).sum(axis=1).mean()
+        in_std = (np.log(std / old_std) + old_std**2 / (2 * std**2) - 1 / 2).sum(axis=1).mean()
+        return (old, old_std, prices), np.array([in_mean, in_std])
+
+
+def softmax(score: Vector) -> Vector:
+    """Return the softmax over the first axis."""
+    return np.exp(log_softmax(score.T)).T
+
+
+def divergence(score: Vector, prior: Vector) -> float:
+    """Return the mean KL divergence of ``softmax(log prior + score)`` from the prior."""
+    log_weight = log_softmax((np.log(prior) + score).T).T
+    return (np.exp(log_weight) * (log_weight - np.log(prior))).sum(axis=0).mean()
+
+
+def solve_beta(q: Vector, prior: Vector, epsilon: float) -> float:
+    """Return the temperature at which that divergence of ``q / beta`` is ``epsilon``."""
+    return float(np.exp(brentq(lambda log: divergence(q / np.exp(log), prior) - epsilon, -8, 8, xtol=1e-12)))
+
+
 REFERENCES: dict[str, type[Reference]] = {
-    "awr": AWR, "bc": BC, "marwil": MARWIL, "awac": AWAC, "crr": CRR, "iql": IQL
+    "awr": AWR, "bc": BC, "marwil": MARWIL, "awac": AWAC, "crr": CRR, "iql": IQL, "mpo": MPO
 }  # fmt: skip
 
 

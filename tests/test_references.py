@@ -51,19 +51,25 @@ def make_updates(algorithm: str, config: Any, monkeypatch: pytest.MonkeyPatch) -
 
     ``noise`` are the standard normal numbers behind each draw of continuous actions, in the order of the draws.
     """
-    update, noise, support = make_update(ALGORITHMS[algorithm], config), [], Gaussian.support
+    update, noise = make_update(ALGORITHMS[algorithm], config), []
 
-    def recorded(self: Gaussian, key: Any, n_samples: int) -> Any:
-        actions, probability = support(self, key, n_samples)
-        noise.append((actions - self.mean) / self.std)
-        return actions, probability
+    def record(name: str) -> None:
+        draw = getattr(Gaussian, name)
+
+        def recorded(self: Gaussian, key: Any, n_samples: int) -> Any:
+            actions, probability = draw(self, key, n_samples)
+            noise.append((actions - self.mean) / self.std)
+            return actions, probability
+
+        monkeypatch.setattr(Gaussian, name, recorded)
 
     def run(state: TrainState, batches: Transition, key: Any, actor_waits: Any = None) -> Any:
         noise.clear()
         state, metrics = update(state, batches, key, actor_waits)
         return state, metrics, list(noise)
 
-    monkeypatch.setattr(Gaussian, "support", recorded)
+    record("support")
+    record("balanced")
     return jax.jit(run, compiler_options=FAST)
 
 
@@ -144,6 +150,7 @@ def make_batches(nvec: tuple[int, ...], *lead: int, seed: int = 0) -> Transition
     )
 
 
+MPO: dict[str, Any] = {"layer_norm": False, "n_states": 5, "n_action_samples": 4, "lambda_learning_rate": 0.1}
 # Batches as small as the number of action components or of choices would show arrays that broadcast by accident.
 UPDATES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "awr": ("awr", DISCRETE, {"value_scale": 1.0}),
@@ -180,6 +187,25 @@ UPDATES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "iql": ("iql", DISCRETE, {"tau": 0.2, "beta": 0.8, "max_advantage": 1.5}),
     "iql, continuous": (
         "iql", CONTINUOUS, {"tau": 0.3, "beta": 0.8, "expectile": 0.9, "n_critics": 3, "network_init": "he"}
+    ),
+    "mpo": ("mpo", DISCRETE, MPO | {"tau": 0.2, "epsilon": 0.05, "soft": True, "replay_share": 0.3}),
+    "mpo, discrete, near its copy": (
+        "mpo", DISCRETE,
+        MPO | {"q_of": "mean", "beta": 0.7, "backup": "logsumexp", "anchor_tau": 0.1, "anchor_coef": 0.4,
+               "epsilon_mean": 0.01},
+    ),
+    "mpo, continuous": (
+        "mpo", CONTINUOUS, MPO | {"tau": 0.3, "n_target_samples": 3, "target_std": 2.0, "bound_coef": 0.7}
+    ),
+    "mpo, soft and mixed": (
+        "mpo", CONTINUOUS,
+        MPO | {"soft": True, "replay_share": 0.4, "q_of": "mean", "state_dependent_std": False, "max_std": None,
+               "initial_lambda": 1.0},
+    ),
+    "mpo, near its copy": (
+        "mpo", CONTINUOUS,
+        MPO | {"anchor_tau": 0.2, "anchor_coef": 0.6, "epsilon_mean": 0.002, "epsilon_std": 0.05, "beta": 0.4,
+               "backup": "logsumexp", "n_target_samples": 2, "lambda_learning_rate": 0.0},
     ),
 }  # fmt: skip
 
