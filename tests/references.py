@@ -252,7 +252,8 @@ class MPO(AWAC):
 
     def __init__(self, *args: Any):
         super().__init__(*args)
-        self.log_lambda, self.beta = np.log(self.config.initial_lambda), self.config.beta or 0.0
+        self.log_lambda = np.log(self.config.initial_lambda)
+        self.temperature = self.config.initial_lambda * (self.config.beta or 0.0)
         self.anchor = [param.copy() for param in self.actor]
         self.log_alpha = np.full(1 if self.nvec else 2, np.log(self.config.anchor_coef or 1.0))
 
@@ -263,7 +264,7 @@ class MPO(AWAC):
         if config.backup == "logsumexp":
             value = config.beta * np.log((probability * np.exp(values / config.beta)).sum(axis=0))
         if config.soft:
-            value = value + np.exp(self.log_lambda) * self.beta * self.entropy(self.actor, batch.next_obs)
+            value = value + self.temperature * self.entropy(self.actor, batch.next_obs)
         return self.bootstrapped(batch, value)
 
     def entropy(self, actor: Net, obs: Vector) -> Vector:
@@ -287,30 +288,33 @@ class MPO(AWAC):
             [q_value(config, self.nvec, net, batch.obs, one) for net in self.critics] for one in action
         ])  # fmt: skip
         q = every.min(axis=1) if config.q_of == "min" else every.mean(axis=1)
-        self.beta = solve_beta(q, prior, config.epsilon) if config.beta is None else config.beta
-        price = np.exp(self.log_lambda)
-        weight = softmax(np.log(prior) + q / self.beta - price * log_prob)
+        beta = solve_beta(q, prior, config.epsilon) if config.beta is None else config.beta
+        gap = self.gap(entropy.mean(), batch.action.shape[1])
+        price = min(np.exp(self.log_lambda + gap), 1.0)
+        self.log_lambda = min(self.log_lambda + config.lambda_learning_rate * gap, 0.0)
+        self.temperature = price * beta
+        weight = softmax(np.log(prior) + q / beta - price * log_prob)
         metrics = {
-            "weight/beta": self.beta,
+            "weight/beta": beta,
             "weight/lambda": price,
-            "weight/kl": divergence(q / self.beta, prior),
+            "weight/kl": divergence(q / beta, prior),
             "weight/effective_sample_size": (1 / (weight**2).sum(axis=0)).mean() / len(weight),
             "advantage/std": np.sqrt((prior * (q - (prior * q).sum(axis=0)) ** 2).sum(axis=0)).mean(),
         }
         share, advantage = config.replay_share, self.smallest(self.critics, batch.obs, batch.action)
         if share:
-            seen = softmax((advantage - (prior * q).sum(axis=0))[:, None] / self.beta)[:, 0] * len(advantage)
+            seen = softmax((advantage - (prior * q).sum(axis=0))[:, None] / beta)[:, 0] * len(advantage)
             action = np.concatenate([action, batch.action[None]])
             weight = np.concatenate([(1 - share) * weight, share * seen[None]])
         metrics |= self.fit(batch, action, weight)
-        if self.nvec:
-            wanted = config.target_entropy * np.log(self.nvec).sum()
-        else:
-            wanted = batch.action.shape[1] * np.log(config.target_std * np.sqrt(2 * np.pi * np.e))
-        gap = (wanted - entropy.mean()) / batch.action.shape[1]
-        self.log_lambda = min(self.log_lambda + config.lambda_learning_rate * gap, 0.0)
         assert next(drawn, None) is None
         return metrics | {"critic/loss": loss, "critic/explained_variance": variance}
+
+    def gap(self, entropy: float, n: int) -> float:
+        share, std = self.config.target_entropy, self.config.target_std
+        if self.nvec:
+            return 0.0 if share is None else (share * np.log(self.nvec).sum() - entropy) / n
+        return 0.0 if std is None else np.log(std * np.sqrt(2 * np.pi * np.e)) - entropy / n
 
     def candidates(self, obs: Vector, noise: Iterator[Vector]) -> tuple[Vector, Vector, Vector]:
         """Return actions, the logarithm of their density, and the share that each stands for."""
@@ -378,7 +382,10 @@ def divergence(score: Vector, prior: Vector) -> float:
 
 
 def solve_beta(q: Vector, prior: Vector, epsilon: float) -> float:
-    """Return the temperature at which that divergence of ``q / beta`` is ``epsilon``."""
+    """Return the temperature at which that divergence of ``q / beta`` is ``epsilon``, the policy mixed with uniform."""
+    n = len(q)
+    uniform = min((1 - np.exp(-2 * epsilon)) * n / (n - 1), 1.0)
+    prior = (1 - uniform) * prior + uniform / n
     return float(np.exp(brentq(lambda log: divergence(q / np.exp(log), prior) - epsilon, -8, 8, xtol=1e-12)))
 
 

@@ -235,7 +235,7 @@ def test_a_module_that_cannot_be_imported(here: Path, module: str, words: list[s
 def test_names_that_cannot_be_registered(name: str, words: str):
     with pytest.raises(ConfigError, match=words):
         rlox.register(name, ALGORITHMS["awr"])
-    assert list(ALGORITHMS) == ["awr", "bc", "marwil", "awac", "crr", "iql", "ppo", "sac", "td3"]
+    assert list(ALGORITHMS) == ["awr", "bc", "marwil", "awac", "crr", "iql", "mpo", "ppo", "sac", "td3"]
 
 
 def test_only_algorithms_are_registered(monkeypatch: pytest.MonkeyPatch):

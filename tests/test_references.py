@@ -205,7 +205,7 @@ UPDATES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "mpo, near its copy": (
         "mpo", CONTINUOUS,
         MPO | {"anchor_tau": 0.2, "anchor_coef": 0.6, "epsilon_mean": 0.002, "epsilon_std": 0.05, "beta": 0.4,
-               "backup": "logsumexp", "n_target_samples": 2, "lambda_learning_rate": 0.0},
+               "backup": "logsumexp", "n_target_samples": 2, "target_std": None},
     ),
 }  # fmt: skip
 

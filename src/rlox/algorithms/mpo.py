@@ -31,14 +31,14 @@ class MPOConfig(Config):
     """Mean KL divergence, in nats, of softmax(Q / beta) from the policy: what beta is solved for."""
     beta: float | None = setting(None, above=0)
     """Temperature: divides Q. None solves for the one that keeps to `epsilon`."""
-    target_std: float = setting(0.3, above=0, needs={"actions": "continuous"})
-    """Continuous actions: the policy's entropy is held at that of this standard deviation."""
-    target_entropy: float = setting(0.1, at_least=0, at_most=1, needs={"actions": "discrete"})
-    """Discrete actions: the policy's entropy is held at this share of the largest."""
+    target_std: float | None = setting(0.3, above=0, needs={"actions": "continuous"})
+    """Continuous actions: the policy's entropy is held at that of this standard deviation; None keeps the price."""
+    target_entropy: float | None = setting(0.1, at_least=0, at_most=1, needs={"actions": "discrete"})
+    """Discrete actions: the policy's entropy is held at this share of the largest; None keeps the price."""
     initial_lambda: float = setting(0.3, at_least=0, at_most=1)
-    """First price of entropy; with `lambda_learning_rate` 0 the only one."""
-    lambda_learning_rate: float = setting(0.01, at_least=0)
-    """Step of the price's logarithm, per nat that the entropy is off its target."""
+    """First price of entropy, lambda."""
+    lambda_learning_rate: float = setting(0.01, above=0)
+    """Step of the price's logarithm, per nat and action component that the entropy is below its target."""
     n_action_samples: int = setting(8, at_least=2, needs={"actions": "continuous"})
     """Continuous actions: the policy's actions in each state that it is fitted to."""
     n_states: int = setting(128, at_least=1)
@@ -102,9 +102,9 @@ class Adapted(NamedTuple):
     """What MPO adapts besides its networks."""
 
     log_lambda: Float[Array, ""]
-    """Logarithm of the entropy's price, at most 0."""
-    beta: Float[Array, ""]
-    """Temperature of the last step."""
+    """Logarithm of the entropy's price while the entropy is at its target; at most 0."""
+    temperature: Float[Array, ""]
+    """``lambda beta`` of the last step: what a nat of entropy is worth."""
     anchor: Actor | None
     """Polyak copy of the actor; None if the actor itself draws the actions."""
     log_alpha: Float[Array, " k"]
@@ -115,7 +115,7 @@ def adapted(config: MPOConfig, actor: Actor) -> Adapted:
     """Return where these begin."""
     return Adapted(
         log_lambda=jnp.log(jnp.float32(config.initial_lambda)),
-        beta=jnp.float32(config.beta or 0.0),
+        temperature=jnp.float32(config.initial_lambda * (config.beta or 0.0)),
         anchor=None if config.anchor_tau == 1 else jax.tree.map(jnp.copy, actor),
         log_alpha=jnp.full(1 if actor.nvec else 2, jnp.log(jnp.float32(config.anchor_coef))),
     )
@@ -135,7 +135,7 @@ def value_target(config: MPOConfig, networks: Networks, batch: Transition, key: 
         value = (probability * q).sum(axis=0)
     if config.soft:
         extra: Adapted = networks.extra
-        value += jnp.exp(extra.log_lambda) * extra.beta * policy.entropy()
+        value += extra.temperature * policy.entropy()
     return batch.reward + config.gamma * (1.0 - batch.terminated) * value
 
 
@@ -155,9 +155,15 @@ def actor_target(
         w_i = softmax_i(log p_i + Q(s, a_i) / beta - lambda log pi(a_i|s))
 
     ``p_i`` is the share that an action stands for: of samples ``1 / M``, of all discrete actions their probability.
-    ``beta`` is such that the mean KL divergence of ``softmax(log p + Q / beta)`` from ``p`` is ``epsilon``, and
-    ``log lambda += rate (target entropy - entropy)`` per action component. The fixed point of this regression is
-    ``pi`` proportional to ``exp(Q / (lambda beta))``: without the price, a fit to one's own actions always narrows.
+    ``beta`` is such that the mean KL divergence of ``softmax(log p + Q / beta)`` from ``p`` is ``epsilon``. The fixed
+    point of this regression is ``pi`` proportional to ``exp(Q / (lambda beta))``: without a price on entropy, a fit to
+    one's own actions always narrows. Of ``gap``, what the entropy is below its target per action component,
+
+    .. code-block:: text
+
+        lambda = min(Lambda exp(gap), 1)        Lambda *= exp(rate gap)
+
+    The second alone would swing: the price drives the rate at which the entropy changes.
     """
     obs, extra = batch.obs[: config.n_states], networks.extra
     actor: Actor = networks.actor if extra.anchor is None else extra.anchor
@@ -166,8 +172,9 @@ def actor_target(
     values = networks.critic(obs, action)
     q = values.min(axis=0) if config.q_of == "min" else values.mean(axis=0)
     prior = jnp.log(jnp.maximum(probability, 1e-12))
-    beta = solve_beta(q, prior, config.epsilon) if config.beta is None else jnp.float32(config.beta)
-    price = jnp.exp(extra.log_lambda)
+    beta = solve_beta(q, probability, config.epsilon) if config.beta is None else jnp.float32(config.beta)
+    gap = _entropy_gap(config, actor, policy.entropy().mean())
+    price = jnp.exp(jnp.minimum(extra.log_lambda + gap, 0.0))
     weight = jax.nn.softmax(prior + q / beta - price * policy.log_prob(action), axis=0)
     metrics = {
         "weight/beta": beta,
@@ -181,9 +188,10 @@ def actor_target(
         seen = softmax_weight(advantage / beta, 1.0)
         action = jnp.concatenate([action, batch.action[None, : len(obs)]])
         weight = jnp.concatenate([(1 - config.replay_share) * weight, config.replay_share * seen[None]])
-    gap = _target_entropy(config, actor) - policy.entropy().mean()
-    log_lambda = jnp.minimum(extra.log_lambda + config.lambda_learning_rate * gap / batch.action.shape[-1], 0.0)
-    fit = ActorTarget(obs, action, weight, metrics, extra=extra._replace(log_lambda=log_lambda, beta=beta))
+    log_lambda = jnp.minimum(extra.log_lambda + config.lambda_learning_rate * gap, 0.0)
+    fit = ActorTarget(
+        obs, action, weight, metrics, extra=extra._replace(log_lambda=log_lambda, temperature=price * beta)
+    )
     return fit if extra.anchor is None else _near(config, fit, policy, networks.actor)
 
 
@@ -206,18 +214,26 @@ def _near(config: MPOConfig, fit: ActorTarget, anchor: Any, actor: Actor) -> Act
     )
 
 
-def _target_entropy(config: MPOConfig, actor: Actor) -> float:
-    """Return the entropy in nats that the policy is held at."""
+def _entropy_gap(config: MPOConfig, actor: Actor, entropy: Float[Array, ""]) -> Float[Array, ""]:
+    """Return the nats for each action component that the entropy is below its target; 0 if it has none."""
     if actor.nvec:
-        return config.target_entropy * sum(math.log(n) for n in actor.nvec)
-    return actor.action_dim * (math.log(config.target_std) + 0.5 * math.log(2 * math.pi * math.e))
+        target = None if config.target_entropy is None else config.target_entropy * sum(map(math.log, actor.nvec))
+    else:
+        std = config.target_std
+        target = None if std is None else actor.action_dim * (math.log(std) + 0.5 * math.log(2 * math.pi * math.e))
+    return jnp.zeros(()) if target is None else (target - entropy) / actor.action_dim
 
 
-def solve_beta(q: Float[Array, "M B"], prior: Float[Array, "M B"], epsilon: float) -> Float[Array, ""]:
-    """Return the temperature at which ``softmax(prior + q / beta)`` is ``epsilon`` nats from the prior, in the mean.
+def solve_beta(q: Float[Array, "M B"], probability: Float[Array, "M B"], epsilon: float) -> Float[Array, ""]:
+    """Return the temperature at which ``softmax(log p + q / beta)`` is ``epsilon`` nats from ``p``, in the mean.
 
-    By 20 bisections of its logarithm, between 1/1,000 and 1,000 times the values' standard deviation.
+    ``p`` is the policy mixed with as much of the uniform one as keeps the bound in reach where the policy is sure of
+    the best action already (samples have equal shares, and are left as they are). By 20 bisections of the logarithm
+    of ``beta``, between 1/1,000 and 1,000 times the values' standard deviation.
     """
+    n = len(q)
+    uniform = min((1 - math.exp(-2 * epsilon)) * n / (n - 1), 1.0) if n > 1 else 0.0
+    prior = jnp.log((1 - uniform) * probability + uniform / n)
     unit = q.std(axis=0).mean() + 1e-8
 
     def halve(_: Array, bounds: tuple[Array, Array]) -> tuple[Array, Array]:

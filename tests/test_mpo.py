@@ -1,0 +1,277 @@
+"""MPO: what its policy becomes in closed form, what it adapts, and its limits."""
+
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from probes import AIMS, ActionReward, ObservedActionReward
+from rlox import Trainer
+from rlox.algorithms import ALGORITHMS
+from rlox.algorithms.mpo import MPO, MPOConfig, solve_beta
+from rlox.core.distributions import Categorical, Gaussian
+from rlox.core.state import TrainState, Transition
+from rlox.core.update import init_state, make_update
+from rlox.errors import ConfigError
+
+N_STATES, N_ACTIONS = 3, 4
+SMALL: dict[str, Any] = {
+    "hidden": 32,
+    "batch_size": 48,
+    "n_states": 48,
+    "learning_rate": 1e-2,
+    "tau": 0.1,
+    "gamma": 0.0,
+}
+
+
+def pays() -> np.ndarray:
+    """Return what each action pays in each state."""
+    return np.random.default_rng(0).normal(size=(N_STATES, N_ACTIONS))
+
+
+def discrete_steps() -> Transition:
+    """Return one step of each action in each state, four times over; every episode ends there."""
+    state, action = (np.tile(index.ravel(), 4) for index in np.indices((N_STATES, N_ACTIONS)))
+    return steps(np.eye(N_STATES)[state], action[:, None].astype(np.int32), pays()[state, action])
+
+
+def steps(obs: Any, action: Any, reward: Any) -> Transition:
+    n = len(reward)
+    every = Transition(
+        obs=jnp.array(obs, jnp.float32),
+        action=jnp.array(action),
+        reward=jnp.array(reward, jnp.float32),
+        next_obs=jnp.zeros(np.shape(obs), jnp.float32),
+        terminated=jnp.ones(n, bool),
+        truncated=jnp.zeros(n, bool),
+    )
+    return jax.tree.map(lambda column: column[None], every)
+
+
+def fit(config: MPOConfig, state: TrainState, batches: Transition, n: int) -> tuple[TrainState, dict[str, float]]:
+    """Take ``n`` updates with the same steps."""
+    update = make_update(MPO, config)
+
+    def once(state: TrainState, key: Any) -> Any:
+        return update(state, batches, key)
+
+    state, metrics = jax.jit(lambda state: jax.lax.scan(once, state, jax.random.split(state.key, n)))(state)
+    return state, {name: float(values[-1]) for name, values in metrics.items()}
+
+
+def start(config: MPOConfig, nvec: tuple[int, ...] = (N_ACTIONS,), action_dim: int = 1) -> TrainState:
+    return init_state(MPO, config, N_STATES, nvec, action_dim, seed=0)
+
+
+def probabilities(state: TrainState) -> Any:
+    policy: Any = state.actor(jnp.eye(N_STATES))
+    return jax.nn.softmax(policy.logits)
+
+
+def test_the_policy_becomes_the_exponential_of_q_over_lambda_beta():
+    config = MPOConfig(**SMALL, beta=0.5, initial_lambda=0.8, target_entropy=None)
+    found = probabilities(fit(config, start(config), discrete_steps(), 2500)[0])
+    likely = np.exp(pays() / (0.8 * 0.5))
+    np.testing.assert_allclose(found, likely / likely.sum(axis=1, keepdims=True), atol=0.02)
+
+
+def test_an_action_that_was_all_but_given_up_comes_back_if_it_pays():
+    config = MPOConfig(**SMALL, beta=0.5, initial_lambda=0.8, target_entropy=None)
+    state, best = start(config), pays().argmax(axis=1)
+    biases = state.actor.network.biases
+    away = jnp.zeros(N_ACTIONS).at[best[0]].set(-12.0)
+    network = eqx_replace(state.actor.network, biases=(*biases[:-1], away))
+    state = state._replace(actor=eqx_replace(state.actor, network=network))
+    assert probabilities(state)[0, best[0]] < 1e-4
+    assert probabilities(fit(config, state, discrete_steps(), 2500)[0])[0].argmax() == best[0]
+
+
+def eqx_replace(module: Any, **fields: Any) -> Any:
+    """Return a module with other leaves in some of its fields."""
+    import equinox as eqx
+
+    for name, value in fields.items():
+        module = eqx.tree_at(lambda m, name=name: getattr(m, name), module, value)
+    return module
+
+
+def continuous_steps(n: int = 48) -> Transition:
+    """Return steps whose reward falls with the distance from a place that depends on the state."""
+    rng = np.random.default_rng(1)
+    obs = np.eye(N_STATES)[rng.integers(N_STATES, size=n)]
+    action = rng.uniform(-1, 1, size=(n, 2)).astype(np.float32)
+    return steps(obs, action, -4 * ((action - best_actions(obs)) ** 2).sum(axis=1))
+
+
+def best_actions(obs: Any) -> Any:
+    return np.asarray(obs) @ np.array([[0.5, -0.5], [0.0, 0.3], [-0.4, 0.1]])
+
+
+@pytest.mark.parametrize("target_std", [0.15, 0.3])
+def test_the_entropy_is_held_at_its_target(target_std: float):
+    config = MPOConfig(**SMALL, target_std=target_std, lambda_learning_rate=0.02)
+    state, metrics = fit(config, start(config, (), 2), continuous_steps(480), 1500)
+    policy: Any = state.actor(jnp.eye(N_STATES))
+    assert np.exp(np.log(policy.std).mean()) == pytest.approx(target_std, rel=0.15)
+    assert np.abs(policy.mean - best_actions(np.eye(N_STATES))).max() < 0.2
+    assert 0 < metrics["weight/lambda"] < 1
+
+
+def test_without_the_price_the_std_falls_to_its_floor():
+    config = MPOConfig(**SMALL, initial_lambda=0.0, target_std=None, epsilon=0.3)
+    policy: Any = fit(config, start(config, (), 2), continuous_steps(480), 1500)[0].actor(jnp.eye(N_STATES))
+    assert float(policy.std.max()) < 1.3 * config.min_std
+
+
+def test_the_discrete_entropy_is_held_at_its_share_of_the_largest():
+    config = MPOConfig(**SMALL, target_entropy=0.6, lambda_learning_rate=0.02)
+    metrics = fit(config, start(config), discrete_steps(), 1500)[1]
+    assert metrics["policy/entropy"] == pytest.approx(0.6 * np.log(N_ACTIONS), rel=0.1)
+
+
+def test_the_price_is_at_most_one():
+    config = MPOConfig(**SMALL, target_entropy=1.0, initial_lambda=0.9, lambda_learning_rate=1.0)
+    assert fit(config, start(config), discrete_steps(), 20)[1]["weight/lambda"] == 1.0
+
+
+@pytest.mark.parametrize("epsilon", [0.03, 0.3])
+@pytest.mark.parametrize("scale", [1e-3, 1e3])
+def test_beta_keeps_to_the_bound_whatever_the_scale(epsilon: float, scale: float):
+    rng = np.random.default_rng(0)
+    q = jnp.array(5e4 + scale * rng.normal(size=(8, 20)))
+    beta = jax.jit(solve_beta, static_argnums=2)(q, jnp.full((8, 20), 1 / 8), epsilon)
+    weight = jax.nn.softmax((q - q.max(axis=0)) / beta, axis=0)
+    if scale > 1:  # float32 has no digits left of the smaller ones
+        assert float((weight * jnp.log(8 * weight)).sum(axis=0).mean()) == pytest.approx(epsilon, rel=1e-2)
+    assert np.isfinite(weight).all()
+
+
+def test_beta_is_finite_where_all_actions_are_worth_the_same():
+    q = jnp.full((8, 20), 3.0)
+    assert np.isfinite(solve_beta(q, jnp.full((8, 20), 1 / 8), 0.1))
+
+
+def test_beta_stays_in_proportion_where_the_policy_is_sure_of_the_best_action():
+    q = jnp.array([[1.0], [0.0]])
+    assert 0.1 < float(solve_beta(q, jnp.array([[1.0], [0.0]]), 0.1)) < 2
+
+
+def test_the_std_stays_between_its_floor_and_its_ceiling():
+    config = MPOConfig(hidden=8, initial_std=0.3, min_std=0.1, max_std=0.6)
+    actor = start(config, (), 2).actor
+    stds: list[Any] = []
+    for raw in (-50.0, None, 50.0):
+        moved = actor if raw is None else eqx_replace(actor, log_std=jnp.full(2, raw))
+        policy: Any = moved(jnp.zeros((1, N_STATES)))
+        stds.append(policy.std)
+    np.testing.assert_allclose(np.concatenate(stds), [[0.1] * 2, [0.3] * 2, [0.6] * 2], rtol=0.02)
+
+
+# Its own actions, in pairs.
+
+
+def test_actions_in_pairs_have_the_policys_mean_and_std_exactly():
+    policy = Gaussian(jnp.array([[1.0, -2.0], [0.0, 3.0]]), jnp.array([[0.5, 0.1], [0.2, 2.0]]))
+    action, share = policy.balanced(jax.random.key(0), 6)
+    np.testing.assert_allclose(action.mean(axis=0), policy.mean, atol=1e-6)
+    np.testing.assert_allclose(action.std(axis=0), policy.std, rtol=1e-5)
+    np.testing.assert_allclose(share, 1 / 6)
+
+
+def test_equal_weights_on_actions_in_pairs_leave_the_policy_where_it_is():
+    policy = Gaussian(jnp.array([[0.3, -0.2]]), jnp.array([[0.5, 0.1]]))
+    action, _ = policy.balanced(jax.random.key(3), 4)
+
+    def loss(mean: Any, std: Any) -> Any:
+        return -Gaussian(mean, std).log_prob(action).mean()
+
+    np.testing.assert_allclose(jax.grad(loss, argnums=(0, 1))(policy.mean, policy.std), 0, atol=1e-5)
+
+
+def test_actions_in_pairs_spread_as_the_policy_does_over_many_states():
+    n = 4000
+    action, _ = Gaussian(jnp.zeros((n, 1)), jnp.ones(1)).balanced(jax.random.key(1), 64)
+    inside = [float((jnp.abs(action) < width).mean()) for width in (0.5, 1.0, 2.0)]
+    np.testing.assert_allclose(inside, [0.383, 0.683, 0.954], atol=0.01)
+
+
+def test_divergence_is_that_of_the_densities():
+    near, far = Gaussian(jnp.array([[0.2]]), jnp.array([[0.5]])), Gaussian(jnp.array([[0.5]]), jnp.array([[0.4]]))
+    grid = np.linspace(-6, 6, 20001)[:, None, None]
+    for mean, part in ((0.2, 0), (0.5, 1)):
+        other = Gaussian(jnp.array([[mean]]), jnp.array([[0.4 if part == 0 else 0.5]]))
+        at_far = far.log_prob(jnp.array(grid, jnp.float32))
+        gap = np.exp(at_far) * (at_far - other.log_prob(jnp.array(grid, jnp.float32)))
+        expected = np.trapezoid(np.asarray(gap)[:, 0], grid[:, 0, 0])
+        assert float(near.divergence(far)[part, 0]) == pytest.approx(expected, rel=1e-3)
+    p, q = Categorical(jnp.array([[0.0, 1.0, 2.0, -1.0, 0.5]]), (3, 2)), Categorical(jnp.zeros((1, 5)), (3, 2))
+    actions, share = q.support(jax.random.key(0), 1)
+    expected = (share * (q.log_prob(actions) - p.log_prob(actions))).sum()
+    assert float(p.divergence(q)[0, 0]) == pytest.approx(float(expected), rel=1e-5)
+
+
+# In an environment.
+
+CONFIG: dict[str, Any] = {
+    "hidden": 32, "learning_starts": 100, "batch_size": 64, "n_states": 64, "learning_rate": 3e-3, "gamma": 0.5,
+    "buffer_size": 1000,
+}  # fmt: skip
+
+
+def test_it_takes_the_action_that_pays_in_each_state():
+    trainer = Trainer("mpo", env=ObservedActionReward("discrete"), config=CONFIG, seed=1)
+    trainer.train(1500, progress=False)
+    assert trainer.predict(np.array([[-1.0], [1.0]], np.float32)).tolist() == [0, 1]
+
+
+def test_it_aims_at_the_continuous_action_that_pays_in_each_state():
+    trainer = Trainer("mpo", env=ObservedActionReward("continuous"), config=CONFIG, seed=1)
+    metrics = trainer.train(1500, progress=False)
+    found = trainer.predict(np.array([[-1.0], [1.0]], np.float32))
+    np.testing.assert_allclose(found, [[AIMS[0]], [AIMS[1]]], atol=0.25)
+    assert {"weight/beta", "weight/lambda", "weight/kl"} <= set(metrics)
+
+
+def test_what_it_adapts_waits_with_the_actor():
+    config = MPOConfig(**SMALL)
+    state, update = start(config), make_update(MPO, config)
+    after = jax.jit(update)(state, discrete_steps(), state.key, jnp.array(True))[0]
+    assert float(after.extra.log_lambda) == float(state.extra.log_lambda)
+    assert not np.array_equal(after.critic.networks[0].weights[0], state.critic.networks[0].weights[0])
+
+
+def test_other_algorithms_have_nothing_of_it():
+    for name in ("awr", "awac", "iql"):
+        config: Any = ALGORITHMS[name].config(hidden=8)
+        assert init_state(ALGORITHMS[name], config, 3, (), 1, 0).extra is None
+
+
+@pytest.mark.parametrize("settings", [{"n_envs": 4}, {"updates_per_step": 2}])
+def test_one_call_makes_all_updates_of_a_step(settings: dict[str, int]):
+    trainer = Trainer("mpo", env=lambda: ActionReward("continuous"), config=CONFIG | settings, seed=1)
+    metrics = trainer.train(200, progress=False)
+    n = settings.get("updates_per_step", 1)
+    assert metrics["gradient_steps"] == pytest.approx(n * (metrics["env_steps"] - 100), abs=4 * n)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"n_action_samples": 5}, ["n_action_samples=5", "even"]),
+        ({"n_states": 300}, ["n_states=300", "batch_size=256"]),
+        ({"backup": "logsumexp"}, ["backup='logsumexp'", "set beta"]),
+        ({"anchor_coef": 1.0}, ["anchor_coef=1", "anchor_tau"]),
+        ({"epsilon_mean": 0.1}, ["epsilon_mean=0.1", "anchor_tau"]),
+        ({"epsilon_mean": 0.1, "anchor_tau": 0.1}, ["anchor_coef"]),
+        ({"initial_std": 0.9}, ["initial_std=0.9", "max_std=0.8"]),
+        ({"epsilon": 0.0}, ["epsilon=0.0", "greater than 0"]),
+    ],
+)
+def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], words: list[str]):
+    with pytest.raises(ConfigError) as error:
+        MPOConfig(**settings)
+    assert all(word in str(error.value) for word in words)
+    assert "\n" not in str(error.value)
