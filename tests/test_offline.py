@@ -23,6 +23,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "awac": {**SMALL, "beta": 0.2, "tau": 0.1},
     "crr": {**SMALL, "beta": 0.2, "tau": 0.1},
     "iql": {**SMALL, "beta": 0.2, "tau": 0.1},
+    "mpo": {**SMALL, "n_states": 32, "tau": 0.1},
+    "mpo near the data": {**SMALL, "n_states": 32, "tau": 0.1, "replay_share": 0.5},
 }
 SETTINGS["bc"] = SMALL
 
@@ -58,7 +60,7 @@ def test_every_algorithm_does_better_than_the_random_agent_that_it_learns_from(c
     assert metrics["time/gradient_steps_per_second"] > 0
 
 
-@pytest.mark.parametrize("case", ["awac", "iql"])
+@pytest.mark.parametrize("case", ["awac", "iql", "mpo"])
 def test_continuous_actions_move_towards_the_paid_ones(case: str):
     trainer = Trainer(case, dataset=logged("continuous"), config={**SETTINGS[case], "beta": 0.05}, seed=0)
     trainer.train_offline(1500, progress=False)
