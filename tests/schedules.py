@@ -107,7 +107,9 @@ SCHEDULES = {
         "awr", {**ROUNDS, "n_actor_updates": 20, "buffer_size": 8000}, cartpole, "cartpole-random", gradient_steps=60
     ),
     "dictionary": Schedule("crr", SMALL, lambda: World),
-    "adapted": Schedule("mpo", {**SMALL, "n_states": 8, "anchor_tau": 0.1, "anchor_coef": 0.5, "epsilon_mean": 0.01}, pendulum),
+    "adapted": Schedule(
+        "mpo", {**SMALL, "n_states": 8, "anchor_tau": 0.1, "anchor_coef": 0.5, "epsilon_mean": 0.01}, pendulum
+    ),
     "ready-made": Schedule("awr", {**SMALL, "actor_decay_steps": 150}, World),
 }  # fmt: skip
 

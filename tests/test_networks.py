@@ -187,3 +187,17 @@ def test_the_critics_network_predicts_in_units_of_the_value_scale():
     plain, scaled = (init_state(AWR, AWRConfig(hidden=8, value_scale=k), 3, (), 2, seed=0).critic for k in (1.0, 100.0))
     obs = numbers(4, 3)
     np.testing.assert_allclose(jax.jit(Critic.__call__)(scaled, obs), 100 * jax.jit(Critic.__call__)(plain, obs))
+
+
+@pytest.mark.parametrize("nvec", [(), (2, 3)])
+def test_the_values_of_several_actions_are_those_of_each(nvec: tuple[int, ...]):
+    kind: Any = ALGORITHMS["mpo"].config
+    config = kind(hidden=(9, 8), value_scale=2.0)
+    critic = init_state(ALGORITHMS["mpo"], config, 3, nvec, 2, seed=0).critic
+    rng = np.random.default_rng(0)
+    obs = jnp.array(rng.normal(size=(5, 3)), jnp.float32)
+    action = jnp.array(rng.integers(2, size=(4, 5, 2)) if nvec else 2 * rng.normal(size=(4, 5, 2)))
+    action = action if nvec else action.astype(jnp.float32)
+    found = jax.jit(type(critic).of_several)(critic, obs, action)
+    each = np.stack([critic(obs, one) for one in action], axis=1)
+    np.testing.assert_allclose(found, each, rtol=1e-5, atol=1e-6)

@@ -169,7 +169,7 @@ def actor_target(
     actor: Actor = networks.actor if extra.anchor is None else extra.anchor
     policy = actor(obs)
     action, probability = policy.balanced(key, config.n_action_samples)
-    values = networks.critic(obs, action)
+    values = networks.critic.of_several(obs, action)
     q = values.min(axis=0) if config.q_of == "min" else values.mean(axis=0)
     prior = jnp.log(jnp.maximum(probability, 1e-12))
     beta = solve_beta(q, probability, config.epsilon) if config.beta is None else jnp.float32(config.beta)
