@@ -31,7 +31,7 @@ class MPOConfig(Config):
     """Mean KL divergence, in nats, of softmax(Q / beta) from the policy: what beta is solved for."""
     beta: float | None = setting(None, above=0)
     """Temperature: divides Q. None solves for the one that keeps to `epsilon`."""
-    target_std: float | None = setting(0.3, above=0, needs={"actions": "continuous"})
+    target_std: float | None = setting(0.15, above=0, needs={"actions": "continuous"})
     """Continuous actions: the policy's entropy is held at that of this standard deviation; None keeps the price."""
     target_entropy: float | None = setting(0.1, at_least=0, at_most=1, needs={"actions": "discrete"})
     """Discrete actions: the policy's entropy is held at this share of the largest; None keeps the price."""
@@ -69,6 +69,8 @@ class MPOConfig(Config):
     """Step of the target critic, target += tau * (online - target)."""
     layer_norm: bool = setting(True, group="Networks", fixed=True)
     """Layer normalisation before each activation of actor and critic."""
+    normalize_obs: bool = setting(True, group="Observations", fixed=True)
+    """Whiten observations by the running mean and standard deviation of those seen in training."""
     bound_coef: float = setting(10.0, group="Policy", at_least=0, needs={"actions": "continuous"})
     """Continuous actions: weight of a penalty on means outside the action range (half their squared excess)."""
     state_dependent_std: bool = setting(
@@ -81,6 +83,8 @@ class MPOConfig(Config):
         0.8, group="Policy", above=0, needs={"actions": "continuous", "learn_std": True}, fixed=True
     )
     """Continuous actions: largest standard deviation, in the same units; None for no limit."""
+    buffer_size: int = setting(1_000_000, group="Environment", at_least=1, fixed=True)
+    """Replay capacity in transitions, shared evenly by the environments; the oldest are overwritten."""
 
     def __post_init__(self) -> None:
         super().__post_init__()
