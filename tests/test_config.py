@@ -70,6 +70,7 @@ OUT_OF_RANGE = [
     ("max_grad_norm", 0, "greater than 0"),
     ("initial_std", 0, "greater than 0"),
     ("min_std", 0, "greater than 0"),
+    ("max_std", 0, "greater than 0"),
     ("beta", 0, "greater than 0"),
     ("beta", -1, "greater than 0"),
     ("max_advantage", 0, "greater than 0"),
