@@ -52,6 +52,8 @@ def check_columns(table: Mapping[str, Column], name: str) -> dict[str, Column]:
 
 def _per_step(column: Column, key: str, name: str) -> NDArray[Any]:
     values = column[:].reshape(-1)
+    if key == "episode":
+        return values
     if key in ("terminals", "timeouts"):
         if not np.isin(values, (0, 1)).all():
             raise DatasetError(f"{name}: column '{key}' must hold 0 and 1 (or False and True) only.")
@@ -75,7 +77,7 @@ def mark_ends(table: dict[str, Any], name: str) -> bool:
     if not (terminated.any() or truncated.any()):
         raise DatasetError(
             f"{name}: no episode ends in {len(terminated):,} steps: mark the ends in 'terminals' (the state is "
-            "terminal) or 'timeouts' (the episode was truncated)."
+            "terminal) or 'timeouts' (the episode was truncated), or name a column with an id of the episode."
         )
     unfinished = not (terminated[-1] or truncated[-1])
     truncated[-1] |= unfinished

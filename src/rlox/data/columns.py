@@ -17,9 +17,9 @@ from rlox.errors import DatasetError, one_line
 from rlox.runs.progress import track
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
-OPTIONAL = ("timeouts", "next_observations", "action_log_probs")
-PER_STEP = ("rewards", "terminals", "timeouts", "action_log_probs")
-"""Columns of one number per step, which are always in memory."""
+OPTIONAL = ("timeouts", "next_observations", "action_log_probs", "episode")
+PER_STEP = ("rewards", "terminals", "timeouts", "action_log_probs", "episode")
+"""Columns of one value per step, which are always in memory."""
 
 SPACES = ("observation_space", "action_space")
 """What files call the spaces that they keep."""

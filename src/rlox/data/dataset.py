@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from rlox.core.state import Transition
 from rlox.data import checks, encoding, formats, sources
 from rlox.data.columns import Column, ColumnNames, Source, episode_returns, group
+from rlox.data.episodes import mark_by_ids
 from rlox.data.sources import Frame
 from rlox.data.summary import summarize
 from rlox.envs.spaces import interchangeable
@@ -64,6 +65,7 @@ class Dataset:
         observation_space: spaces.Space[Any] | None = None,
         action_space: spaces.Space[Any] | None = None,
         columns: ColumnNames | None = None,
+        episode: str | None = None,
         rows: slice = ALL,
     ) -> Dataset:
         """Return the dataset of a file that has the columns of ``from_arrays``.
@@ -75,13 +77,17 @@ class Dataset:
             action_space: as in ``from_arrays``; by default the file's, if it has one.
             columns: names of the columns in the file, where they differ: one name, or several whose values are put
                 side by side, such as ``{"observations": ["x", "v"], "rewards": "r"}``.
+            episode: column with an id of the episode, in place of flags: an episode ends where it changes (see
+                ``from_arrays``).
             rows: the steps to take, without a stride; by default all.
 
         Raises:
             DatasetError: there is no such file, it is damaged, or ``from_arrays`` refuses its columns.
         """
         source = sources.open_source(path)
-        return cls._from_source(source, columns, rows, observation_space, action_space, Path(path).stem)
+        return cls._from_source(
+            source, _chosen(columns, episode), rows, observation_space, action_space, Path(path).stem
+        )
 
     @classmethod
     def from_frame(
@@ -89,6 +95,7 @@ class Dataset:
         frame: Frame,
         columns: ColumnNames | None = None,
         *,
+        episode: str | None = None,
         observation_space: spaces.Space[Any] | None = None,
         action_space: spaces.Space[Any] | None = None,
         name: str = "frame",
@@ -99,6 +106,7 @@ class Dataset:
             frame: has the columns of ``from_arrays``; several numbers per step are lists, or columns
                 ``observations.0``, ``observations.1`` and so on (or ``observations_0``).
             columns: as in ``load``.
+            episode: as in ``load``.
             observation_space: as in ``from_arrays``.
             action_space: as in ``from_arrays``.
             name: as in ``from_arrays``.
@@ -107,7 +115,7 @@ class Dataset:
             DatasetError: ``from_arrays`` refuses the columns.
         """
         source = sources.frame_source(frame)
-        return cls._from_source(source, columns, ALL, observation_space, action_space, name)
+        return cls._from_source(source, _chosen(columns, episode), ALL, observation_space, action_space, name)
 
     @classmethod
     def from_arrays(
@@ -126,7 +134,10 @@ class Dataset:
                 ``timeouts`` ``(N,)``, optional, 1 where it was truncated; ``next_observations`` ``(N, ...)``,
                 optional: without them they are taken from the next row, and truncated steps are left out, since
                 the observation after them is not known; ``action_log_probs`` ``(N,)``, optional: log-probability of
-                the action, or its log-density in the environment's units, under the policy that took it.
+                the action, or its log-density in the environment's units, under the policy that took it;
+                ``episode`` ``(N,)``, numbers or text: an id of the episode, in place of ``terminals``. The last step
+                of an episode is then terminal, unless ``terminals`` is there too and does not say so, or ``timeouts``
+                does.
                 ``terminations`` and ``truncations`` are other names for ``terminals`` and ``timeouts``. Columns that
                 are read by slices, such as ``h5py.Dataset``, are not copied to memory.
             observation_space: of the observations; by default a Box without bounds, or a Dict of such.
@@ -139,20 +150,22 @@ class Dataset:
                 an action is outside its space.
         """
         source = sources.array_source(columns)
-        return cls._from_source(source, None, ALL, observation_space, action_space, name)
+        return cls._from_source(source, {}, ALL, observation_space, action_space, name)
 
     @classmethod
     def _from_source(
         cls,
         source: Source,
-        chosen: ColumnNames | None,
+        chosen: ColumnNames,
         rows: slice,
         observation_space: spaces.Space[Any] | None,
         action_space: spaces.Space[Any] | None,
         name: str,
     ) -> Dataset:
-        theirs = sources.resolve(source.names, chosen or {}, name)
+        theirs = sources.resolve(source.names, chosen, name)
         table = checks.check_columns(sources.take(source, theirs, sources.check_rows(rows), name), name)
+        if "episode" in table:
+            mark_by_ids(table, name, goes_on=sources.goes_on(source, theirs, rows, name))
         partial = sources.starts_inside(source, theirs, rows, name), checks.mark_ends(table, name)
         limits = checks.action_range(table["actions"], name)
         # Not `or`: an empty space is false, and one of two axes warns when it is asked for its length.
@@ -248,6 +261,10 @@ class Dataset:
             cut[-1] = False
             table["timeouts"] = cut
         formats.save(Path(path), table, self.observation_space, self.action_space)
+
+
+def _chosen(columns: ColumnNames | None, episode: str | None) -> ColumnNames:
+    return {**(columns or {}), **({"episode": episode} if episode is not None else {})}
 
 
 DatasetLike = str | Path | Dataset | Mapping[str, ArrayLike] | Frame
