@@ -87,7 +87,9 @@ class JoinedColumns:
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         read = [part[rows] for part in self.parts]
-        return np.concatenate([part.reshape(len(part), -1) for part in read], axis=1, dtype=self.dtype)
+        return np.concatenate(
+            [part.reshape(len(part), math.prod(part.shape[1:])) for part in read], axis=1, dtype=self.dtype
+        )
 
 
 class Source(NamedTuple):

@@ -71,8 +71,8 @@ class Dataset:
         """Return the dataset of a file that has the columns of ``from_arrays``.
 
         Args:
-            path: an ``.npz``, ``.hdf5``, ``.h5`` or ``.parquet`` file, the folder or id of a Minari dataset, or the
-                name of bundled data. HDF5 columns stay in the file and are read piece by piece.
+            path: an ``.npz``, ``.hdf5``, ``.h5``, ``.parquet``, ``.csv`` or ``.csv.gz`` file, the folder or id of a
+                Minari dataset, or the name of bundled data. HDF5 columns stay in the file and are read piece by piece.
             observation_space: as in ``from_arrays``; by default the file's, if it has one.
             action_space: as in ``from_arrays``; by default the file's, if it has one.
             columns: names of the columns in the file, where they differ: one name, or several whose values are put

@@ -61,7 +61,7 @@ def open_source(path: str | Path) -> Source:
             observation_space=restore(env.observation_space), action_space=restore(env.action_space)
         )
     path = Path(path)
-    opener = OPENERS.get(path.suffix.lower())
+    opener = OPENERS.get(".csv.gz" if path.name.lower().endswith(".csv.gz") else path.suffix.lower())
     if opener and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise DatasetError(f"'{path}' is a pipe or a device: data are read from files only.")
     if opener:
@@ -69,8 +69,8 @@ def open_source(path: str | Path) -> Source:
     if os.path.isdir(path) or re.search(r"-v\d+$", path.name):
         return open_minari(path)
     raise DatasetError(
-        f"'{path}' is not a data file (.npz, .hdf5, .h5 or .parquet), the folder or id of a Minari dataset, or the "
-        f"name of bundled data.{'' if path.suffix else did_you_mean(path.name, bundled_names())}"
+        f"'{path}' is not a data file (.npz, .hdf5, .h5, .parquet, .csv or .csv.gz), the folder or id of a Minari "
+        f"dataset, or the name of bundled data.{'' if path.suffix else did_you_mean(path.name, bundled_names())}"
     )
 
 
@@ -173,9 +173,22 @@ def _check_numbers(column: Column, key: str, name: str) -> None:
     held, way_out = f"values of type {column.dtype}", "convert it to numbers, or leave it out"
     if column.dtype.kind in "Mm":
         held, way_out = "times", "convert it to numbers, such as seconds since the episode began, or leave it out"
+    elif column.dtype.kind == "U" and (found := _first_text(column[:])):
+        held, way_out = found, "write a number there, or leave the column out"
     elif column.dtype.kind in "USO":
         held = "text or Python objects"
     raise DatasetError(f"{name}: column '{key}' holds {held}, but it must hold numbers: {way_out}.")
+
+
+def _first_text(column: NDArray[Any]) -> str | None:
+    """Return the first value of a column of text that is no number, and its row."""
+    for row, text in enumerate(column.ravel().tolist()):
+        try:
+            float(text)
+        except ValueError:
+            shown = text if len(text) <= 40 else f"{text[:40]}..."
+            return f"{shown!r} in row {row:,}" if text.strip() else f"no value in row {row:,}"
+    return None
 
 
 def check_rows(rows: Any) -> slice:
