@@ -111,7 +111,7 @@ class Trainer:
     ) -> Trainer:
         """Return the trainer of a specification; ``env`` and ``dataset`` are live objects in place of its names."""
         source = spec.dataset if dataset is None else dataset
-        data = None if source is None else make_dataset(source)
+        data = None if source is None else make_dataset(source, spec.reading)
         env = spec.env if env is None else env
         spec = dataclasses.replace(spec, dataset=named(source))
         trainer = cls.__new__(cls)
@@ -329,7 +329,7 @@ class Trainer:
         check_positive(gradient_steps=gradient_steps)
         learner = self._ours("evaluate_offline", "its probabilities are not told, nor weights of data")
         policy = learner.policy
-        data = data_for(policy, make_dataset(dataset))
+        data = data_for(policy, make_dataset(dataset, self._spec.reading))
         with Progress(gradient_steps, progress) as bar:
             found = evaluate_offline(
                 policy,

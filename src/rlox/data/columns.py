@@ -42,6 +42,15 @@ class Column(Protocol):
     def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
 
 
+class MinariLike(Protocol):
+    """A ``minari.MinariDataset``."""
+
+    @property
+    def id(self) -> str: ...
+
+    def iterate_episodes(self, episode_indices: Any = None) -> Any: ...
+
+
 @dataclasses.dataclass(frozen=True, eq=False)
 class FileColumn:
     """The rows from ``start`` to ``stop`` of a column that stays in its file."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from rlox.core.state import Transition
-from rlox.data import checks, encoding, formats, sources
-from rlox.data.columns import Column, ColumnNames, Source, episode_returns, group
+from rlox.data import checks, encoding, formats, parts, sources
+from rlox.data.columns import Column, ColumnNames, MinariLike, Source, episode_returns, group
 from rlox.data.episodes import mark_by_ids
+from rlox.data.minari import is_minari, minari_source
+from rlox.data.reading import AS_IT_IS, Reading
 from rlox.data.sources import Frame
 from rlox.data.summary import summarize
 from rlox.envs.spaces import interchangeable
@@ -41,6 +43,8 @@ class Dataset:
     name: str
     partial: tuple[bool, bool] = (False, False)
     """Whether the first episode began before the first row, and whether the last one continues after the last row."""
+    guesses: str = ""
+    """What had to be guessed of the actions and may be wrong, in a sentence."""
 
     def __len__(self) -> int:
         return len(self.columns["rewards"])
@@ -161,6 +165,7 @@ class Dataset:
         observation_space: spaces.Space[Any] | None,
         action_space: spaces.Space[Any] | None,
         name: str,
+        reading: Reading = AS_IT_IS,
     ) -> Dataset:
         theirs = sources.resolve(source.names, chosen, name)
         table = checks.check_columns(sources.take(source, theirs, sources.check_rows(rows), name), name)
@@ -170,17 +175,49 @@ class Dataset:
         limits = checks.action_range(table["actions"], name)
         # Not `or`: an empty space is false, and one of two axes warns when it is asked for its length.
         obs_space = source.observation_space if observation_space is None else observation_space
-        act_space = source.action_space if action_space is None else action_space
+        told = reading.action_space(table["actions"].shape[1:], name) if action_space is None else action_space
+        act_space = source.action_space if told is None else told
         if obs_space is None:
             obs_space = checks.infer_observation_space(table)
+        guesses = ""
         if act_space is None:
             act_space = checks.infer_action_space(table["actions"], limits, name)
+            guesses = checks.doubt(table["actions"], limits, act_space)
         checks.check_spaces(obs_space, act_space, name)
         checks.check_actions(table["actions"], limits, act_space, name)
         checks.check_log_probs(table, act_space, name)
-        dataset = cls(table, obs_space, act_space, name, partial)
+        dataset = cls(table, obs_space, act_space, name, partial, guesses)
         dataset._check_observations()
         return dataset
+
+    def __getitem__(self, rows: slice) -> Dataset:
+        """Return some of the steps, such as ``dataset[:1000]``; episodes that are cut there are not whole.
+
+        Raises:
+            DatasetError: something else than a slice without a stride, or no steps.
+        """
+        return parts.rows_of(self, sources.check_rows(rows))
+
+    def split(self, fraction: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Return two datasets: about a ``fraction`` of the whole episodes, drawn at random, and the others.
+
+        Steps of episodes that are not whole are in the first.
+
+        Raises:
+            DatasetError: there are fewer than two whole episodes, or ``fraction`` is not between 0 and 1.
+        """
+        return parts.split(self, fraction, seed)
+
+    def filter(self, wanted: Callable[[parts.Episode], Any]) -> Dataset:
+        """Return the whole episodes that a function says yes to, such as ``lambda e: e["rewards"].sum() > 100``.
+
+        Args:
+            wanted: is called with each episode, a mapping from the names in ``columns`` to arrays ``(T, ...)``.
+
+        Raises:
+            DatasetError: it says yes to none.
+        """
+        return parts.keep(self, wanted)
 
     def within(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Dataset:
         """Return the same steps with the spaces of an environment.
@@ -188,7 +225,7 @@ class Dataset:
         Raises:
             DatasetError: the data do not fit the spaces.
         """
-        dataset = dataclasses.replace(self, observation_space=observation_space, action_space=action_space)
+        dataset = dataclasses.replace(self, observation_space=observation_space, action_space=action_space, guesses="")
         try:
             if self.action_space != action_space:
                 actions = self.columns["actions"]
@@ -267,11 +304,15 @@ def _chosen(columns: ColumnNames | None, episode: str | None) -> ColumnNames:
     return {**(columns or {}), **({"episode": episode} if episode is not None else {})}
 
 
-DatasetLike = str | Path | Dataset | Mapping[str, ArrayLike] | Frame
+DatasetLike = str | Path | Dataset | Mapping[str, ArrayLike] | Frame | MinariLike
 
 
-def make_dataset(dataset: DatasetLike) -> Dataset:
-    """Return a dataset from what ``Dataset.load`` opens, columns, a frame, or a dataset itself.
+def make_dataset(dataset: DatasetLike, reading: Reading = AS_IT_IS) -> Dataset:
+    """Return a dataset from what ``Dataset.load`` opens, columns, a frame, one of Minari, or a dataset itself.
+
+    Args:
+        dataset: what it is made of.
+        reading: what the columns of a file are called, and which actions there are.
 
     Raises:
         DatasetError: it cannot be opened, or not be learned from.
@@ -280,12 +321,16 @@ def make_dataset(dataset: DatasetLike) -> Dataset:
         case Dataset():
             return dataset
         case str() | Path():
-            return Dataset.load(dataset)
+            source, name = sources.open_source(dataset), Path(dataset).stem
+            return Dataset._from_source(source, reading.columns, ALL, None, None, name, reading)
         case Mapping():
             return Dataset.from_arrays(dataset)
     if sources.is_frame(dataset):
         return Dataset.from_frame(dataset)
+    if is_minari(dataset):
+        path = Path(dataset.id)
+        return Dataset._from_source(minari_source(dataset, path), {}, ALL, None, None, path.name)
     raise DatasetError(
         f"dataset is a {type(dataset).__name__}: it must be a file, the id of a Minari dataset, the name of bundled "
-        "data, a Dataset, a mapping of columns, or a frame."
+        "data, a Dataset, a MinariDataset, a mapping of columns, or a frame."
     )
