@@ -9,6 +9,7 @@ from typing import Any, TypedDict
 import numpy as np
 import tomli_w
 
+from rlox import habits
 from rlox.algorithms import find_algorithm
 from rlox.core.config import Settings, make_config
 from rlox.data.reading import AS_IT_IS, Reading
@@ -78,7 +79,9 @@ class Budget:
             ConfigError: an unknown name, a number below 1, or none although there is nothing to finish.
         """
         for name in how.keys() - Intervals.__annotations__.keys():
-            raise ConfigError(f"train has no argument '{name}'.{did_you_mean(name, Intervals.__annotations__)}")
+            told = f": {habits.ARGUMENTS[name]}." if name in habits.ARGUMENTS else ""
+            near = told or f".{did_you_mean(name, Intervals.__annotations__)}"
+            raise ConfigError(f"train has no argument '{name}'{near}")
         given = {name: value for name, value in how.items() if value is not None or name == "checkpoint_minutes"}
         if n is not None:
             check_positive(**{unit: n})
