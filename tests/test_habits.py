@@ -75,8 +75,6 @@ def test_an_action_of_two_may_be_taken_apart():
         "rewards": np.zeros(6),
         "terminals": [1] * 6,
     }
-    from rlox import Dataset
-
     dataset = Dataset.from_arrays(table, action_space=spaces.Box(-1, 1, (2,)))
     policy = Trainer("bc", dataset=dataset, config=SMALL).policy
     steer, gas = policy.predict([0.0])

@@ -12,7 +12,7 @@ from typing import Any, ParamSpec, TypeVar
 
 import numpy as np
 
-from rlox.errors import ConfigError, did_you_mean, suggest
+from rlox.errors import ConfigError, suggest
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -110,8 +110,7 @@ def _place_of(name: str, value: object, known: list[str]) -> str:
     settings = {field for found in ALGORITHMS.values() for field in found.config.__dataclass_fields__}
     if name in settings:
         return f": it is a setting, config={{{name!r}: {value!r}}}."
-    near = did_you_mean(name, known)
-    return f".{near if 'Did you mean' in near else suggest(name, settings)}"
+    return f".{suggest(name, {*settings, *known})}"
 
 
 def alone(predict: Callable[P, R]) -> Callable[P, R]:
