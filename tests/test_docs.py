@@ -25,7 +25,7 @@ def test_what_the_page_on_data_says_of_files_runs(tmp_path: Path, monkeypatch: p
     found = re.findall(r"```python\n(.*?)```", page.partition("## With an environment")[0], flags=re.DOTALL)
     for code in found:
         exec(code, names)
-    assert len(found) == 3
+    assert len(found) == 4
     assert (tmp_path / "logs.hdf5").exists()
 
 

@@ -75,7 +75,10 @@ def make_learner(
                 "dataset=, such as dataset='logs.npz'."
             )
         kind = "discrete" if action_codec(spaces[1]).nvec else "continuous"
-        if useless := silenced(spec.config, actions=kind, dataset=data is not None):
+        useless = silenced(spec.config, actions=kind, dataset=data is not None)
+        if data is not None and envs is None and data.guesses:
+            useless.append(data.guesses)
+        if useless:
             warnings.warn(" ".join(useless), stacklevel=4)
         steps = None if data is None else data.within(*spaces).transitions()
         if isinstance(algorithm, Algorithm):
@@ -265,12 +268,12 @@ def load_policy(path: Path) -> TrainedPolicy:
 
 def _find_data(spec: RunSpec, dataset: DatasetLike | None) -> Dataset | None:
     if dataset is not None:
-        return make_dataset(dataset)
+        return make_dataset(dataset, spec.reading)
     if spec.dataset is None or ".." in Path(spec.dataset).parts:
         return None
     # Without its data the run still acts, and `train` says that they are not available.
     with contextlib.suppress(DatasetError):
-        return make_dataset(spec.dataset)
+        return make_dataset(spec.dataset, spec.reading)
     return None
 
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rlox.callbacks import StartsFirst
 from rlox.errors import DivergedError, InvalidStepError, WorkerDiedError
 from rlox.learner import Counters, Learner
+from rlox.runs.alarm import Alarm
 from rlox.runs.interrupts import Interrupted, Interrupts
 from rlox.runs.progress import Progress
 from rlox.spec import Budget
@@ -207,6 +208,7 @@ def _handlers(trainer: Trainer, learner: Learner, before: Counters, *, offline: 
     began, folder = time.perf_counter(), trainer.folder
     earlier = trainer.standing.metrics.get("time/seconds", 0.0)
     fresh: dict[str, float] = {}
+    alarm = Alarm(trainer.config)
 
     def evaluate() -> bool:
         result = trainer.evaluate(trainer.spec.budget.n_eval_episodes)
@@ -235,6 +237,7 @@ def _handlers(trainer: Trainer, learner: Learner, before: Counters, *, offline: 
         if folder:
             folder.log(record)
         trainer.loggers.log(record, offline=offline)
+        alarm(record)
         answers = [callback(trainer, record) for callback in trainer.callbacks]
         return all(answer is not False for answer in answers)
 

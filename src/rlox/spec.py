@@ -9,8 +9,10 @@ from typing import Any, TypedDict
 import numpy as np
 import tomli_w
 
+from rlox import habits
 from rlox.algorithms import find_algorithm
 from rlox.core.config import Settings, make_config
+from rlox.data.reading import AS_IT_IS, Reading
 from rlox.errors import ConfigError, did_you_mean, one_line
 from rlox.presets import with_preset
 
@@ -77,7 +79,9 @@ class Budget:
             ConfigError: an unknown name, a number below 1, or none although there is nothing to finish.
         """
         for name in how.keys() - Intervals.__annotations__.keys():
-            raise ConfigError(f"train has no argument '{name}'.{did_you_mean(name, Intervals.__annotations__)}")
+            told = f": {habits.ARGUMENTS[name]}." if name in habits.ARGUMENTS else ""
+            near = told or f".{did_you_mean(name, Intervals.__annotations__)}"
+            raise ConfigError(f"train has no argument '{name}'{near}")
         given = {name: value for name, value in how.items() if value is not None or name == "checkpoint_minutes"}
         if n is not None:
             check_positive(**{unit: n})
@@ -111,6 +115,8 @@ class RunSpec:
     """Id of the environment, if it was given by one."""
     dataset: str | None = None
     """File, Minari id or bundled name of the data, if they were given by one."""
+    reading: Reading = AS_IT_IS
+    """What the columns of that file are called, and which actions there are."""
     preset: str | None = None
     """The preset that settings came from; only remembered."""
     seed: int = 42
@@ -169,7 +175,9 @@ class RunSpec:
             for key in ("env", "dataset", "preset"):
                 if not isinstance(rest[key], str | None):
                     raise ConfigError(f"{key}={rest[key]!r} must be a text.")
-            return cls(algorithm=name, config=config, budget=Budget(**values["budget"]), **rest)
+            # Runs of before have none.
+            reading = Reading(**values.get("reading", {}))
+            return cls(algorithm=name, config=config, budget=Budget(**values["budget"]), reading=reading, **rest)
         except (LookupError, TypeError, AttributeError) as error:
             raise ConfigError(f"This is not the specification of a run ({one_line(error)}).") from None
 
@@ -201,8 +209,8 @@ class RunSpec:
         """Return the file that ``rlox train --config FILE`` takes: one level, ``"none"`` for settings of None."""
         values = self.to_dict()
         config = {name: "none" if value is None else value for name, value in values.pop("config").items()}
-        budget = values.pop("budget")
+        budget, _ = values.pop("budget"), values.pop("reading")
         if budget["checkpoint_minutes"] is None:
             budget["checkpoint_minutes"] = "none"
-        run = {**values, **budget}
+        run = {**values, **self.reading.given(), **budget}
         return tomli_w.dumps({**{name: value for name, value in run.items() if value is not None}, **config})

@@ -13,7 +13,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
-from rlox import loop
+from rlox import habits, loop
 from rlox.algorithms.others import only_ours
 from rlox.assemble import is_discrete, load_run, make_learner, named, no_env
 from rlox.callbacks import Callback
@@ -73,6 +73,7 @@ class Trainer:
         RunInUseError: another trainer writes to ``run_dir``.
     """
 
+    @habits.answered
     def __init__(
         self,
         algorithm: str,
@@ -111,7 +112,7 @@ class Trainer:
     ) -> Trainer:
         """Return the trainer of a specification; ``env`` and ``dataset`` are live objects in place of its names."""
         source = spec.dataset if dataset is None else dataset
-        data = None if source is None else make_dataset(source)
+        data = None if source is None else make_dataset(source, spec.reading)
         env = spec.env if env is None else env
         spec = dataclasses.replace(spec, dataset=named(source))
         trainer = cls.__new__(cls)
@@ -329,7 +330,7 @@ class Trainer:
         check_positive(gradient_steps=gradient_steps)
         learner = self._ours("evaluate_offline", "its probabilities are not told, nor weights of data")
         policy = learner.policy
-        data = data_for(policy, make_dataset(dataset))
+        data = data_for(policy, make_dataset(dataset, self._spec.reading))
         with Progress(gradient_steps, progress) as bar:
             found = evaluate_offline(
                 policy,
@@ -343,6 +344,7 @@ class Trainer:
         share = learner.share_in_use(data.transitions(), seed)
         return Results({**found, "weight/effective_sample_size": share})
 
+    @habits.alone
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
         """Return the policy's action for an observation, or a batch of them, as ``Policy.predict`` does."""
         return self.policy.predict(obs, deterministic=deterministic)
@@ -524,6 +526,9 @@ class Trainer:
         return trainer
 
     from_checkpoint = load
+
+    if not TYPE_CHECKING:
+        __getattr__ = habits.missing_attribute
 
     def close(self) -> None:
         """Close the environments that this trainer made, and let others write to its folder; it cannot train again.

@@ -2,41 +2,41 @@
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from rlox.cli.options import DATA, flags_to_change, take_reading
 from rlox.cli.values import check_no_effect
+from rlox.data.reading import Reading
 from rlox.errors import ConfigError
 
 if TYPE_CHECKING:
-    from rlox.data.columns import ColumnNames
     from rlox.data.dataset import Dataset
 
 app = App(name="dataset")
 
 Source = Annotated[str, Parameter(metavar="DATA")]
 Target = Annotated[Path, Parameter(metavar="OUT")]
-Columns = Annotated[tuple[str, ...], Parameter(metavar="COLUMN", consume_multiple=(1, None), negative_iterable=())]
-Column = Annotated[str | None, Parameter(metavar="COLUMN")]
 
 
-@app.command(sort_key=1)
-def info(data: Source, /, *, env: str | None = None) -> None:
+def info(data: Source, /, *, env: str | None = None, **reading: Any) -> None:
     """Say what data hold: episodes, returns, coverage of the actions, and what is suspicious.
 
     Parameters
     ----------
     data
-        A file (.npz, .hdf5, .h5, .parquet), a Minari id or folder, or a bundled name.
+        A file (.npz, .hdf5, .h5, .parquet, .csv, .csv.gz), a Minari id or folder, or a bundled name.
     env
         Environment that the data must fit: a Gymnasium id, or module:Id, whose module is imported.
+    reading
+        Names of columns, and the actions.
     """
-    from rlox.data.dataset import make_dataset
     from rlox.data.summary import format_summary
 
-    print(format_summary(_of_env(make_dataset(data), env).summary()))
+    print(format_summary(_open(data, env, reading).summary()))
 
 
 @app.command(sort_key=2)
@@ -92,56 +92,47 @@ def create(
     _print_written(out, dataset)
 
 
-@app.command(sort_key=3)
-def convert(
-    data: Source,
-    out: Target,
-    /,
-    *,
-    env: str | None = None,
-    observations: Columns = (),
-    actions: Columns = (),
-    rewards: Column = None,
-    terminals: Column = None,
-    timeouts: Column = None,
-    next_observations: Columns = (),
-    action_log_probs: Column = None,
-) -> None:
+def convert(data: Source, out: Target, /, *, env: str | None = None, **reading: Any) -> None:
     """Write data in another format.
 
     Parameters
     ----------
     data
-        A file (.npz, .hdf5, .h5, .parquet), a Minari id or folder, or a bundled name.
+        A file (.npz, .hdf5, .h5, .parquet, .csv, .csv.gz), a Minari id or folder, or a bundled name.
     out
         File to write (.npz, .hdf5), or without a suffix the folder of a Minari dataset.
     env
         Environment that the data are from, whose spaces are kept with them: a Gymnasium id, or module:Id.
-    observations
-        Columns that are the observations, where they are not called that.
-    actions
-        Columns that are the actions.
-    rewards
-        Column of the rewards.
-    terminals
-        Column that marks the ends of episodes in a terminal state.
-    timeouts
-        Column that marks the episodes that were cut.
-    next_observations
-        Columns that are the next observations.
-    action_log_probs
-        Column of the actions' log-probabilities.
+    reading
+        Names of columns, and the actions.
     """
-    from rlox.data.dataset import Dataset, make_dataset
     from rlox.data.formats import check_target
 
     check_target(out)
-    several = {"observations": observations, "actions": actions, "next_observations": next_observations}
-    single = {"rewards": rewards, "terminals": terminals, "timeouts": timeouts, "action_log_probs": action_log_probs}
-    columns: ColumnNames = {name: column for name, column in {**several, **single}.items() if column}
-    dataset = _of_env(Dataset.load(data, columns=columns) if columns else make_dataset(data), env)
+    dataset = _open(data, env, reading)
     dataset.save(out)
     _print_written(out, dataset)
+
+
+for _place, _command in ((1, info), (3, convert)):
+    _own = [*inspect.signature(_command).parameters.values()][:-1]
+    _signature = inspect.Signature([*_own, *flags_to_change([Reading], DATA)])
+    _command.__signature__ = _signature  # pyright: ignore[reportFunctionMemberAccess]
+    app.command(_command, sort_key=_place)
+
+
+def _open(data: str, env_id: str | None, flags: dict[str, Any]) -> Dataset:
+    """Return the data that flags say how to read, as those of an environment, if one is named."""
+    from rlox.data.dataset import make_dataset
+
+    dataset = make_dataset(data, take_reading(flags))
+    if env_id is None:
+        return dataset
+    from rlox.envs.envs import make_envs
+
+    envs = make_envs(env_id)
+    envs.close()
+    return dataset.within(envs.observation_space, envs.action_space)
 
 
 def _of_run(run: Path, env: str | None, replay: bool, n_steps: int, deterministic: bool, seed: int) -> Dataset:
@@ -161,17 +152,6 @@ def _of_random_agent(env: str, n_steps: int, seed: int) -> Dataset:
         return record(RandomPolicy(envs.observation_space, envs.action_space, seed), envs, n_steps, seed=seed)
     finally:
         envs.close()
-
-
-def _of_env(dataset: Dataset, env_id: str | None) -> Dataset:
-    """Return the data as those of an environment, if one is named."""
-    if env_id is None:
-        return dataset
-    from rlox.envs.envs import make_envs
-
-    envs = make_envs(env_id)
-    envs.close()
-    return dataset.within(envs.observation_space, envs.action_space)
 
 
 def _print_written(out: Path, dataset: Dataset) -> None:

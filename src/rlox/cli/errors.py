@@ -16,6 +16,7 @@ from cyclopts import (
     ValidationError,
 )
 
+from rlox import habits
 from rlox.cli.values import arms_of, describe_type
 from rlox.errors import RloxError, did_you_mean, one_line, suggest
 
@@ -56,6 +57,8 @@ def _unknown_command(error: UnknownCommandError, command: str) -> str:
     if token.startswith("-"):
         flag = token.partition("=")[0]
         return f"'{flag}' is not a flag of `{command}`.{did_you_mean(flag, [*_flags(known), '--import'])}"
+    if command == "rlox" and token in habits.COMMANDS:
+        return f"'{token}' is not a command of rlox. Did you mean '{habits.COMMANDS[token]}'?"
     return f"'{token}' is not a command of {command}.{did_you_mean(token, set(known) - set(_flags(known)))}"
 
 
@@ -66,6 +69,8 @@ def _flags(names: list[str]) -> list[str]:
 def _unknown_flag(error: UnknownOptionError, command: str) -> str:
     flag = (error.token.keyword or error.token.value).partition("=")[0]
     known = [name for argument in error.argument_collection if argument.parse for name in argument.names]
+    if told := habits.FLAGS.get(flag.lstrip("-").replace("-", "_")):
+        return f"'{flag}' is not a flag of `{command}`. {told}"
     near = suggest(flag, [*_flags(known), "--import", "--help"])
     if "Did you mean" not in near:
         near = f" See `{command} --help`."

@@ -15,8 +15,10 @@ from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 from cyclopts import Group, Parameter
 
 from rlox.cli.values import arms_of
+from rlox.data.reading import Reading
 
 RUN = Group("Run", sort_key=1)
+DATA = Group("Data that are a file", sort_key=1.5)
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -28,7 +30,7 @@ class Options:
     total_timesteps: int | None = None
     """Environment steps to learn from."""
     dataset: str | None = None
-    """Data to learn from: file (.npz, .hdf5, .h5, .parquet), a Minari id or folder, or one of `rlox list datasets`."""
+    """Data to learn from: a file (.npz, .hdf5, .parquet, .csv), a Minari id or folder, one of `rlox list datasets`."""
     gradient_steps: int | None = None
     """Gradient steps on the data, before any environment step; 20,000 by default."""
     preset: str | None = None
@@ -102,6 +104,17 @@ def flags_to_change(kinds: Iterable[type], group: Group) -> list[inspect.Paramet
                 hint = Union[get_args(found[parameter.name].annotation)[0], hint]  # noqa: UP007
             found[parameter.name] = parameter.replace(annotation=Annotated[hint, about])
     return list(found.values())
+
+
+def take_reading(given: dict[str, Any]) -> Reading:
+    """Take out of what flags gave how data are read.
+
+    Raises:
+        DatasetError: bounds of actions that are none.
+    """
+    return Reading(
+        **{field.name: given.pop(field.name) for field in dataclasses.fields(Reading) if field.name in given}
+    )
 
 
 def setting_parameters(algorithm: str, kind: type) -> list[inspect.Parameter]:

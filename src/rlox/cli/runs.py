@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from rlox.cli.options import DATA, flags_to_change, take_reading
 from rlox.cli.report import print_estimates, print_evaluation
 from rlox.cli.values import check_no_effect
+from rlox.data.reading import Reading
 from rlox.errors import ConfigError
 
 RunFolder = Annotated[Path, Parameter(metavar="RUN")]
@@ -25,6 +28,7 @@ def evaluate(
     n_episodes: int | None = None,
     seed: int | None = None,
     deterministic: bool = True,
+    **reading: Any,
 ) -> None:
     """Run episodes with a trained policy and print their returns, or estimate them from data before it runs.
 
@@ -44,13 +48,18 @@ def evaluate(
         Of the episodes; one that follows from the run's seed by default.
     deterministic
         The policy's mode; otherwise its samples.
+    reading
+        Names of the data's columns, and the actions; by default those that the run was told of its own data.
     """
+    how = take_reading(reading)
     if dataset is None:
+        check_no_effect("without data to estimate from: name them by --dataset", **how.given())
         check_no_effect("without data to estimate from: name them by --dataset", gradient_steps=gradient_steps)
     elif env is None:
         check_no_effect("on estimates from data: for episodes too, name where by --env", n_episodes=n_episodes)
     n_episodes = 20 if n_episodes is None else n_episodes
     from rlox.assemble import load_policy
+    from rlox.data.dataset import make_dataset
     from rlox.envs.envs import make_envs
     from rlox.policy.episodes import evaluate as run_episodes
     from rlox.runs.checkpoint import header
@@ -62,7 +71,8 @@ def evaluate(
         steps = 6_000 if gradient_steps is None else gradient_steps
         settings: dict[str, Any] = {"deterministic": deterministic, "gradient_steps": steps, "progress": True}
         with Trainer.load(run) as trainer:
-            print_estimates(trainer.evaluate_offline(dataset, seed=seed or 0, **settings))
+            data = make_dataset(dataset, how if how.given() else trainer.spec.reading)
+            print_estimates(trainer.evaluate_offline(data, seed=seed or 0, **settings))
         if env is None:
             return
     policy, spec = load_policy(run), header(run)["spec"]
@@ -73,6 +83,16 @@ def evaluate(
     result = run_episodes(policy, envs, n_episodes, deterministic=deterministic, seed=start if seed is None else seed)
     envs.close()
     print_evaluation(result, env_id)
+
+
+evaluate.__signature__ = inspect.signature(
+    evaluate
+).replace(  # pyright: ignore[reportFunctionMemberAccess]
+    parameters=[
+        *list(inspect.signature(evaluate).parameters.values())[:-1],
+        *flags_to_change([Reading], DATA),
+    ]
+)
 
 
 def _env_of(run: Path, spec: Mapping[str, Any], env: str | None) -> str:

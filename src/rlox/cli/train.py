@@ -14,12 +14,13 @@ from cyclopts import App, Group, Parameter
 
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.others import Other
-from rlox.cli.options import RUN, Changes, Options, flags_to_change, setting_parameters
+from rlox.cli.options import DATA, RUN, Changes, Options, flags_to_change, setting_parameters, take_reading
 from rlox.cli.report import describe_algorithm, print_evaluation
 from rlox.cli.sources import apply_file, apply_preset
-from rlox.cli.values import check_whole_numbers
+from rlox.cli.values import check_no_effect, check_whole_numbers
 from rlox.core.algorithm import Algorithm
 from rlox.core.config import Settings, make_config
+from rlox.data.reading import ACTIONS, AS_IT_IS, Reading
 from rlox.errors import ConfigError, SaveError, one_line
 from rlox.spec import Budget, RunSpec
 
@@ -48,7 +49,8 @@ def add_algorithms() -> None:
 
 def _command(name: str, algorithm: Algorithm | Other) -> Callable[..., None]:
     def run(**given: Any) -> None:
-        train(name, algorithm.config, given.pop("options", Options()), given)
+        options, reading = given.pop("options", Options()), take_reading(given)
+        train(name, algorithm.config, options, given, reading)
 
     options = inspect.Parameter(
         "options",
@@ -56,12 +58,15 @@ def _command(name: str, algorithm: Algorithm | Other) -> Callable[..., None]:
         default=Options(),
         annotation=Annotated[Options, Parameter(name="*", group=RUN)],
     )
-    signature = inspect.Signature([options, *setting_parameters(name, algorithm.config)])
+    data = flags_to_change([Reading], DATA)
+    signature = inspect.Signature([options, *data, *setting_parameters(name, algorithm.config)])
     run.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return run
 
 
-def train(algorithm: str, kind: type[Settings], options: Options, settings: Mapping[str, Any]) -> None:
+def train(
+    algorithm: str, kind: type[Settings], options: Options, settings: Mapping[str, Any], reading: Reading = AS_IT_IS
+) -> None:
     """Train a policy, save it to a run folder and evaluate it.
 
     Args:
@@ -69,18 +74,25 @@ def train(algorithm: str, kind: type[Settings], options: Options, settings: Mapp
         kind: class of its settings.
         options: the run.
         settings: those that flags, a file or a preset gave.
+        reading: what the columns of the data are called, and which actions there are.
 
     Raises:
         ConfigError: a setting out of range, or a run that has nothing to learn from.
     """
     config = make_config(kind, algorithm, settings)
     options = _completed(options)
+    if options.dataset is None:
+        check_no_effect("without data: name them by --dataset", **reading.given())
+    if options.env is not None:
+        bounds = {name: value for name, value in reading.given().items() if name in ACTIONS}
+        check_no_effect("with an environment, which says it", **bounds)
     budget = Budget(**{field.name: getattr(options, field.name) for field in dataclasses.fields(Budget)})
     spec = RunSpec(
         algorithm=algorithm,
         config=config,
         env=options.env,
         dataset=options.dataset,
+        reading=reading,
         preset=options.preset,
         seed=options.seed,
         budget=budget,
@@ -115,10 +127,12 @@ def _changes(folder: Path, spec: RunSpec) -> dict[str, Any]:
 
     was = header(folder)["spec"]
     now = {"algorithm": spec.algorithm, "env": spec.env, "dataset": named(spec.dataset), "seed": spec.seed}
+    was, reading = {**was, **Reading(**was.get("reading", {})).given()}, spec.reading.given()
+    now |= {field.name: reading.get(field.name) for field in dataclasses.fields(Reading)}
     for name, value in now.items():
-        if was[name] != value:
+        if was.get(name) != value:
             raise ConfigError(
-                f"--resume: {name} is {was[name]!r} in '{folder}' and cannot become {value!r}: start a new run for "
+                f"--resume: {name} is {was.get(name)!r} in '{folder}' and cannot become {value!r}: start a new run for "
                 "it, in another --run-dir."
             )
     return {"env": spec.env, "config": dataclasses.asdict(spec.config), "budget": dataclasses.asdict(spec.budget)}

@@ -68,5 +68,6 @@ def check_no_effect(why: str, **flags: Any) -> None:
     """
     for name, value in flags.items():
         if value is not None and value is not False:
-            given = f"--{name.replace('_', '-')}" + ("" if value is True else f" {value}")
+            told = " ".join(map(str, value)) if isinstance(value, tuple) else value
+            given = f"--{name.replace('_', '-')}" + ("" if value is True else f" {told}")
             raise ConfigError(f"{given} has no effect {why}.")

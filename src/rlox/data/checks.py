@@ -52,6 +52,8 @@ def check_columns(table: Mapping[str, Column], name: str) -> dict[str, Column]:
 
 def _per_step(column: Column, key: str, name: str) -> NDArray[Any]:
     values = column[:].reshape(-1)
+    if key == "episode":
+        return values
     if key in ("terminals", "timeouts"):
         if not np.isin(values, (0, 1)).all():
             raise DatasetError(f"{name}: column '{key}' must hold 0 and 1 (or False and True) only.")
@@ -75,7 +77,7 @@ def mark_ends(table: dict[str, Any], name: str) -> bool:
     if not (terminated.any() or truncated.any()):
         raise DatasetError(
             f"{name}: no episode ends in {len(terminated):,} steps: mark the ends in 'terminals' (the state is "
-            "terminal) or 'timeouts' (the episode was truncated)."
+            "terminal) or 'timeouts' (the episode was truncated), or name a column with an id of the episode."
         )
     unfinished = not (terminated[-1] or truncated[-1])
     truncated[-1] |= unfinished
@@ -168,6 +170,33 @@ def infer_action_space(actions: Column, limits: ActionRange, name: str) -> space
     # A negative choice is refused by check_actions.
     choices = np.maximum(limits.high.astype(np.int64), 0) + 1
     return spaces.Discrete(int(choices[0])) if len(choices) == 1 else spaces.MultiDiscrete(choices.reshape(shape))
+
+
+FILLED = 0.9
+"""Share of a guessed range of actions, on both sides of 0, that data reach which confirm it."""
+
+
+def doubt(actions: Column, limits: ActionRange, space: spaces.Space[Any]) -> str:
+    """Return what may be wrong with an inferred action space, and the way out; nothing if the data confirm it."""
+    if not isinstance(space, spaces.Box):
+        return ""
+    low, high = float(limits.low.min()), float(limits.high.max())
+    if limits.whole and low >= 0 and high >= 1:
+        n = f"{high + 1:.0f}"
+        return (
+            f"The actions are floats, all of them whole numbers from {low:g} to {high:g}, and are learned as "
+            f"continuous ones: if they are choices, say action_space=gymnasium.spaces.Discrete({n}) (--n-actions {n}); "
+            "if not, say their bounds (--action-low, --action-high)."
+        )
+    inside = (limits.low >= -1).all() and (limits.high <= 1).all()
+    if inside and (limits.low <= -FILLED).all() and (limits.high >= FILLED).all():
+        return ""
+    bounds = f"from {space.low.min():g} to {space.high.max():g}"
+    return (
+        f"The bounds of the actions had to be guessed, {bounds}, and the data lie from {low:g} to {high:g}: the policy "
+        "measures its noise in these bounds, and cannot leave them. Say the true ones: action_space=gymnasium.spaces."
+        f"Box(low, high, {actions.shape[1:]}) (--action-low, --action-high), or name the environment."
+    )
 
 
 def check_spaces(observation_space: spaces.Space[Any], action_space: spaces.Space[Any], name: str) -> None:

@@ -17,9 +17,9 @@ from rlox.errors import DatasetError, one_line
 from rlox.runs.progress import track
 
 REQUIRED = ("observations", "actions", "rewards", "terminals")
-OPTIONAL = ("timeouts", "next_observations", "action_log_probs")
-PER_STEP = ("rewards", "terminals", "timeouts", "action_log_probs")
-"""Columns of one number per step, which are always in memory."""
+OPTIONAL = ("timeouts", "next_observations", "action_log_probs", "episode")
+PER_STEP = ("rewards", "terminals", "timeouts", "action_log_probs", "episode")
+"""Columns of one value per step, which are always in memory."""
 
 SPACES = ("observation_space", "action_space")
 """What files call the spaces that they keep."""
@@ -40,6 +40,15 @@ class Column(Protocol):
     def __len__(self) -> int: ...
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]: ...
+
+
+class MinariLike(Protocol):
+    """A ``minari.MinariDataset``."""
+
+    @property
+    def id(self) -> str: ...
+
+    def iterate_episodes(self, episode_indices: Any = None) -> Any: ...
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -87,7 +96,9 @@ class JoinedColumns:
 
     def __getitem__(self, rows: slice, /) -> NDArray[Any]:
         read = [part[rows] for part in self.parts]
-        return np.concatenate([part.reshape(len(part), -1) for part in read], axis=1, dtype=self.dtype)
+        return np.concatenate(
+            [part.reshape(len(part), math.prod(part.shape[1:])) for part in read], axis=1, dtype=self.dtype
+        )
 
 
 class Source(NamedTuple):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +12,11 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from rlox.core.state import Transition
-from rlox.data import checks, encoding, formats, sources
-from rlox.data.columns import Column, ColumnNames, Source, episode_returns, group
+from rlox.data import checks, encoding, formats, parts, sources
+from rlox.data.columns import Column, ColumnNames, MinariLike, Source, episode_returns, group
+from rlox.data.episodes import mark_by_ids
+from rlox.data.minari import is_minari, minari_source
+from rlox.data.reading import AS_IT_IS, Reading
 from rlox.data.sources import Frame
 from rlox.data.summary import summarize
 from rlox.envs.spaces import interchangeable
@@ -40,6 +43,8 @@ class Dataset:
     name: str
     partial: tuple[bool, bool] = (False, False)
     """Whether the first episode began before the first row, and whether the last one continues after the last row."""
+    guesses: str = ""
+    """What had to be guessed of the actions and may be wrong, in a sentence."""
 
     def __len__(self) -> int:
         return len(self.columns["rewards"])
@@ -64,24 +69,29 @@ class Dataset:
         observation_space: spaces.Space[Any] | None = None,
         action_space: spaces.Space[Any] | None = None,
         columns: ColumnNames | None = None,
+        episode: str | None = None,
         rows: slice = ALL,
     ) -> Dataset:
         """Return the dataset of a file that has the columns of ``from_arrays``.
 
         Args:
-            path: an ``.npz``, ``.hdf5``, ``.h5`` or ``.parquet`` file, the folder or id of a Minari dataset, or the
-                name of bundled data. HDF5 columns stay in the file and are read piece by piece.
+            path: an ``.npz``, ``.hdf5``, ``.h5``, ``.parquet``, ``.csv`` or ``.csv.gz`` file, the folder or id of a
+                Minari dataset, or the name of bundled data. HDF5 columns stay in the file and are read piece by piece.
             observation_space: as in ``from_arrays``; by default the file's, if it has one.
             action_space: as in ``from_arrays``; by default the file's, if it has one.
             columns: names of the columns in the file, where they differ: one name, or several whose values are put
                 side by side, such as ``{"observations": ["x", "v"], "rewards": "r"}``.
+            episode: column with an id of the episode, in place of flags: an episode ends where it changes (see
+                ``from_arrays``).
             rows: the steps to take, without a stride; by default all.
 
         Raises:
             DatasetError: there is no such file, it is damaged, or ``from_arrays`` refuses its columns.
         """
         source = sources.open_source(path)
-        return cls._from_source(source, columns, rows, observation_space, action_space, Path(path).stem)
+        return cls._from_source(
+            source, _chosen(columns, episode), rows, observation_space, action_space, Path(path).stem
+        )
 
     @classmethod
     def from_frame(
@@ -89,6 +99,7 @@ class Dataset:
         frame: Frame,
         columns: ColumnNames | None = None,
         *,
+        episode: str | None = None,
         observation_space: spaces.Space[Any] | None = None,
         action_space: spaces.Space[Any] | None = None,
         name: str = "frame",
@@ -99,6 +110,7 @@ class Dataset:
             frame: has the columns of ``from_arrays``; several numbers per step are lists, or columns
                 ``observations.0``, ``observations.1`` and so on (or ``observations_0``).
             columns: as in ``load``.
+            episode: as in ``load``.
             observation_space: as in ``from_arrays``.
             action_space: as in ``from_arrays``.
             name: as in ``from_arrays``.
@@ -107,7 +119,7 @@ class Dataset:
             DatasetError: ``from_arrays`` refuses the columns.
         """
         source = sources.frame_source(frame)
-        return cls._from_source(source, columns, ALL, observation_space, action_space, name)
+        return cls._from_source(source, _chosen(columns, episode), ALL, observation_space, action_space, name)
 
     @classmethod
     def from_arrays(
@@ -126,7 +138,10 @@ class Dataset:
                 ``timeouts`` ``(N,)``, optional, 1 where it was truncated; ``next_observations`` ``(N, ...)``,
                 optional: without them they are taken from the next row, and truncated steps are left out, since
                 the observation after them is not known; ``action_log_probs`` ``(N,)``, optional: log-probability of
-                the action, or its log-density in the environment's units, under the policy that took it.
+                the action, or its log-density in the environment's units, under the policy that took it;
+                ``episode`` ``(N,)``, numbers or text: an id of the episode, in place of ``terminals``. The last step
+                of an episode is then terminal, unless ``terminals`` is there too and does not say so, or ``timeouts``
+                does.
                 ``terminations`` and ``truncations`` are other names for ``terminals`` and ``timeouts``. Columns that
                 are read by slices, such as ``h5py.Dataset``, are not copied to memory.
             observation_space: of the observations; by default a Box without bounds, or a Dict of such.
@@ -139,35 +154,70 @@ class Dataset:
                 an action is outside its space.
         """
         source = sources.array_source(columns)
-        return cls._from_source(source, None, ALL, observation_space, action_space, name)
+        return cls._from_source(source, {}, ALL, observation_space, action_space, name)
 
     @classmethod
     def _from_source(
         cls,
         source: Source,
-        chosen: ColumnNames | None,
+        chosen: ColumnNames,
         rows: slice,
         observation_space: spaces.Space[Any] | None,
         action_space: spaces.Space[Any] | None,
         name: str,
+        reading: Reading = AS_IT_IS,
     ) -> Dataset:
-        theirs = sources.resolve(source.names, chosen or {}, name)
+        theirs = sources.resolve(source.names, chosen, name)
         table = checks.check_columns(sources.take(source, theirs, sources.check_rows(rows), name), name)
+        if "episode" in table:
+            mark_by_ids(table, name, goes_on=sources.goes_on(source, theirs, rows, name))
         partial = sources.starts_inside(source, theirs, rows, name), checks.mark_ends(table, name)
         limits = checks.action_range(table["actions"], name)
         # Not `or`: an empty space is false, and one of two axes warns when it is asked for its length.
         obs_space = source.observation_space if observation_space is None else observation_space
-        act_space = source.action_space if action_space is None else action_space
+        told = reading.action_space(table["actions"].shape[1:], name) if action_space is None else action_space
+        act_space = source.action_space if told is None else told
         if obs_space is None:
             obs_space = checks.infer_observation_space(table)
+        guesses = ""
         if act_space is None:
             act_space = checks.infer_action_space(table["actions"], limits, name)
+            guesses = checks.doubt(table["actions"], limits, act_space)
         checks.check_spaces(obs_space, act_space, name)
         checks.check_actions(table["actions"], limits, act_space, name)
         checks.check_log_probs(table, act_space, name)
-        dataset = cls(table, obs_space, act_space, name, partial)
+        dataset = cls(table, obs_space, act_space, name, partial, guesses)
         dataset._check_observations()
         return dataset
+
+    def __getitem__(self, rows: slice) -> Dataset:
+        """Return some of the steps, such as ``dataset[:1000]``; episodes that are cut there are not whole.
+
+        Raises:
+            DatasetError: something else than a slice without a stride, or no steps.
+        """
+        return parts.rows_of(self, sources.check_rows(rows))
+
+    def split(self, fraction: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
+        """Return two datasets: about a ``fraction`` of the whole episodes, drawn at random, and the others.
+
+        Steps of episodes that are not whole are in the first.
+
+        Raises:
+            DatasetError: there are fewer than two whole episodes, or ``fraction`` is not between 0 and 1.
+        """
+        return parts.split(self, fraction, seed)
+
+    def filter(self, wanted: Callable[[parts.Episode], Any]) -> Dataset:
+        """Return the whole episodes that a function says yes to, such as ``lambda e: e["rewards"].sum() > 100``.
+
+        Args:
+            wanted: is called with each episode, a mapping from the names in ``columns`` to arrays ``(T, ...)``.
+
+        Raises:
+            DatasetError: it says yes to none.
+        """
+        return parts.keep(self, wanted)
 
     def within(self, observation_space: spaces.Space[Any], action_space: spaces.Space[Any]) -> Dataset:
         """Return the same steps with the spaces of an environment.
@@ -175,7 +225,7 @@ class Dataset:
         Raises:
             DatasetError: the data do not fit the spaces.
         """
-        dataset = dataclasses.replace(self, observation_space=observation_space, action_space=action_space)
+        dataset = dataclasses.replace(self, observation_space=observation_space, action_space=action_space, guesses="")
         try:
             if self.action_space != action_space:
                 actions = self.columns["actions"]
@@ -250,11 +300,19 @@ class Dataset:
         formats.save(Path(path), table, self.observation_space, self.action_space)
 
 
-DatasetLike = str | Path | Dataset | Mapping[str, ArrayLike] | Frame
+def _chosen(columns: ColumnNames | None, episode: str | None) -> ColumnNames:
+    return {**(columns or {}), **({"episode": episode} if episode is not None else {})}
 
 
-def make_dataset(dataset: DatasetLike) -> Dataset:
-    """Return a dataset from what ``Dataset.load`` opens, columns, a frame, or a dataset itself.
+DatasetLike = str | Path | Dataset | Mapping[str, ArrayLike] | Frame | MinariLike
+
+
+def make_dataset(dataset: DatasetLike, reading: Reading = AS_IT_IS) -> Dataset:
+    """Return a dataset from what ``Dataset.load`` opens, columns, a frame, one of Minari, or a dataset itself.
+
+    Args:
+        dataset: what it is made of.
+        reading: what the columns of a file are called, and which actions there are.
 
     Raises:
         DatasetError: it cannot be opened, or not be learned from.
@@ -263,12 +321,16 @@ def make_dataset(dataset: DatasetLike) -> Dataset:
         case Dataset():
             return dataset
         case str() | Path():
-            return Dataset.load(dataset)
+            source, name = sources.open_source(dataset), Path(dataset).stem
+            return Dataset._from_source(source, reading.columns, ALL, None, None, name, reading)
         case Mapping():
             return Dataset.from_arrays(dataset)
     if sources.is_frame(dataset):
         return Dataset.from_frame(dataset)
+    if is_minari(dataset):
+        path = Path(dataset.id)
+        return Dataset._from_source(minari_source(dataset, path), {}, ALL, None, None, path.name)
     raise DatasetError(
         f"dataset is a {type(dataset).__name__}: it must be a file, the id of a Minari dataset, the name of bundled "
-        "data, a Dataset, a mapping of columns, or a frame."
+        "data, a Dataset, a MinariDataset, a mapping of columns, or a frame."
     )

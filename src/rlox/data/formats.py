@@ -15,6 +15,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlox.data.columns import SPACES, Column, Source, check_memory, pieces
+from rlox.data.csv_files import open_csv
 from rlox.data.files import check_text, reading, require, writing
 from rlox.data.hdf5 import open_hdf5, write_hdf5
 from rlox.data.minari import write_minari
@@ -161,6 +162,8 @@ OPENERS: dict[str, Callable[[Path], Source]] = {
     ".hdf5": open_hdf5,
     ".h5": open_hdf5,
     ".parquet": open_parquet,
+    ".csv": open_csv,
+    ".csv.gz": open_csv,
 }
 
 

@@ -13,6 +13,7 @@ import numpy as np
 from gymnasium import spaces
 
 from rlox.data.columns import SPACES, Column, FileColumn, Source, check_memory, pieces
+from rlox.data.d3rlpy import d3rlpy_source, is_d3rlpy
 from rlox.data.files import check_text, reading, require
 from rlox.envs.space_json import describe, parse
 from rlox.errors import DatasetError
@@ -28,6 +29,8 @@ def open_hdf5(path: Path) -> Source:
         file = h5py.File(path, "r", rdcc_nbytes=_CHUNK_CACHE)
         try:
             check_links(file, h5py, path)
+            if is_d3rlpy(file):
+                return d3rlpy_source(file, path, check_stored)
             found = [_space(file[name], path) if name in file else None for name in SPACES]
             # A file of many thousand groups holds other data: some names are enough to say what is missing.
             names = [name for name in itertools.islice(_names(file, h5py), 10_000) if name not in SPACES]

@@ -6,16 +6,17 @@ import itertools
 import json
 import math
 import re
+import sys
 import warnings
 from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeGuard
 
 import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.data.columns import SPACES, Column, Source, check_memory, flatten, group
+from rlox.data.columns import SPACES, Column, MinariLike, Source, check_memory, flatten, group
 from rlox.data.files import check_text, reading, require
 from rlox.data.hdf5 import check_inside
 from rlox.envs.space_json import restore
@@ -41,7 +42,12 @@ def open_minari(path: Path) -> Source:
             raise ValueError(f"there is no '{_METADATA}' in it")
         _check_folder(folder, top, path)
         _check_metadata(folder, path)
-        dataset = minari.MinariDataset(folder)
+        return minari_source(minari.MinariDataset(folder), path)
+
+
+def minari_source(dataset: Any, path: Path) -> Source:
+    """Return the columns of an open ``minari.MinariDataset``; errors call it ``path``."""
+    with reading(path):
         lengths = [int(x["total_steps"]) for x in dataset.storage.get_episode_metadata(dataset.episode_indices)]
         if not lengths:
             raise DatasetError(f"The Minari dataset '{path}' has no episodes.")
@@ -52,6 +58,12 @@ def open_minari(path: Path) -> Source:
             return _read(dataset, np.array(lengths), wanted, rows, path.name)
 
     return Source(names, read, dataset.observation_space, dataset.action_space)
+
+
+def is_minari(dataset: object) -> TypeGuard[MinariLike]:
+    """Return whether this is a ``minari.MinariDataset``; the library is not imported for it."""
+    minari = sys.modules.get("minari")
+    return minari is not None and isinstance(dataset, minari.MinariDataset)
 
 
 def _local(path: Path) -> Path:

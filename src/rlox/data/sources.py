@@ -31,8 +31,10 @@ from rlox.errors import DatasetError, did_you_mean, one_line
 
 ALIASES = {
     "terminals": ("terminations",),
-    "timeouts": ("truncations",),
+    # d3rlpy's also marks terminal states, which count as such.
+    "timeouts": ("truncations", "episode_terminals"),
     "action_log_probs": ("infos/action_log_probs",),
+    "episode": ("episode_id",),
 }
 
 
@@ -59,7 +61,7 @@ def open_source(path: str | Path) -> Source:
             observation_space=restore(env.observation_space), action_space=restore(env.action_space)
         )
     path = Path(path)
-    opener = OPENERS.get(path.suffix.lower())
+    opener = OPENERS.get(".csv.gz" if path.name.lower().endswith(".csv.gz") else path.suffix.lower())
     if opener and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise DatasetError(f"'{path}' is a pipe or a device: data are read from files only.")
     if opener:
@@ -67,8 +69,8 @@ def open_source(path: str | Path) -> Source:
     if os.path.isdir(path) or re.search(r"-v\d+$", path.name):
         return open_minari(path)
     raise DatasetError(
-        f"'{path}' is not a data file (.npz, .hdf5, .h5 or .parquet), the folder or id of a Minari dataset, or the "
-        f"name of bundled data.{'' if path.suffix else did_you_mean(path.name, bundled_names())}"
+        f"'{path}' is not a data file (.npz, .hdf5, .h5, .parquet, .csv or .csv.gz), the folder or id of a Minari "
+        f"dataset, or the name of bundled data.{'' if path.suffix else did_you_mean(path.name, bundled_names())}"
     )
 
 
@@ -141,7 +143,9 @@ def take(source: Source, theirs: Mapping[str, str | list[str]], rows: slice, nam
     """
     read = source.read(list(dict.fromkeys(part for parts in theirs.values() for part in _as_list(parts))), rows)
     for key, column in read.items():
-        _check_numbers(column, key, name)
+        # Ids may be text; not of variable length in a file, which HDF5 can read forever if it is damaged.
+        if key != theirs.get("episode") or (column.dtype.kind == "O" and not isinstance(column, np.ndarray)):
+            _check_numbers(column, key, name)
     table: dict[str, Column] = {}
     for ours, parts in theirs.items():
         if isinstance(parts, str):
@@ -169,9 +173,22 @@ def _check_numbers(column: Column, key: str, name: str) -> None:
     held, way_out = f"values of type {column.dtype}", "convert it to numbers, or leave it out"
     if column.dtype.kind in "Mm":
         held, way_out = "times", "convert it to numbers, such as seconds since the episode began, or leave it out"
+    elif column.dtype.kind == "U" and (found := _first_text(column[:])):
+        held, way_out = found, "write a number there, or leave the column out"
     elif column.dtype.kind in "USO":
         held = "text or Python objects"
     raise DatasetError(f"{name}: column '{key}' holds {held}, but it must hold numbers: {way_out}.")
+
+
+def _first_text(column: NDArray[Any]) -> str | None:
+    """Return the first value of a column of text that is no number, and its row."""
+    for row, text in enumerate(column.ravel().tolist()):
+        try:
+            float(text)
+        except ValueError:
+            shown = text if len(text) <= 40 else f"{text[:40]}..."
+            return f"{shown!r} in row {row:,}" if text.strip() else f"no value in row {row:,}"
+    return None
 
 
 def check_rows(rows: Any) -> slice:
@@ -191,10 +208,23 @@ def starts_inside(source: Source, theirs: Mapping[str, str | list[str]], rows: s
     """Return whether the first of the rows is inside an episode that began before it."""
     if not rows.start:
         return False
+    if "episode" in theirs:
+        return _same_episode(source, theirs, rows.start, name)
     flags = {key: theirs[key] for key in ("terminals", "timeouts") if key in theirs}
     before = take(source, flags, slice(rows.start - 1, rows.start), name)
     # Counted from the end, there may be no row before.
     return len(before["terminals"]) > 0 and not any(flag[:].any() for flag in before.values())
+
+
+def goes_on(source: Source, theirs: Mapping[str, str | list[str]], rows: slice, name: str) -> bool:
+    """Return whether the row after the last of the rows has the same id of an episode."""
+    return "episode" in theirs and bool(rows.stop) and _same_episode(source, theirs, rows.stop, name)
+
+
+def _same_episode(source: Source, theirs: Mapping[str, str | list[str]], at: int, name: str) -> bool:
+    """Return whether row ``at`` and the row before it have the same id."""
+    pair = take(source, {"episode": theirs["episode"]}, slice(at - 1, at + 1 or None), name)["episode"][:]
+    return len(pair) == 2 and bool(pair[0] == pair[1])
 
 
 def resolve(names: Iterable[str], chosen: ColumnNames, name: str) -> dict[str, str | list[str]]:
@@ -205,6 +235,7 @@ def resolve(names: Iterable[str], chosen: ColumnNames, name: str) -> dict[str, s
     """
     known = list(names)
     found: dict[str, str | list[str]] = {}
+    missing: list[str] = []
     for ours, theirs in chosen.items():
         first, slash, _ = ours.partition("/")
         if first not in (*REQUIRED, *OPTIONAL):
@@ -213,19 +244,22 @@ def resolve(names: Iterable[str], chosen: ColumnNames, name: str) -> dict[str, s
             )
         if slash and not first.endswith("observations"):
             raise DatasetError(f"columns: '{first}' is a single column, without parts such as '{ours}'.")
-        for wanted in _as_list(theirs):
-            if wanted not in known:
-                raise DatasetError(f"{name} has no column '{wanted}'.{did_you_mean(wanted, known)}")
         if not theirs:
             raise DatasetError(f"columns: '{ours}' is a list of no names.")
+        missing += [wanted for wanted in _as_list(theirs) if wanted not in known]
         found[ours] = theirs if isinstance(theirs, str) else list(theirs)
     given = {ours.partition("/")[0] for ours in chosen}
     for wanted in (*REQUIRED, *OPTIONAL):
-        if wanted not in given:
+        # Where there are flags, they say more than an id.
+        if wanted not in given and not (wanted == "episode" and "terminals" in found):
             found |= _named(wanted, known)
     for wanted in REQUIRED:
+        if wanted == "terminals" and "episode" in found:
+            continue
         if not any(ours.partition("/")[0] == wanted for ours in found):
-            raise _missing(wanted, known, found, name)
+            missing.append(wanted)
+    if missing:
+        raise _missing(missing, known, found, name)
     for ours in found:
         if any(other.startswith(f"{ours}/") for other in found):
             raise DatasetError(f"{name}: '{ours}' is a column, and there are columns '{ours}/...' as well: keep one.")
@@ -247,12 +281,24 @@ def _named(wanted: str, known: list[str]) -> dict[str, str | list[str]]:
     return {x: x for x in known if x.startswith(f"{wanted}/")}
 
 
-def _missing(wanted: str, known: list[str], found: Mapping[str, str | list[str]], name: str) -> DatasetError:
+def _missing(wanted: list[str], known: list[str], found: Mapping[str, str | list[str]], name: str) -> DatasetError:
     one_flag = next((flag for flag in ("dones", "done") if flag in known), None)
-    if wanted == "terminals" and one_flag:
-        return DatasetError(
-            f"{name}: '{one_flag}' does not say whether an episode terminated or was truncated: give 'terminals' (the "
-            "state is terminal) and 'timeouts' (the episode was truncated)."
+    way_out = ""
+    if "terminals" in wanted:
+        way_out = (
+            " Ends of episodes are marked by flags, or by a column with an id of the episode (episode=, --episode)."
+        )
+    if "terminals" in wanted and one_flag:
+        way_out = (
+            f" '{one_flag}' does not say whether an episode terminated or was truncated: give 'terminals' (the state "
+            "is terminal) and 'timeouts' (the episode was truncated)."
         )
     used = {part for parts in found.values() for part in _as_list(parts)}
-    return DatasetError(f"{name} has no column '{wanted}'.{did_you_mean(wanted, set(known) - used)}")
+    if len(wanted) == 1:
+        return DatasetError(f"{name} has no column '{wanted[0]}'.{did_you_mean(wanted[0], set(known) - used)}{way_out}")
+    several = ", ".join(f"'{column}'" for column in wanted[:-1])
+    there = f" It has {', '.join(known[:40])}{', ...' if len(known) > 40 else ''}: " if known else " "
+    return DatasetError(
+        f"{name} has no columns {several} and '{wanted[-1]}'.{there}say which is which, such as "
+        f"columns={{'observations': ['x', 'v']}} (--observations x v).{way_out}"
+    )

@@ -15,6 +15,8 @@ from rlox.data.moments import Coverage, Moments
 
 WIDE = 256
 """Observations with more entries than this, such as images, are described as if they had one entry."""
+LARGE_REWARD = 500.0
+"""Larger rewards of a step make advantages that no default temperature is for."""
 LARGE = 1e4
 """Larger observations are hard to learn from without a normaliser."""
 
@@ -156,6 +158,12 @@ def _about_episodes(summary: dict[str, Any], all_lengths: NDArray[np.int64], any
             else "only the length of an episode tells how good it was"
         )
         found.append(f"Every reward is {rewards['min']:g}: {tells}.")
+    largest = max(-rewards["min"], rewards["max"])
+    if largest > LARGE_REWARD:
+        found.append(
+            f"Rewards of up to {largest:.3g}: weights are exp(advantage / beta), and nearly all may be clipped; divide "
+            f"the rewards by about {float(f'{largest:.1g}'):,.0f}, or raise beta as much."
+        )
     if not any_terminal:
         found.append(
             "No episode ends in a terminal state, all are truncated: that is right only if nothing but a time limit "

@@ -14,7 +14,7 @@ import numpy as np
 from jaxtyping import Array
 from numpy.typing import NDArray
 
-from rlox import compilation
+from rlox import compilation, habits
 from rlox.core import acting
 from rlox.core.config import Config, Settings, make_config
 from rlox.core.networks import Actor
@@ -116,6 +116,7 @@ class Policy:
         spaces = self.observation_space, self.action_space
         return Policy(self.actor, self.normalizer, *spaces, self.config, samples=SampleStream(seed))
 
+    @habits.alone
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
         """Return the action that the policy takes, as the environment accepts it.
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3.common.policies import BasePolicy
 
+from rlox import habits
 from rlox.algorithms.others import OtherConfig, only_ours
 from rlox.envs.envs import batch_of_one
 from rlox.envs.space_json import describe
@@ -59,6 +60,7 @@ class OtherPolicy:
         spaces = self.observation_space, self.action_space
         return OtherPolicy(self._network, *spaces, self._algorithm, self._config, seed=seed)
 
+    @habits.alone
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
         """Return the action that the policy takes, or a batch of them, as the environment accepts it.
 

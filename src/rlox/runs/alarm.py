@@ -1,0 +1,49 @@
+"""Said while a run goes on: that its weights teach it nothing, and what to do."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Mapping
+
+from rlox.core.config import Settings
+from rlox.runs.diagnosis import CLIPPED
+
+WARM = 1000
+"""Gradient steps before which weights may be anything, since the critic knows nothing yet."""
+OWNS = 2.0
+"""Samples of a minibatch in effect, below which one has nearly all the weight."""
+
+
+class Alarm:
+    """Warns once, when two records in a row show weights that are nearly all clipped, or on one sample."""
+
+    def __init__(self, config: Settings):
+        self._config, self._before, self._warned = config, False, False
+
+    def __call__(self, record: Mapping[str, float]) -> None:
+        """Look at a record of a run's metrics."""
+        found = self._trouble(record) if record["gradient_steps"] >= WARM and not self._warned else ""
+        if found and self._before:
+            self._warned = True
+            warnings.warn(found, stacklevel=2)
+        self._before = bool(found)
+
+    def _trouble(self, record: Mapping[str, float]) -> str:
+        """Return what is wrong with the weights and the way out, in two sentences; nothing if they are in order."""
+        config, beta = self._config, getattr(self._config, "beta", None)
+        clipped = record.get("weight/clipped_fraction", 0.0)
+        samples = record.get("weight/effective_sample_size", 1.0) * config.batch_size
+        if beta is None or not (clipped > CLIPPED or samples < OWNS):
+            return ""
+        what = "One sample has nearly all the weight of its minibatch, and the others teach nothing"
+        if clipped > CLIPPED:
+            what = f"{clipped:.0%} of the weights are clipped, so that good actions are imitated like bad ones"
+        size = math.hypot(record.get("advantage/mean", 0.0), record.get("advantage/std", 0.0))
+        if not beta < size < math.inf:
+            return f"{what}. Raise beta={beta:g}."
+        by = float(f"{size / beta:.1g}")
+        ways = [f"divide the rewards by about {by:,.0f}", f"set beta to about {by * beta:,.3g}"]
+        ways += ["set normalize_advantage=True"] if getattr(config, "normalize_advantage", None) is False else []
+        rest = ", ".join(ways[:-1])
+        return f"{what}: advantages are of about {size:,.2g}, and beta={beta:g}. Either {rest}, or {ways[-1]}."

@@ -1,0 +1,114 @@
+"""From a CSV file with names of its own to a policy and an interval of its value: in five lines, and by commands."""
+
+import csv
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlox import Dataset, Trainer
+from rlox.cli import main
+from rlox.data.reading import Reading
+from rlox.errors import ConfigError
+from rlox.spec import RunSpec
+
+PAGE = (Path(__file__).parents[1] / "docs" / "offline.md").read_text()
+SECTION = PAGE.partition("## From a CSV file")[2].partition("\n## ")[0]
+SMALL = ["--hidden", "8", "--batch-size", "16"]
+COLUMNS = ["--observations", "temp", "level", "--actions", "valve", "--episode", "batch_id"]
+
+
+@pytest.fixture(autouse=True)
+def _batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Write sixty batches of ten steps, whose valve is best where the level is."""
+    monkeypatch.chdir(tmp_path)
+    rng = np.random.default_rng(0)
+    with open("batches.csv", "w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["time", "temp", "level", "valve", "rewards", "batch_id"])
+        for i in range(600):
+            temp, level, valve = rng.uniform(-1, 1, 3)
+            lines.writerow([f"2020-01-01 {i % 10:02}:00", temp, level, valve, 1 - abs(level - valve), f"b{i // 10}"])
+
+
+def test_five_lines_come_to_a_policy_with_an_interval_of_its_value(capsys: pytest.CaptureFixture[str]):
+    (code,) = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
+    assert len([line for line in code.splitlines() if line]) <= 5
+    names: dict[str, Any] = {}
+    exec(code.replace("20_000", "300").replace("[1])", "[1], gradient_steps=60)"), names)
+    told = dict(line.split() for line in capsys.readouterr().out.splitlines())
+    assert float(told["fqe/low"]) < float(told["fqe/value"]) < float(told["fqe/high"])
+    assert names["trainer"].predict([0.0, 0.5]).shape == ()
+    assert len(names["logs"].split(0.9)[0]) == 540
+
+
+def test_the_commands_of_the_page_run_and_the_run_remembers_its_columns(capsys: pytest.CaptureFixture[str]):
+    (shell,) = re.findall(r"```bash\n(.*?)```", SECTION, flags=re.DOTALL)
+    for line in shell.splitlines():
+        smaller = line.replace("20000", "30").split()[1:]
+        smaller += SMALL if smaller[0] == "train" else ["--gradient-steps", "10"] if smaller[0] == "evaluate" else []
+        main(smaller)
+    told = capsys.readouterr().out
+    assert "600 steps, 60 whole episodes" in told
+    assert "fitted Q evaluation" in told
+    spec = Trainer.load("runs/valve").spec
+    assert spec.reading == Reading(observations=("temp", "level"), actions=("valve",), episode="batch_id")
+    assert RunSpec.from_dict(spec.to_dict()) == spec
+    main(["resume", "runs/valve", "--gradient-steps", "40"])
+    assert Trainer.load("runs/valve").gradient_steps == 40
+    again = ["train", "iql", "--dataset", "batches.csv", *SMALL, "--gradient-steps", "50", "--run-dir", "runs/valve"]
+    with pytest.raises(SystemExit):
+        main([*again, "--resume", *COLUMNS[:5]])
+    assert "--resume: episode is 'batch_id' in 'runs/valve' and cannot become None" in capsys.readouterr().err
+    main([*again, "--resume", *COLUMNS])
+    assert Trainer.load("runs/valve").gradient_steps == 50
+
+
+def test_bounds_of_actions_are_said_by_flags_and_by_a_file(capsys: pytest.CaptureFixture[str]):
+    train = ["train", "bc", "--dataset", "batches.csv", *SMALL, "--gradient-steps", "5"]
+    main([*train, *COLUMNS, "--action-low", "-2", "--action-high", "3", "--print-config"])
+    Path("run.toml").write_text(capsys.readouterr().out)
+    assert 'observations = [\n    "temp",\n    "level",\n]' in Path("run.toml").read_text()
+    main(["train", "bc", "--config", "run.toml", "--run-dir", "run"])
+    trainer = Trainer.load("run")
+    assert trainer.spec.reading.action_low == (-2.0,)
+    assert (float(trainer.action_space.low), float(trainer.action_space.high)) == (-2.0, 3.0)  # pyright: ignore
+    for more, message in [
+        (["--action-low", "0"], "action_low and action_high are given together"),
+        (["--action-low", "0", "--action-high", "0.5"], "which is outside Box(0.0, 0.5"),
+        (["--n-actions", "3"], "must be whole numbers"),
+    ]:
+        with pytest.raises(SystemExit):
+            main([*train, *COLUMNS, *more])
+        error = capsys.readouterr().err
+        assert message in error
+        assert error.count("\n") == 1
+    with pytest.raises(SystemExit):
+        main(["train", "bc", "--env", "CartPole-v1", "--total-timesteps", "5", "--episode", "batch_id"])
+    assert "--episode batch_id has no effect without data" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main([*train, *COLUMNS, "--env", "Pendulum-v1", "--action-low", "0", "--action-high", "1"])
+    assert "--action-low 0.0 has no effect with an environment" in capsys.readouterr().err
+
+
+def test_missing_columns_are_one_line_on_the_command_line(capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["dataset", "info", "batches.csv"])
+    error = capsys.readouterr().err
+    assert "batches has no columns 'observations', 'actions' and 'terminals'. It has time, temp, level, valve" in error
+    assert error.count("\n") == 1
+    main(["dataset", "convert", "batches.csv", "b.npz", *COLUMNS, "--action-low", "-1", "--action-high", "1"])
+    saved = Dataset.load("b.npz")
+    assert (saved.n_episodes, saved.guesses) == (60, "")
+
+
+def test_a_reading_of_before_is_none():
+    spec = RunSpec.resolve("bc", dataset="batches.csv")
+    values = spec.to_dict()
+    del values["reading"]
+    assert RunSpec.from_dict(values) == spec
+    for torn in ({"reading": {"columns": 3}}, {"reading": 5}, {"reading": {"n_actions": "x"}}):
+        with pytest.raises((ConfigError, ValueError)):
+            RunSpec.from_dict({**values, **torn})

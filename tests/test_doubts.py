@@ -1,0 +1,118 @@
+"""What makes a run pointless is said once, with the way out: guessed bounds, whole floats, rewards in the thousands."""
+
+import warnings
+from typing import Any
+
+import numpy as np
+import pytest
+
+from rlox import Dataset, Trainer
+from rlox.core.config import Settings
+from rlox.data.reading import Reading
+from rlox.errors import DatasetError
+from rlox.runs.alarm import Alarm
+
+N = 400
+SMALL = {"hidden": 8, "batch_size": 32}
+
+
+def logs(actions: Any, scale: float = 1.0) -> dict[str, Any]:
+    """Return episodes of ten steps, rewarded for actions near the observation."""
+    rng = np.random.default_rng(0)
+    obs = rng.uniform(-1, 1, (N, 1)).astype(np.float32)
+    return {
+        "observations": obs,
+        "actions": actions,
+        "rewards": scale * (2 - np.abs(obs[:, 0] - np.reshape(actions, (N, -1))[:, 0])),
+        "terminals": np.arange(N) % 10 == 9,
+    }
+
+
+UNIFORM = np.random.default_rng(1).uniform(-1, 1, (N, 1))
+
+
+@pytest.mark.parametrize(
+    ("actions", "message"),
+    [
+        (50 + 40 * UNIFORM, r"bounds of the actions had to be guessed, from -1 to \S+, .*--action-low, --action-high"),
+        (0.2 * UNIFORM, r"guessed, from -1 to 1, and the data lie from -0\.\d+ to 0\.\d+"),
+        (
+            np.rint(UNIFORM[:, 0] + 1),
+            r"floats, all of them whole numbers from 0 to 2, .*Discrete\(3\) \(--n-actions 3\)",
+        ),
+    ],
+)
+def test_what_had_to_be_guessed_is_said_once_without_an_environment(actions: Any, message: str):
+    data = Dataset.from_arrays(logs(actions))
+    with pytest.warns(UserWarning, match=message) as said:
+        Trainer("bc", dataset=data, config={**SMALL, "momentum": 0.5})
+    assert len(said) == 1
+    assert "momentum=0.5 has no effect" in str(said[0].message)
+    part = data.split(0.5)[0]
+    assert part.guesses == data.guesses
+    assert data.within(data.observation_space, data.action_space).guesses == ""
+
+
+@pytest.mark.parametrize("actions", [UNIFORM, (UNIFORM[:, 0] > 0).astype(int), np.sign(UNIFORM)])
+def test_nothing_is_said_where_the_data_confirm_it(actions: Any):
+    assert Dataset.from_arrays(logs(actions)).guesses == ""
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ({"action_low": (0,)}, "given together"),
+        ({"action_low": (1,), "action_high": (1,)}, "the first below the second"),
+        ({"action_low": (0, 1), "action_high": (1, 2, 3)}, "one number or one for each component"),
+        ({"action_low": (0,), "action_high": (1,), "n_actions": 3}, "leave one of them out"),
+        ({"n_actions": 0}, "must be a whole number from 1"),
+    ],
+)
+def test_bounds_that_are_none_are_refused(given: dict[str, Any], message: str):
+    with pytest.raises(DatasetError, match=message):
+        Reading(**given)
+
+
+def test_bounds_are_of_every_component_or_of_each():
+    one, each = (Reading(action_low=low, action_high=high) for low, high in (((0,), (100,)), ((0, -1), (2, 1))))
+    assert one.action_space((), "logs") == one.action_space((1,), "logs").__class__(0, 100, ())
+    found = each.action_space((2,), "logs")
+    assert found is not None
+    assert (found.low.tolist(), found.high.tolist()) == ([0, -1], [2, 1])
+    with pytest.raises(DatasetError, match=r"0 -1 and action_high=2 1 do not fit actions of shape \(3,\)"):
+        each.action_space((3,), "logs")
+    with pytest.raises(DatasetError, match="one choice a step"):
+        Reading(n_actions=3).action_space((2,), "logs")
+
+
+@pytest.mark.parametrize("algorithm", ["awr", "awac"])
+def test_rewards_in_the_thousands_are_said_while_a_run_goes_on(algorithm: str):
+    trainer = Trainer(algorithm, dataset=logs(UNIFORM, scale=5000.0), config=SMALL)
+    with pytest.warns(UserWarning, match=r"(are clipped|nearly all the weight).*divide the rewards by about") as said:
+        trainer.train_offline(2500, log_interval=500, progress=False)
+    assert len(said) == 1
+    healthy = Trainer(algorithm, dataset=logs(UNIFORM), config=SMALL)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        healthy.train_offline(2500, log_interval=500, progress=False)
+
+
+def test_the_way_out_is_a_number():
+    config: Settings = Trainer("awr", dataset=logs(UNIFORM), config=SMALL).config
+    record = {"gradient_steps": 1000, "weight/clipped_fraction": 0.98}
+    record |= {"advantage/mean": 3000.0, "advantage/std": 4000.0}
+    early, sound = {**record, "gradient_steps": 999}, {**record, "weight/clipped_fraction": 0.9}
+    for records in ([early, record], [record], [record, sound, record]):
+        alarm = Alarm(config)
+        for one in records:
+            alarm(one)
+    alarm = Alarm(config)
+    with warnings.catch_warnings(record=True) as said:
+        warnings.simplefilter("always")
+        for _ in range(4):
+            alarm(record)
+    assert [str(one.message) for one in said] == [
+        "98% of the weights are clipped, so that good actions are imitated like bad ones: advantages are of about "
+        "5e+03, and beta=1. Either divide the rewards by about 5,000, set beta to about 5e+03, or set "
+        "normalize_advantage=True."
+    ]
