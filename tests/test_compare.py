@@ -20,9 +20,10 @@ import pytest
 
 from rlox.algorithms import ALGORITHMS
 from rlox.cli import main
-from rlox.compare import is_finished, last_record, run_jobs
+from rlox.compare import run_jobs
 from rlox.errors import ConfigError
 from rlox.plan import Plan, named_settings, plan_of, seeds_of
+from rlox.processes import is_finished, last_record
 from rlox.runs.history import Run, find_runs, group_runs, write_runs
 from rlox.runs.progress import Board
 from rlox.runs.table import as_markdown, compare_groups, overall
