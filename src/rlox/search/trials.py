@@ -125,12 +125,13 @@ def begin(out: Path, task: Task) -> None:
                 f"'{out}' has a search with {name}={was.get(name)!r}, not {now[name]!r}: give this one another folder "
                 "(output, --output)."
             )
-        return
-    if out.is_dir() and any(not path.name.startswith(".") for path in out.iterdir()):
+    elif any(not path.name.startswith(".") for path in out.iterdir()):
         raise ConfigError(f"'{out}' holds something else than a search: name a new folder (output, --output).")
-    # It marks the folders of runs as LABEL/PLACE/SEED, for tables and reports.
-    write_json(out / COMPARISON, {"runs": []})
-    write_json(file, now)
+    else:
+        write_json(file, now)
+    if not (out / COMPARISON).exists():
+        # It marks the folders of runs as LABEL/PLACE/SEED, for tables and reports.
+        write_json(out / COMPARISON, {"runs": []})
 
 
 def make_trial(
@@ -186,13 +187,14 @@ def read_trials(out: Path, task: Task) -> dict[int, Trial]:
 
 def evaluations(job: Job) -> dict[int, float]:
     """Return the mean return of each evaluation of a run so far, by its number from 1 on."""
+    budget = job.spec.budget
     try:
-        returns = read_run(job.folder).returns
+        returns = read_run(job.folder).series("eval/mean_reward", offline=budget.total_timesteps is None)
     except ConfigError:  # It has not begun.
         return {}
-    every = job.spec.budget.eval_interval or 1
     # With several environments, or rounds, an evaluation is later than it is due.
-    return {int(step // every): float(value) for step, value in zip(returns.steps, returns.values, strict=True)}
+    numbers = (int(step // (budget.eval_interval or 1)) for step in returns.steps)
+    return dict(zip(numbers, map(float, returns.values), strict=True))
 
 
 def write_json(path: Path, values: Mapping[str, Any]) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import time
 from collections.abc import Mapping, Sequence
@@ -37,7 +38,9 @@ class Search(NamedTuple):
     output: Path
     """Its folder."""
     trials: Sequence[Trial]
-    """In their order; all have ended."""
+    """In their order; but for those that broke, all have ended."""
+    broken: Mapping[str, str] = {}
+    """Trials of which a run ended for another reason than its settings, and why."""
 
     @property
     def best(self) -> Trial:
@@ -137,6 +140,14 @@ def tune(
     out = Path(output or Path("runs") / f"tune-{base.algorithm}-{folder_of(base.env, base.dataset)}")
     cores = cores_for(processes)
     found = run_trials(task, out, trials, cores=cores, modules=[*IMPORTED, *modules], progress=progress)
+    if found.broken:
+        with contextlib.suppress(RunsFailedError):
+            write_results(found, tried)
+        label, why = next(iter(found.broken.items()))
+        raise RunsFailedError(
+            f"{len(found.broken)} of the trials broke, for another reason than their settings. The first was "
+            f"'{out / label}': {why} The same command tries them again."
+        )
     write_results(found, tried)
     return found
 
@@ -189,7 +200,6 @@ def run_trials(
     Raises:
         ConfigError: the folder is that of another search.
         RunInUseError: the search is going on in another process.
-        RunsFailedError: several runs broke.
         Interrupted: a signal came.
     """
     if task.n_evaluations < 1:
@@ -210,13 +220,7 @@ def run_trials(
     if interrupts.number is not None:
         told = f"Stopped: {len(ended)} of {n} trials are finished."
         raise Interrupted(f"{told} The same command goes on with the rest.", interrupts.number)
-    if loop.broken:
-        label, why = next(iter(loop.broken.items()))
-        raise RunsFailedError(
-            f"{len(loop.broken)} of the trials broke, for another reason than their settings. The first was "
-            f"'{out / label}': {why} The same command tries them again."
-        )
-    return Search(out, list(trials.values()))
+    return Search(out, list(trials.values()), loop.broken)
 
 
 class _Loop:
