@@ -173,7 +173,7 @@ def work() -> None:
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {core})
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
-    _wait_for(folder)
+    wait_for_writer(folder)
     from rlox.cli import main
 
     main(sys.argv[4:])
@@ -190,7 +190,7 @@ def _end_with(parent: int) -> None:
     os.kill(os.getpid(), signal.SIGTERM)
 
 
-def _wait_for(folder: Path) -> None:
+def wait_for_writer(folder: Path) -> None:
     """Wait while another process writes to a folder: the run of a parent that was killed, as it saves."""
     if (folder / LOCK).exists():
         with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=PATIENCE):

@@ -93,15 +93,17 @@ class Study:
         from optuna.trial import TrialState
 
         def tell() -> None:
+            trial = self._live.get(number)
+            if trial is None:
+                return  # The study was made anew, of trials that have ended.
             if outcome is not None and outcome.state == "complete":
-                self._study.tell(self._live[number], outcome.value)
+                self._study.tell(trial, outcome.value)
             else:
                 # One that failed counts as bad: what Optuna calls failed, it would try again.
-                state = TrialState.FAIL if outcome is None else TrialState.PRUNED
-                self._study.tell(self._live[number], state=state)
+                self._study.tell(trial, state=TrialState.FAIL if outcome is None else TrialState.PRUNED)
 
         self._safely(tell)
-        del self._live[number]
+        self._live.pop(number, None)
 
     def _begin(self, number: int, settings: Mapping[str, Any]) -> None:
         self._study.enqueue_trial(self._params(settings))
@@ -161,13 +163,13 @@ class Study:
         """Return a trial that has ended, as it would be if the study had been told."""
         from optuna.trial import TrialState, create_trial
 
-        complete = outcome.state == "complete"
+        complete, returns = outcome.state == "complete", trial.evaluations()
         return create_trial(
             state=TrialState.COMPLETE if complete else TrialState.PRUNED,
-            value=outcome.value,
+            value=outcome.value if complete else next(reversed(returns.values()), None),
             params=self._params(trial.settings),
             distributions=self._distributions,
-            intermediate_values=trial.evaluations(),
+            intermediate_values=returns,
         )
 
 

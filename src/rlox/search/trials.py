@@ -11,7 +11,6 @@ from typing import Any, NamedTuple
 from rlox.errors import ConfigError, one_line
 from rlox.files import whole
 from rlox.plan import Job, folder_of
-from rlox.processes import is_finished
 from rlox.runs.history import COMPARISON, read_run
 from rlox.search.space import Space
 from rlox.spec import RunSpec
@@ -48,11 +47,6 @@ class Trial(NamedTuple):
     def label(self) -> str:
         """Name of its folder."""
         return f"{_LABEL}{self.number:04}"
-
-    @property
-    def next_job(self) -> Job | None:
-        """The first of its runs that has not ended."""
-        return next((job for job in self.jobs if not is_finished(job)), None)
 
     def evaluations(self) -> dict[int, float]:
         """Return the mean return of each evaluation of the first seed, by its number from 1 on."""
@@ -106,8 +100,9 @@ class Task:
 
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values: what a search that goes on has to keep."""
-        space = {name: dataclasses.asdict(tried) for name, tried in self.space.items()}
-        values = {**self.base.to_dict(), "space": space, "seeds": self.seeds, "prune": self.prune}
+        base = self.base.to_dict()
+        space = {f"space.{name}": str(tried) for name, tried in self.space.items()}
+        values = {**base.pop("config"), **base.pop("budget"), **base, **space, "seeds": self.seeds, "prune": self.prune}
         return json.loads(json.dumps(values))
 
 
@@ -119,11 +114,11 @@ def begin(out: Path, task: Task) -> None:
     """
     file, now = out / SEARCH, task.to_dict()
     if file.exists():
-        was, now = ({**values.pop("config"), **values.pop("budget"), **values} for values in (_read(file), now))
-        for name in [name for name in now if was.get(name) != now[name]]:
+        was = _read(file)
+        for name in [name for name in {**was, **now} if was.get(name) != now.get(name)]:
             raise ConfigError(
-                f"'{out}' has a search with {name}={was.get(name)!r}, not {now[name]!r}: give this one another folder "
-                "(output, --output)."
+                f"'{out}' has a search with {name}={was.get(name)!r}, not {now.get(name)!r}: give this one another "
+                "folder (output, --output)."
             )
     elif any(not path.name.startswith(".") for path in out.iterdir()):
         raise ConfigError(f"'{out}' holds something else than a search: name a new folder (output, --output).")

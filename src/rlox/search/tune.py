@@ -15,7 +15,7 @@ from rlox.envs.envs import find_spec
 from rlox.errors import ConfigError, RunsFailedError, did_you_mean
 from rlox.modules import IMPORTED
 from rlox.plan import N_EVALUATIONS, Job, budget_of, env_of, folder_of
-from rlox.processes import POLL, Processes, cores_for, progress_of
+from rlox.processes import POLL, Processes, cores_for, is_finished, progress_of
 from rlox.runs.interrupts import Interrupted, Interrupts
 from rlox.runs.lock import claim, release
 from rlox.runs.logs import METRICS
@@ -233,6 +233,8 @@ class _Loop:
         self._study, self._runs, self._board = study, runs, board
         self._active: dict[Job, int] = {}
         """Number of the trial of each run that goes on."""
+        self._over: set[Job] = set()
+        """Runs that have ended, whether or not their logs say so."""
         self._seen: dict[int, int] = {}
         """By trial, the last evaluation that was looked at."""
         self._sizes: dict[int, int] = {}
@@ -243,29 +245,33 @@ class _Loop:
     def step(self) -> bool:
         """Look at what goes on, and start what there are cores for; returns whether anything goes on."""
         for job, why in self._runs.ended():
+            self._over.add(job)
             self._ended(self._active.pop(job), why)
         for job in self._runs.running:
             if self._look(self._active[job]):
                 self._runs.stop(job)
-        while self._runs.n_free and (trial := self._next()) is not None:
-            job = trial.next_job
-            assert job is not None
-            self._active[job] = trial.number
+        while self._runs.n_free and (found := self._next()) is not None:
+            number, job = found
+            self._active[job] = number
             self._runs.start(job)
         self._show()
         return bool(self._runs.running)
 
-    def _next(self) -> Trial | None:
-        """Return a trial that has a run to do: one that was begun, or a new one; None if there is none."""
+    def _next(self) -> tuple[int, Job] | None:
+        """Return a run of a trial that was begun, or of a new one, and that trial's number; None if there is none."""
         for trial in self._trials.values():
             busy = trial.number in self._active.values() or trial.label in self.broken
             if trial.outcome is None and not busy:
-                if trial.next_job is not None:
-                    return trial
+                if (job := self._job_of(trial)) is not None:
+                    return trial.number, job
                 # Killed between the end of its last run and the judgement.
                 self._ended(trial.number, None)
         number = next((i for i in range(self._n) if i not in self._trials), None)
-        return None if number is None else self._new(number)
+        return None if number is None else (number, self._new(number).jobs[0])
+
+    def _job_of(self, trial: Trial) -> Job | None:
+        """Return the first run of a trial that has not ended."""
+        return next((job for job in trial.jobs if job not in self._over and not is_finished(job)), None)
 
     def _new(self, number: int) -> Trial:
         """Make a trial; the first one has the settings that the search starts from, if its space has them."""
@@ -292,7 +298,7 @@ class _Loop:
             self.broken[trial.label] = why
             self._study.tell(number, None)
             self._board.ended(trial.label, why)
-        elif trial.next_job is None:
+        elif self._job_of(trial) is None:
             value = trial.value()
             if value is None:
                 self._finish(trial, Outcome("failed", None, 0, "It has no finite evaluation."))
