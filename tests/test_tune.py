@@ -22,6 +22,7 @@ import rlox
 from rlox import ALGORITHMS, RunSpec
 from rlox.cli import main
 from rlox.errors import ConfigError, RunInUseError, RunsFailedError
+from rlox.plan import plan_of
 from rlox.processes import last_record
 from rlox.runs.lock import claim, release
 from rlox.search import trials as folder
@@ -585,3 +586,10 @@ def test_the_page_runs_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, 
     exec(code, names)
     assert names["trainer"].env_steps == 60
     assert json.loads(Path("runs/search/trial-0001/outcome.json").read_text())["state"] == "complete"
+
+
+def test_the_settings_of_the_page_can_be_compared(tmp_path: Path):
+    page = (DOCS / "tune.md").read_text()
+    (text,) = re.findall(r"```toml\n(.*?)```", page, flags=re.DOTALL)
+    jobs = plan_of(tomllib.loads(text), "tuned.toml").jobs(tmp_path)
+    assert [job.label for job in jobs] == ["awr", "tuned"] * 5

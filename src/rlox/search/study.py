@@ -119,13 +119,21 @@ class Study:
     def _safely(self, do: Callable[[], T]) -> T:
         """Return what something does with the study; if the journal breaks under it, once more with a new one."""
         try:
-            return do()
+            if self._size != self._size_now():
+                raise OSError("somebody has changed it")
+            found = do()
         except (OSError, ValueError, LookupError, RuntimeError) as error:
             warnings.warn(
                 f"'{self._path}' cannot be used ({one_line(error)}): it is written anew from the trials.", stacklevel=4
             )
             self._build()
-            return do()
+            found = do()
+        self._size = self._size_now()
+        return found
+
+    def _size_now(self) -> int:
+        """Return the bytes of the journal, which only this process writes; 0 where it is done without."""
+        return self._path.stat().st_size if self._on_disk else 0
 
     def _build(self) -> None:
         """Make the study of the trials; in memory, if its journal cannot be written."""
@@ -136,11 +144,14 @@ class Study:
             for file in (self._path, Path(f"{self._path}.lock")):
                 file.unlink(missing_ok=True)
             self._fill(_storage(self._path))
+            self._on_disk = True
         except OSError as error:
             warnings.warn(
                 f"'{self._path}' cannot be written ({one_line(error)}): the search goes on without it.", stacklevel=5
             )
             self._fill(InMemoryStorage())
+            self._on_disk = False
+        self._size = self._size_now()
 
     def _fill(self, storage: BaseStorage) -> None:
         import optuna
