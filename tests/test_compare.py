@@ -10,6 +10,7 @@ import re
 import signal
 import subprocess
 import sys
+import threading
 import time
 import tomllib
 from pathlib import Path
@@ -20,10 +21,12 @@ import pytest
 
 from rlox.algorithms import ALGORITHMS
 from rlox.cli import main
-from rlox.compare import is_finished, last_record, run_jobs
+from rlox.compare import run_jobs
 from rlox.errors import ConfigError
 from rlox.plan import Plan, named_settings, plan_of, seeds_of
+from rlox.processes import is_finished, last_record, wait_for_writer
 from rlox.runs.history import Run, find_runs, group_runs, write_runs
+from rlox.runs.lock import claim, release
 from rlox.runs.progress import Board
 from rlox.runs.table import as_markdown, compare_groups, overall
 
@@ -251,6 +254,17 @@ def test_runs_end_with_the_process_that_started_them(tmp_path: Path):
     while "Stopped at step" not in run.with_suffix(".log").read_text():
         assert time.monotonic() < deadline
         time.sleep(0.1)
+
+
+def test_a_run_waits_for_another_that_still_saves_in_its_folder(tmp_path: Path):
+    wait_for_writer(tmp_path)
+    assert not list(tmp_path.iterdir())
+    lock = claim(tmp_path)
+    began = time.monotonic()
+    threading.Timer(0.5, release, [lock]).start()
+    wait_for_writer(tmp_path)
+    assert time.monotonic() - began > 0.4
+    assert not lock.is_locked
 
 
 def test_runs_that_end_together_are_counted_one_by_one(capsys: pytest.CaptureFixture[str]):

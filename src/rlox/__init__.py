@@ -11,6 +11,7 @@ if TYPE_CHECKING:
     from rlox.core.config import Config, setting
     from rlox.data.dataset import Dataset
     from rlox.policy.policy import Policy
+    from rlox.search.tune import tune
     from rlox.spec import RunSpec
     from rlox.trainer import Trainer
 
@@ -29,6 +30,7 @@ __all__ = [
     "register",
     "set_compilation_cache",
     "setting",
+    "tune",
 ]
 
 # JAX takes most of a second to import: `rlox --help` and `rlox.__version__` do without it.
@@ -43,6 +45,7 @@ _HOME = {
     "register": "rlox.algorithms",
     "set_compilation_cache": "rlox.compilation",
     "setting": "rlox.core.config",
+    "tune": "rlox.search.tune",
 }
 
 

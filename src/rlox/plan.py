@@ -62,7 +62,7 @@ class Plan(NamedTuple):
         for label in self.settings:
             if not label or label.startswith(".") or not label.isprintable() or set(label) & set("/\\:"):
                 raise ConfigError(f"{label!r} cannot name settings, since it names a folder: use letters and digits.")
-        folders = [_folder(place) for place in dict.fromkeys(places)]
+        folders = [folder_of(*place) for place in dict.fromkeys(places)]
         if len(set(folders)) < len(folders):
             twice = next(name for name in folders if folders.count(name) > 1)
             raise ConfigError(
@@ -72,7 +72,7 @@ class Plan(NamedTuple):
             (label, place): self._spec(label, *place) for place in dict.fromkeys(places) for label in self.settings
         }
         return [
-            Job(label, dataclasses.replace(spec, seed=seed), out / label / _folder(place) / str(seed))
+            Job(label, dataclasses.replace(spec, seed=seed), out / label / folder_of(*place) / str(seed))
             for seed in self.seeds
             for (label, place), spec in specs.items()
         ]
@@ -85,7 +85,7 @@ class Plan(NamedTuple):
             if "env" in given:
                 raise ConfigError(f"'{label}' names an env of its own: environments stand at the top, as env = [...].")
         algorithm, preset = str(given.pop("algorithm", label)), given.pop("preset", None)
-        env = given.pop("env", env) or _env_of(data)
+        env = given.pop("env", env) or env_of(data)
         if env is None:
             raise ConfigError(
                 f"'{data}' has no environment to evaluate in: name it in a file, [on.\"{data}\"] env = 'ID'."
@@ -107,10 +107,15 @@ class Plan(NamedTuple):
             discrete=lambda: is_discrete(env, None),
             dataset=named(data),
         )
-        return dataclasses.replace(spec, budget=_budget(label, data, budget))
+        return dataclasses.replace(spec, budget=budget_of(label, data, budget))
 
 
-def _budget(label: str, data: str | None, given: Mapping[str, Any]) -> Budget:
+def budget_of(label: str, data: str | None, given: Mapping[str, Any]) -> Budget:
+    """Return how long ``label`` learns, in an environment or on data, with evaluations on the way.
+
+    Raises:
+        ConfigError: it is not said how long.
+    """
     name = "gradient_steps" if data else "total_timesteps"
     if name not in given:
         flag = name.replace("_", "-")
@@ -120,13 +125,15 @@ def _budget(label: str, data: str | None, given: Mapping[str, Any]) -> Budget:
     return Budget(**{"eval_interval": max(total // N_EVALUATIONS, 1), **given})
 
 
-def _env_of(data: str | None) -> str | None:
+def env_of(data: str | None) -> str | None:
+    """Return the environment that bundled data are from; None of other data."""
     return reference(data).env if data is not None and is_bundled(data) else None
 
 
-def _folder(place: tuple[str | None, str | None]) -> str:
-    env, data = place
-    return (env or data_name(str(data))).replace("/", "-").replace(":", "-")
+def folder_of(env: str | None, data: str | None) -> str:
+    """Return what the folder of runs in an environment, or on data, is called."""
+    name = str(env) if data is None else data_name(data)
+    return name.replace("/", "-").replace(":", "-")
 
 
 def named_settings(algorithms: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -45,6 +45,7 @@ for place, (name, target, summary) in enumerate(
         ("train", "rlox.cli.train:app", "Learn a policy from an environment, from data, or from both."),
         ("resume", "rlox.cli.train:resume", "Continue a run that was stopped."),
         ("compare", "rlox.cli.compare:compare", "Compare algorithms or settings over seeds: a table and a report."),
+        ("tune", "rlox.cli.tune:app", "Search for the best settings of an algorithm: a table and a file of them."),
         ("evaluate", "rlox.cli.runs:evaluate", "Print the returns of a trained policy, or estimate them."),
         ("play", "rlox.cli.runs:play", "Watch a trained policy, in a window or as a video."),
         ("plot", "rlox.cli.pictures:plot", "Draw learning curves over seeds."),
@@ -82,9 +83,10 @@ def _launch(
     if modules:
         for name in modules:
             import_named(name, f"--import {name}")
-        from rlox.cli.train import add_algorithms
+        from rlox.cli import train, tune
 
-        add_algorithms()
+        train.add_algorithms()
+        tune.add_algorithms()
     app(tokens)
 
 

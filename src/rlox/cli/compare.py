@@ -103,11 +103,11 @@ def _run(
 ) -> tuple[Path, Outcome]:
     """Run what is missing; returns the folder and how the runs ended."""
     from rlox.cli.sources import read_toml
-    from rlox.compare import run_jobs, usable_cores
+    from rlox.compare import run_jobs
     from rlox.modules import IMPORTED
     from rlox.plan import Plan, named_settings, plan_of, seeds_of
+    from rlox.processes import cores_for
     from rlox.runs.interrupts import Interrupted
-    from rlox.spec import check_positive
 
     budget = {name: given[name] for name in BUDGET_FLAGS if given[name] is not None}
     if config is not None:
@@ -134,10 +134,7 @@ def _run(
         name = config.stem if config else "-".join([*plan.settings, *plan.envs, *(Path(d).stem for d in plan.datasets)])
         output = Path("runs") / f"compare-{name}".replace("/", "-").replace(":", "-")
     jobs = plan.jobs(output)
-    cores = usable_cores()
-    if processes is not None:
-        check_positive(processes=processes)
-        cores = [cores[i % len(cores)] for i in range(processes)]
+    cores = cores_for(processes)
     n = f"{len(jobs)} runs, {len(cores)} at a time," if len(jobs) > 1 else "One run"
     print(f"{n} in {output}.", flush=True)
     outcome = run_jobs(jobs, output, cores=cores, modules=IMPORTED, progress=True)

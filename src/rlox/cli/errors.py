@@ -47,10 +47,10 @@ def explain(error: CycloptsError) -> str:
 def _unknown_command(error: UnknownCommandError, command: str) -> str:
     token, app = (error.unused_tokens or [""])[0], error.app
     known = list(app) if app else []
-    if command == "rlox train":
+    if command in ("rlox train", "rlox tune"):
         algorithms = [name for name in known if name.islower() and not name.startswith("-")]
         if token.startswith("-"):
-            return f"The first argument of `rlox train` is the algorithm, not '{token}': `rlox train awr {token} ...`."
+            return f"The first argument of `{command}` is the algorithm, not '{token}': `{command} awr {token} ...`."
         near = did_you_mean(token.lower(), algorithms)
         own = "" if "Did you mean" in near else " One of your own needs --import MODULE."
         return f"'{token}' is not an algorithm of rlox.{near}{own}"

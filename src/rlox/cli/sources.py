@@ -29,7 +29,9 @@ def apply_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
     values = read_toml(Path(file))
     algorithm, command = values.pop("algorithm", None), commands[-1].lower()
     if algorithm is not None and str(algorithm).lower() != command:
-        raise ConfigError(f"'{file}' is for the algorithm '{algorithm}': use `rlox train {algorithm}`, not {command}.")
+        raise ConfigError(
+            f"'{file}' is for the algorithm '{algorithm}': use `rlox {commands[0]} {algorithm}`, not {command}."
+        )
     known = {name: flag for name, flag in flags.items() if name not in ("config", "print_config")}
     for name, value in values.items():
         if name not in known:
@@ -38,7 +40,7 @@ def apply_file(app: App, commands: tuple[str, ...], arguments: ArgumentCollectio
                     f"'{file}': [{name}] is a table, but settings and options stand at the top of the file."
                 )
             near = suggest(name, known)
-            near = near if "Did you mean" in near else f" See `rlox train {command} --help`."
+            near = near if "Did you mean" in near else f" See `rlox {commands[0]} {command} --help`."
             raise ConfigError(f"'{file}': '{name}' is not a setting of {command} or an option of a run.{near}")
         if not fits(known[name].hint, value):
             wanted = describe_type(known[name].hint)

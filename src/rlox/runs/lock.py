@@ -16,8 +16,12 @@ LOCK = ".lock"
 OWNER = ".owner.json"
 
 
-def claim(folder: Path) -> FileLock:
-    """Return the lock of a run's folder, taken; the system frees it if its owner is killed.
+def claim(folder: Path, other: str = "run_dir") -> FileLock:
+    """Return the lock of a folder, taken; the system frees it if its owner is killed.
+
+    Args:
+        folder: that of a run, or of a search.
+        other: what names another folder.
 
     Raises:
         RunInUseError: someone else has it.
@@ -28,7 +32,7 @@ def claim(folder: Path) -> FileLock:
         lock.acquire()
     except Timeout:
         raise RunInUseError(
-            f"'{folder}' is being written to by {_owner(folder)}: wait until it ends, or name another run_dir."
+            f"'{folder}' is being written to by {_owner(folder)}: wait until it ends, or name another {other}."
         ) from None
     # On a full disk the lock holds, and only its owner's name is missing.
     with contextlib.suppress(OSError):

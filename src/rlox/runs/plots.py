@@ -45,12 +45,12 @@ def figure(runs: Sequence[Run], metric: str | None = None) -> Figure:
     Raises:
         ConfigError: no such metric, no records yet, or the extra rlox[plots] is missing.
     """
-    figure_type = _figure_type()
+    kind = figure_type()
     check_metric(runs, metric)
     places, numbers = group_runs(runs), colours_of(runs)
     n_columns = min(len(places), 3)
     n_rows = -(-len(places) // n_columns)
-    made = figure_type(figsize=(5.2 * n_columns + 0.6, 3.6 * n_rows + 0.5 + 0.2 * len(numbers)), layout="constrained")
+    made = kind(figsize=(5.2 * n_columns + 0.6, 3.6 * n_rows + 0.5 + 0.2 * len(numbers)), layout="constrained")
     panels = made.subplots(n_rows, n_columns, squeeze=False).flatten()
     for panel, (place, groups) in zip(panels, places.items(), strict=False):
         for label, own in groups.items():
@@ -69,7 +69,12 @@ def figure(runs: Sequence[Run], metric: str | None = None) -> Figure:
     return made
 
 
-def _figure_type() -> type[Figure]:
+def figure_type() -> type[Figure]:
+    """Return matplotlib's figure, which Jupyter shows.
+
+    Raises:
+        ConfigError: the extra rlox[plots] is missing.
+    """
     try:
         from matplotlib.figure import Figure
     except ImportError:

@@ -132,10 +132,11 @@ class Board:
     Args:
         total: runs in all.
         show: True, False, or None for a terminal only.
+        what: what they are called.
     """
 
-    def __init__(self, total: int, show: bool | None):
-        self._total, self._began, self._at_first = total, time.monotonic(), -1.0
+    def __init__(self, total: int, show: bool | None, *, what: str = "runs"):
+        self._total, self._what, self._began, self._at_first = total, what, time.monotonic(), -1.0
         self._console = Console(stderr=True, highlight=False)
         shown = self._console.is_terminal if show is None else show
         self._live = Live(console=self._console, transient=True) if shown and self._console.is_terminal else None
@@ -151,8 +152,8 @@ class Board:
         if self._live:
             self._live.stop()
 
-    def update(self, finished: int, failed: int, running: Mapping[str, tuple[float, str]]) -> None:
-        """Show which runs have ended, and how far (0 to 1) those are that are running."""
+    def update(self, finished: int, failed: int, running: Mapping[str, tuple[float, str]], note: str = "") -> None:
+        """Show which runs have ended, and how far (0 to 1) those are that are running; and a note."""
         self._ended = finished + failed
         if self._live is None:
             return
@@ -161,16 +162,16 @@ class Board:
             self._at_first = share
         passed, gained = time.monotonic() - self._began, share - self._at_first
         left = f" | {_clock((1 - share) * passed / gained)} left" if gained > 0 else ""
-        told = f"{finished}/{self._total} runs" + (f", {failed} failed" if failed else "") + left
+        told = f"{finished}/{self._total} {self._what}" + (f", {failed} failed" if failed else "") + left + note
         lines = [Text.assemble((f"{_bar(share)} ", "cyan"), told)]
         width = max(map(len, running), default=0)
         lines += [Text(f"{_bar(at)} {name:{width}}  {at:4.0%}  {what}") for name, (at, what) in running.items()]
         self._live.update(Group(*lines))
 
-    def ended(self, name: str, failure: str | None) -> None:
+    def ended(self, name: str, failure: str | None, result: str = "finished") -> None:
         """Say that a run has ended, and why if it failed."""
         self._ended += 1
-        told = f"{name}: {failure or 'finished'}"
+        told = f"{name}: {failure or result}"
         if self._live and failure:
             self._live.console.print(told, markup=False)
         elif self._plain:

@@ -134,8 +134,8 @@ def as_markdown(lines: Sequence[Line], thresholds: Mapping[str, float]) -> str:
     header += ["steps to threshold", "seconds to it"] if aims else []
     rows = [[*header, "seconds"]]
     for line in lines:
-        row = [line.place, line.label, str(line.n_runs), _number(line.score.value)]
-        row += [_interval(line.score, _number)] if several else []
+        row = [line.place, line.label, str(line.n_runs), number(line.score.value)]
+        row += [_interval(line.score, number)] if several else []
         if beats in header:
             row.append(
                 "" if line.better is None else f"{line.better.value:.2f} {_interval(line.better, _share)}".strip()
@@ -150,9 +150,9 @@ def _threshold(line: Line, threshold: float | None) -> list[str]:
     if threshold is None:
         return ["", ""]
     if line.reached is None:
-        return [f"{_number(threshold)}: {line.n_reached} of {line.n_runs}", ""]
+        return [f"{number(threshold)}: {line.n_reached} of {line.n_runs}", ""]
     missed = "" if line.n_reached == line.n_runs else f" ({line.n_reached} of {line.n_runs})"
-    return [f"{_number(threshold)}: {line.reached.steps:,.0f}{missed}", _seconds(line.reached.seconds)]
+    return [f"{number(threshold)}: {line.reached.steps:,.0f}{missed}", _seconds(line.reached.seconds)]
 
 
 def _interval(found: Estimate, shown: Any) -> str:
@@ -163,7 +163,8 @@ def _seconds(value: float) -> str:
     return "" if math.isnan(value) else f"{value:.0f}"
 
 
-def _number(value: float) -> str:
+def number(value: float) -> str:
+    """Return a return in few digits; nothing if it is not known."""
     return "" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
 
 
