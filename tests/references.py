@@ -106,10 +106,10 @@ class Reference:
         self.actor = self.actor_optimizer.step(self.actor, found[1])
         return {"actor/loss": found[0].mean(), **self.describe_policy(found)}
 
-    def policy_loss(self, batch: Any, weight: Vector) -> Any:
+    def policy_loss(self, batch: Any, weight: Vector, near: Any = None) -> Any:
         if self.nvec:
-            return discrete_actor(self.config, self.nvec, self.actor, batch, weight)
-        return continuous_actor(self.config, self.actor, batch, weight)
+            return discrete_actor(self.config, self.nvec, self.actor, batch, weight, near)
+        return continuous_actor(self.config, self.actor, batch, weight, near)
 
     def describe_policy(self, found: Any) -> dict[str, float]:
         _, _, entropy, std = found
@@ -341,11 +341,8 @@ class MPO(AWAC):
             for i, bound in enumerate(bounds):
                 if bound is not None:
                     self.log_alpha[i] += self.config.anchor_learning_rate * np.clip(apart[i] / bound - 1, -1, 1)
-            near = tuple(np.tile(part, (n, 1)) for part in near[:-1]), near[-1]
-            near = (*near[0], near[1])
-        actor = discrete_actor if self.nvec else continuous_actor
-        args = (self.config, self.nvec) if self.nvec else (self.config,)
-        found = actor(*args, self.actor, rows, n * weight.ravel(), near)
+            near = *(np.tile(part, (n, 1)) for part in near[:-1]), near[-1]
+        found = self.policy_loss(rows, n * weight.ravel(), near)
         self.actor = self.actor_optimizer.step(self.actor, found[1])
         tau = self.config.anchor_tau
         self.anchor = [(1 - tau) * old + tau * new for old, new in zip(self.anchor, before, strict=True)]
@@ -386,7 +383,8 @@ def solve_beta(q: Vector, prior: Vector, epsilon: float) -> float:
     n = len(q)
     uniform = min((1 - np.exp(-2 * epsilon)) * n / (n - 1), 1.0)
     prior = (1 - uniform) * prior + uniform / n
-    return float(np.exp(brentq(lambda log: divergence(q / np.exp(log), prior) - epsilon, -8, 8, xtol=1e-12)))
+    root: Any = brentq(lambda log: divergence(q / np.exp(log), prior) - epsilon, -8, 8, xtol=1e-12)
+    return float(np.exp(root))
 
 
 REFERENCES: dict[str, type[Reference]] = {

@@ -75,6 +75,7 @@ def test_bounds_of_actions_are_said_by_flags_and_by_a_file(capsys: pytest.Captur
     trainer = Trainer.load("run")
     assert trainer.spec.reading.action_low == (-2.0,)
     assert (float(trainer.action_space.low), float(trainer.action_space.high)) == (-2.0, 3.0)  # pyright: ignore
+    capsys.readouterr()
     for more, message in [
         (["--action-low", "0"], "action_low and action_high are given together"),
         (["--action-low", "0", "--action-high", "0.5"], "which is outside Box(0.0, 0.5"),

@@ -124,7 +124,7 @@ def alone(predict: Callable[P, R]) -> Callable[P, R]:
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name in kwargs.keys() & {"state", "episode_start", "mask"}:
             raise ConfigError(f"predict has no argument '{name}': {ARGUMENTS['state']}.")
-        action = predict(*args, **kwargs)
+        action: Any = predict(*args, **kwargs)
         if np.shape(action)[:1] != (2,) and _takes_two(sys._getframe(1)):
             raise ConfigError("predict returns the action alone, since policies have no memory: action = predict(obs).")
         return action

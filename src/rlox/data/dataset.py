@@ -5,7 +5,7 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from gymnasium import spaces
@@ -325,11 +325,11 @@ def make_dataset(dataset: DatasetLike, reading: Reading = AS_IT_IS) -> Dataset:
             return Dataset._from_source(source, reading.columns, ALL, None, None, name, reading)
         case Mapping():
             return Dataset.from_arrays(dataset)
-    if sources.is_frame(dataset):
-        return Dataset.from_frame(dataset)
     if is_minari(dataset):
         path = Path(dataset.id)
         return Dataset._from_source(minari_source(dataset, path), {}, ALL, None, None, path.name)
+    if sources.is_frame(dataset):
+        return Dataset.from_frame(cast("Frame", dataset))
     raise DatasetError(
         f"dataset is a {type(dataset).__name__}: it must be a file, the id of a Minari dataset, the name of bundled "
         "data, a Dataset, a MinariDataset, a mapping of columns, or a frame."

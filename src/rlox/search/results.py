@@ -84,7 +84,7 @@ def draw(search: Search, space: Space, path: Path) -> None:
     panels |= {name: made.add_subplot(grid[1 + i // n_columns, i % n_columns]) for i, name in enumerate(space)}
     known = [(trial, trial.outcome) for trial in search.trials if trial.outcome and trial.outcome.value is not None]
     for state, face in (("complete", COLOURS[0]), ("pruned", "none")):
-        own = [(trial, outcome.value) for trial, outcome in known if outcome.state == state]
+        own = [(trial, outcome.value or 0.0) for trial, outcome in known if outcome.state == state]
         values = [value for _, value in own]
         for name, panel in panels.items():
             at = [_place(trial, name, space) for trial, _ in own]
