@@ -60,7 +60,14 @@ def run(page: str, smaller: dict[str, str]) -> dict[str, Any]:
 
 
 def test_a_policy_for_an_environment_of_one_s_own(tmp_path: Path):
-    less = {"20_000": "2_200", "2_000": "1_100", "4_000": "1_100", ": 100,": ": 4,", ": 300,": ": 4,", "n_episodes=20": "n_episodes=2"}
+    less = {
+        "20_000": "2_200",
+        "2_000": "1_100",
+        "4_000": "1_100",
+        ": 100,": ": 4,",
+        ": 300,": ": 4,",
+        "n_episodes=20": "n_episodes=2",
+    }
     names = run("environment.md", less)
     # The table on the page has these returns of 20 episodes.
     assert names["by_hand"].keys() == {"random", "always a third open", "open when too cold"}
@@ -94,7 +101,12 @@ def test_a_policy_from_logs(tmp_path: Path):
 
 
 def test_an_experiment_over_seeds(tmp_path: Path):
-    less = {"--seeds 5": "--seeds 1 --n-eval-episodes 1", "seeds = 5": "seeds = 1\nn_eval_episodes = 1", "2000": "10", "2_000": "10"}
+    less = {
+        "--seeds 5": "--seeds 1 --n-eval-episodes 1",
+        "seeds = 5": "seeds = 1\nn_eval_episodes = 1",
+        "2000": "10",
+        "2_000": "10",
+    }
     names = run("research.md", less)
     assert (tmp_path / "three.png").stat().st_size > 5_000
     assert names["last"].keys() == {"iql", "sharper", "mean"}
