@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import doctest
 import inspect
 import re
 from pathlib import Path
@@ -51,6 +52,7 @@ autodoc_preserve_defaults = True
 python_maximum_signature_line_length = 88
 python_use_unqualified_type_names = True
 napoleon_numpy_docstring = False
+doctest_default_flags = doctest.ELLIPSIS
 doctest_global_setup = "import numpy as np\nimport rlox\nfrom rlox import *"
 
 # Names of other packages: their places are in files here, so that nothing is asked for in the network.
