@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 import shlex
 import subprocess
@@ -116,11 +117,11 @@ def test_selecting_all_samples_is_cloning():
     """The page says to test this of its algorithm."""
     import jax.numpy as jnp
 
-    names: dict[str, Any] = {}
-    exec(next(code for _, code in blocks("research.md") if code.startswith("# ranked.py")), names)
+    Path("ranked.py").write_text(next(code for _, code in blocks("research.md") if code.startswith("# ranked.py")))
+    ranked = importlib.import_module("ranked")
     advantage = jnp.array([3.0, -1.0, 0.5, 2.0])
-    assert names["weight"](names["RankedConfig"](top=1.0), advantage)[0].tolist() == [1.0] * 4
-    assert names["weight"](names["RankedConfig"](top=0.5), advantage)[0].tolist() == [1.0, 0.0, 0.0, 1.0]
+    assert ranked.weight(ranked.RankedConfig(top=1.0), advantage)[0].tolist() == [1.0] * 4
+    assert ranked.weight(ranked.RankedConfig(top=0.5), advantage)[0].tolist() == [1.0, 0.0, 0.0, 1.0]
 
 
 @pytest.mark.slow
