@@ -37,7 +37,7 @@ extensions = [
     "sphinx.ext.viewcode",
     "sphinx_copybutton",
 ]
-exclude_patterns = ["inventories"]
+exclude_patterns = ["_static", "inventories"]
 templates_path = ["_templates"]
 
 # Markdown: the equations of the pages, and links to headings.
