@@ -3,7 +3,7 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-services mutants check format clean
+.PHONY: demo test test-slow test-services mutants docs check format clean
 
 demo: $(READY)  ## train AWR on CartPole-v1 with tuned settings, in seconds, and write its report
 	$(BIN)/rlox train awr --env CartPole-v1 --preset tuned --total-timesteps 20000 --eval-interval 2000 --n-eval-episodes 5
@@ -24,6 +24,12 @@ test-services: $(READY)  ## the loggers of Trackio and MLflow, which need older 
 
 mutants: $(READY)  ## single-line faults, each of which a fast test has to notice
 	$(BIN)/python scripts/mutants.py
+
+docs: $(READY)  ## the site, in build/docs, without a network; a warning is an error, and examples in docstrings are run
+	rm -rf build/docs docs/api/generated
+	$(BIN)/python -m sphinx -W --keep-going -n -q -b html -d build/doctrees docs build/docs
+	$(BIN)/python -m sphinx -W --keep-going -q -b doctest -d build/doctrees docs build/doctest
+	@echo "The site is build/docs/index.html."
 
 check: $(READY)  ## format, lint and types; changes nothing
 	$(BIN)/ruff format --check .

@@ -409,7 +409,7 @@ def test_one_parent_at_a_time(tmp_path: Path):
 
 def test_runs_that_break_for_another_reason_end_the_search_and_are_tried_again(tmp_path: Path):
     with pytest.raises(RunsFailedError, match=r"3 of the trials broke.*'no_such_module'"):
-        search(tmp_path, trials=9, processes=3, modules=["no_such_module"])
+        search(tmp_path, trials=9, processes=1, modules=["no_such_module"])
     assert len(list(tmp_path.glob("trial-*"))) == 3
     assert not list(tmp_path.glob("trial-*/outcome.json"))
     found = search(tmp_path, trials=3)
