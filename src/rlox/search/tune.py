@@ -250,7 +250,7 @@ class _Loop:
         for job in self._runs.running:
             if self._look(self._active[job]):
                 self._runs.stop(job)
-        while self._runs.n_free and (found := self._next()) is not None:
+        while self._runs.n_free and len(self.broken) < BROKEN and (found := self._next()) is not None:
             number, job = found
             self._active[job] = number
             self._runs.start(job)
