@@ -160,6 +160,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.filterwarnings("ignore:.*of the weights are clipped")
 def test_a_run_outlives_its_disk_when_that_fills_up(small_disk: Path):
     with new(small_disk / "run") as trainer:
         with pytest.warns(UserWarning, match="No space left on device"):

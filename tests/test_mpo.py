@@ -223,13 +223,13 @@ CONFIG: dict[str, Any] = {
 
 def test_it_takes_the_action_that_pays_in_each_state():
     trainer = Trainer("mpo", env=ObservedActionReward("discrete"), config=CONFIG, seed=1)
-    trainer.train(1500, progress=False)
+    trainer.train(900, progress=False)
     assert trainer.predict(np.array([[-1.0], [1.0]], np.float32)).tolist() == [0, 1]
 
 
 def test_it_aims_at_the_continuous_action_that_pays_in_each_state():
     trainer = Trainer("mpo", env=ObservedActionReward("continuous"), config=CONFIG, seed=1)
-    metrics = trainer.train(1500, progress=False)
+    metrics = trainer.train(1000, progress=False)
     found = trainer.predict(np.array([[-1.0], [1.0]], np.float32))
     np.testing.assert_allclose(found, [[AIMS[0]], [AIMS[1]]], atol=0.25)
     assert {"weight/beta", "weight/lambda", "weight/kl"} <= set(metrics)

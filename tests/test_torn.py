@@ -354,16 +354,21 @@ class World(gym.Env[Any, Any]):
         return obs, float(action), bool(self.np_random.random() < 0.2), False, {}
 
 
+FEW_AND_ALL = [(3, 6), pytest.param(1, 1, marks=pytest.mark.slow)]
+"""The first operation of the disk that goes wrong, and the steps between those that do."""
+
+
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fault", ["last", "in the middle"])
+@pytest.mark.parametrize(("first", "every"), FEW_AND_ALL)
 def test_a_run_goes_on_after_a_kill_at_any_operation_of_the_disk(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: int, every: int, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    at = 0
+    at = first - every
     tiny(tmp_path / "whole", monkeypatch, "none", 0)
     wanted = result(tmp_path / "whole")
     while True:
-        at += 1
+        at += every
         folder = tmp_path / str(at)
         if not tiny(folder, monkeypatch, fault, at).dead:
             break
@@ -375,14 +380,15 @@ def test_a_run_goes_on_after_a_kill_at_any_operation_of_the_disk(
 
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fault", ["fails", "short"])
+@pytest.mark.parametrize(("first", "every"), FEW_AND_ALL)
 def test_training_goes_on_when_any_operation_of_the_disk_fails(
-    fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    first: int, every: int, fault: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
-    at = 0
+    at = first - every
     tiny(tmp_path / "whole", monkeypatch, "none", 0)
     wanted = result(tmp_path / "whole")
     while True:
-        at += 1
+        at += every
         folder = tmp_path / str(at)
         try:
             disk = tiny(folder, monkeypatch, fault, at)

@@ -386,6 +386,7 @@ def test_a_search_leaves_a_table_the_best_settings_and_their_policy(tmp_path: Pa
     assert found.best.label in capsys.readouterr().out
 
 
+@pytest.mark.slow
 def test_settings_that_diverge_are_a_trial_that_failed(tmp_path: Path):
     space = {"learning_rate": [1e-3, 1e30]}
     found = rlox.tune(
@@ -531,6 +532,7 @@ def kill_and_finish(out: Path, *, n: int, kills: int, processes: int, steps: int
     check_each_once(out, n)
 
 
+@pytest.mark.slow
 def test_a_search_that_is_killed_finishes_each_trial_once(tmp_path: Path):
     kill_and_finish(tmp_path / "out", n=3, kills=2, processes=2, steps=300, rng=random.Random(1))
 

@@ -95,10 +95,11 @@ def test_a_policy_from_logs(tmp_path: Path):
     import onnxruntime
 
     obs = np.array([[-0.5, 0.1]], np.float32)
-    action = onnxruntime.InferenceSession(tmp_path / "kiln.onnx").run(["action"], {"obs": obs})[0]
+    action: Any = onnxruntime.InferenceSession(tmp_path / "kiln.onnx").run(["action"], {"obs": obs})[0]
     np.testing.assert_allclose(action, names["trainer"].predict(obs), atol=1e-5)
 
 
+@pytest.mark.slow
 def test_an_experiment_over_seeds(tmp_path: Path):
     less = {
         "--seeds 5": "--seeds 1 --n-eval-episodes 1",

@@ -58,8 +58,8 @@ def make_learner(
     name, algorithm = find_algorithm(spec.algorithm)
     if data is not None and not isinstance(algorithm, Algorithm):
         raise ConfigError(
-            f"{name} learns from an environment only: leave the dataset out, or use iql, awac, crr, awr, marwil or bc, "
-            "which learn from data."
+            f"{name} learns from an environment only: leave the dataset out, or use iql, awac, crr, mpo, awr, marwil "
+            "or bc, which learn from data."
         )
     with contextlib.ExitStack() as opened:
         envs = None

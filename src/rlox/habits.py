@@ -10,8 +10,6 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any, ParamSpec, TypeVar
 
-import numpy as np
-
 from rlox.errors import ConfigError, suggest
 
 P = ParamSpec("P")
@@ -125,7 +123,7 @@ def alone(predict: Callable[P, R]) -> Callable[P, R]:
         for name in kwargs.keys() & {"state", "episode_start", "mask"}:
             raise ConfigError(f"predict has no argument '{name}': {ARGUMENTS['state']}.")
         action: Any = predict(*args, **kwargs)
-        if np.shape(action)[:1] != (2,) and _takes_two(sys._getframe(1)):
+        if getattr(action, "shape", ())[:1] != (2,) and _takes_two(sys._getframe(1)):
             raise ConfigError("predict returns the action alone, since policies have no memory: action = predict(obs).")
         return action
 

@@ -173,7 +173,7 @@ def _check_numbers(column: Column, key: str, name: str) -> None:
     held, way_out = f"values of type {column.dtype}", "convert it to numbers, or leave it out"
     if column.dtype.kind in "Mm":
         held, way_out = "times", "convert it to numbers, such as seconds since the episode began, or leave it out"
-    elif column.dtype.kind == "U" and (found := _first_text(column[:])):
+    elif column.dtype.kind == "U" and column.shape and (found := _first_text(column[:])):
         held, way_out = found, "write a number there, or leave the column out"
     elif column.dtype.kind in "USO":
         held = "text or Python objects"
