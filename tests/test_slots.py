@@ -19,6 +19,7 @@ from rlox.cli import main
 from rlox.cli import train as train_commands
 from rlox.core.algorithm import ActorTarget
 from rlox.errors import AlgorithmError, ConfigError
+from rlox.modules import IMPORTED
 
 AWR: Any = ALGORITHMS["awr"]
 MAKE: Any = Algorithm
@@ -219,5 +220,6 @@ def test_the_command_line_says_it_in_one_line(
             if name in train_commands.app:
                 del train_commands.app[name]
     assert stop.value.code == 2
+    assert not IMPORTED, "a program that goes on has not imported it"
     error = capsys.readouterr().err.splitlines()[-1]
     assert error.startswith("rlox: error: 'wieght' is not" if mistake[1] == "i" else "rlox: error: weight (broken_")

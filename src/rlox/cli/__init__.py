@@ -79,15 +79,18 @@ def _launch(
 ) -> None:
     from rlox.modules import IMPORTED, import_named
 
-    IMPORTED.clear()
-    if modules:
-        for name in modules:
-            import_named(name, f"--import {name}")
-        from rlox.cli import train, tune
+    try:
+        if modules:
+            for name in modules:
+                import_named(name, f"--import {name}")
+            from rlox.cli import train, tune
 
-        train.add_algorithms()
-        tune.add_algorithms()
-    app(tokens)
+            train.add_algorithms()
+            tune.add_algorithms()
+        app(tokens)
+    finally:
+        # A Python program that calls this goes on with other modules than the command's.
+        IMPORTED.clear()
 
 
 def main(args: Sequence[str] | None = None) -> None:
