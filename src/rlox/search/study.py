@@ -132,7 +132,7 @@ class Study:
         return found
 
     def _size_now(self) -> int:
-        """Return the bytes of the journal, which only this process writes; 0 where it is done without."""
+        """Return the bytes of the journal, which only this process writes; 0 if the study is in memory."""
         return self._path.stat().st_size if self._on_disk else 0
 
     def _build(self) -> None:
