@@ -89,6 +89,18 @@ def test_an_action_that_was_all_but_given_up_comes_back_if_it_pays():
     assert probabilities(fit(config, state, discrete_steps(), 2500)[0])[0].argmax() == best[0]
 
 
+def test_a_bad_action_that_was_given_up_gets_no_weight():
+    config = MPOConfig(**SMALL, beta=0.5, initial_lambda=0.8, target_entropy=None)
+    state = start(config)
+    logits = jnp.zeros(N_ACTIONS).at[1].set(-200.0)
+    network = eqx_replace(state.actor.network, biases=(*state.actor.network.biases[:-1], logits))
+    state = state._replace(actor=eqx_replace(state.actor, network=network))
+    batch = jax.tree.map(lambda column: column[0], discrete_steps())
+    fit = MPO.actor_target(MPO, config, state.networks(), batch, jnp.zeros(48), jax.random.key(0))
+    assert float(fit.weight[1].max()) < 1e-6
+    np.testing.assert_allclose(fit.weight.sum(axis=0), 1, rtol=1e-5)
+
+
 def eqx_replace(module: Any, **fields: Any) -> Any:
     """Return a module with other leaves in some of its fields."""
     import equinox as eqx

@@ -175,11 +175,12 @@ def actor_target(
     action, probability = policy.balanced(key, config.n_action_samples)
     values = networks.critic.of_several(obs, action)
     q = values.min(axis=0) if config.q_of == "min" else values.mean(axis=0)
-    prior = jnp.log(jnp.maximum(probability, 1e-12))
+    log_prob = policy.log_prob(action)
+    prior = log_prob if actor.nvec else jnp.log(probability)  # of choices, p may be 0 in float32
     beta = solve_beta(q, probability, config.epsilon) if config.beta is None else jnp.float32(config.beta)
     gap = _entropy_gap(config, actor, policy.entropy().mean())
     price = jnp.exp(jnp.minimum(extra.log_lambda + gap, 0.0))
-    weight = jax.nn.softmax(prior + q / beta - price * policy.log_prob(action), axis=0)
+    weight = jax.nn.softmax(prior + q / beta - price * log_prob, axis=0)
     metrics = {
         "weight/beta": beta,
         "weight/lambda": price,
