@@ -7,13 +7,14 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
 
-from cyclopts import Group, Parameter
+from cyclopts import App, Group, Parameter
 
+from rlox.cli.report import describe_algorithm
 from rlox.cli.values import arms_of
 from rlox.data.reading import Reading
 
@@ -176,3 +177,14 @@ def _own_docstrings(kind: type) -> Mapping[str, str]:
         if isinstance(field, ast.AnnAssign) and isinstance(text, ast.Expr) and isinstance(text.value, ast.Constant):
             found[ast.unparse(field.target)] = " ".join(str(text.value.value).split())
     return found
+
+
+def add_commands(app: App, command: Callable[[str, Any], Callable[..., None]]) -> None:
+    """Make a command of every algorithm that has none yet, in small and in capital letters."""
+    from rlox.algorithms import ALGORITHMS
+
+    for name, algorithm in ALGORITHMS.items():
+        if name not in app:
+            run, summary = command(name, algorithm), describe_algorithm(algorithm.config)
+            app.command(App(name=name, help=summary, default_command=run))
+            app.command(App(name=name.upper(), help=summary, default_command=run, show=False))

@@ -14,8 +14,17 @@ from cyclopts import App, Group, Parameter
 
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.others import Other
-from rlox.cli.options import DATA, RUN, Changes, Options, flags_to_change, setting_parameters, take_reading
-from rlox.cli.report import describe_algorithm, print_evaluation
+from rlox.cli.options import (
+    DATA,
+    RUN,
+    Changes,
+    Options,
+    add_commands,
+    flags_to_change,
+    setting_parameters,
+    take_reading,
+)
+from rlox.cli.report import print_evaluation
 from rlox.cli.sources import apply_file, apply_preset
 from rlox.cli.values import check_no_effect, check_whole_numbers
 from rlox.core.algorithm import Algorithm
@@ -39,12 +48,7 @@ app = App(
 
 def add_algorithms() -> None:
     """Make a command of every algorithm that has none yet."""
-    for name, algorithm in ALGORITHMS.items():
-        if name not in app:
-            run = _command(name, algorithm)
-            summary = describe_algorithm(algorithm.config)
-            app.command(App(name=name, help=summary, default_command=run))
-            app.command(App(name=name.upper(), help=summary, default_command=run, show=False))
+    add_commands(app, _command)
 
 
 def _command(name: str, algorithm: Algorithm | Other) -> Callable[..., None]:

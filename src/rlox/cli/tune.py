@@ -10,10 +10,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Group, Parameter
 
-from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.others import Other
-from rlox.cli.options import setting_parameters
-from rlox.cli.report import describe_algorithm
+from rlox.cli.options import add_commands, setting_parameters
 from rlox.cli.sources import apply_file
 from rlox.cli.values import check_whole_numbers
 from rlox.core.algorithm import Algorithm
@@ -73,12 +71,7 @@ class Options:
 
 def add_algorithms() -> None:
     """Make a command of every algorithm that has none yet."""
-    for name, algorithm in ALGORITHMS.items():
-        if name not in app:
-            run = _command(name, algorithm)
-            summary = describe_algorithm(algorithm.config)
-            app.command(App(name=name, help=summary, default_command=run))
-            app.command(App(name=name.upper(), help=summary, default_command=run, show=False))
+    add_commands(app, _command)
 
 
 def _command(name: str, algorithm: Algorithm | Other) -> Callable[..., None]:
