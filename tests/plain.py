@@ -57,9 +57,10 @@ class Optimizer:
         if self.config.optimizer == "sgd":
             move = self.first = self.config.momentum * self.first + flat
         else:
-            self.first = 0.9 * self.first + 0.1 * flat
+            decay = self.config.momentum
+            self.first = decay * self.first + (1 - decay) * flat
             self.second = 0.999 * self.second + 0.001 * flat**2
-            move = self.first / (1 - 0.9**self.count) / (np.sqrt(self.second / (1 - 0.999**self.count)) + 1e-8)
+            move = self.first / (1 - decay**self.count) / (np.sqrt(self.second / (1 - 0.999**self.count)) + 1e-8)
         sizes = np.cumsum([param.size for param in params])[:-1]
         moves = np.split(rate * move, sizes)
         return [param - part.reshape(param.shape) for param, part in zip(params, moves, strict=True)]
@@ -184,3 +185,52 @@ def q_loss(
     error, grad = target / config.value_scale - out[rows, place], np.zeros(out.shape)
     grad[rows, place] = -2 * error / len(error)
     return float((error**2).mean()), backward(net, inputs, grad)
+
+
+# Batch-normalised critics: the weights and biases of a perceptron, then of each layer's inputs a scale, an offset, a
+# running mean and a running variance.
+
+
+def folded(net: Net) -> Net:
+    """Return the plain perceptron that it is by its running moments."""
+    n = len(net) // 6
+    plain: Net = []
+    for i in range(n):
+        scale, offset, mean, variance = net[2 * n + 4 * i : 2 * n + 4 * i + 4]
+        k = scale / np.sqrt(variance + 1e-3)
+        plain += [k[:, None] * net[2 * i], net[2 * i + 1] + (offset - mean * k) @ net[2 * i]]
+    return plain
+
+
+def normalized_forward(net: Net, x: Vector) -> tuple[Vector, list[Any]]:
+    """Return the outputs by the moments of this batch, and for each layer what its backward pass and moments need."""
+    n, layers = len(net) // 6, []
+    for i in range(n):
+        scale, offset = net[2 * n + 4 * i : 2 * n + 4 * i + 2]
+        x = np.maximum(x, 0) if i else x
+        std = np.sqrt(x.var(axis=0) + 1e-3)
+        unit = (x - x.mean(axis=0)) / std
+        layers.append((x, unit, std, scale * unit + offset))
+        x = layers[-1][-1] @ net[2 * i] + net[2 * i + 1]
+    return x, layers
+
+
+def normalized_backward(net: Net, layers: list[Any], grad: Vector) -> Net:
+    """Return the gradient of each parameter from that of the outputs; 0 for running moments."""
+    n, affine, norms = len(net) // 6, [], []
+    for i in range(n - 1, -1, -1):
+        x, unit, std, seen = layers[i]
+        affine = [seen.T @ grad, grad.sum(axis=0), *affine]
+        grad = grad @ net[2 * i].T
+        norms = [(grad * unit).sum(axis=0), grad.sum(axis=0), *(np.zeros(len(std)) for _ in range(2)), *norms]
+        grad = net[2 * n + 4 * i] / std * (grad - grad.mean(axis=0) - unit * (grad * unit).mean(axis=0)) * (x > 0)
+    return [*affine, *norms]
+
+
+def moved_moments(net: Net, layers: list[Any]) -> Net:
+    """Return the net with its running moments a hundredth nearer to those of this batch."""
+    n, net = len(net) // 6, list(net)
+    for i, (x, *_) in enumerate(layers):
+        for place, seen in ((2 * n + 4 * i + 2, x.mean(axis=0)), (2 * n + 4 * i + 3, x.var(axis=0))):
+            net[place] = 0.99 * net[place] + 0.01 * seen
+    return net

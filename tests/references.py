@@ -16,9 +16,14 @@ from plain import (
     Vector,
     continuous_actor,
     discrete_actor,
+    folded,
     forward,
     gaussian,
     log_softmax,
+    moved_moments,
+    normalized_backward,
+    normalized_forward,
+    q_inputs,
     q_loss,
     q_value,
     value,
@@ -258,14 +263,22 @@ class MPO(AWAC):
         self.log_alpha = np.full(1 if self.nvec else 2, np.log(self.config.anchor_coef or 1.0))
 
     def target(self, batch: Any, noise: Iterator[Vector]) -> Any:
+        values = self.policy_values(self.targets, batch.next_obs, noise, self.config.n_target_samples)
+        return self.backup(batch, *values)
+
+    def backup(self, batch: Any, values: Vector, probability: Vector) -> Vector:
         config = self.config
-        values, probability = self.policy_values(self.targets, batch.next_obs, noise, config.n_target_samples)
         value = (probability * values).sum(axis=0)
         if config.backup == "logsumexp":
             value = config.beta * np.log((probability * np.exp(values / config.beta)).sum(axis=0))
         if config.soft:
             value = value + self.temperature * self.entropy(self.actor, batch.next_obs)
         return self.bootstrapped(batch, value)
+
+    @property
+    def judges(self) -> list[Net]:
+        """What the weights are made of."""
+        return self.critics
 
     def entropy(self, actor: Net, obs: Vector) -> Vector:
         if self.nvec:
@@ -274,10 +287,11 @@ class MPO(AWAC):
         return (np.log(gaussian(self.config, actor, obs)[1]) + np.log(2 * np.pi * np.e) / 2).sum(axis=1)
 
     def update(self, batches: list[Any], noise: list[Vector]) -> dict[str, float]:
-        drawn, batch, config = iter(noise), batches[-1], self.config
-        target = self.target(batch, drawn)
-        variance = explained(*self.fitted(batch, target))
-        loss = self.critic_step(self.losses(batch, target))
+        drawn, batch, config, variance, loss = iter(noise), batches[-1], self.config, 0.0, 0.0
+        for batch in batches:
+            target = self.target(batch, drawn)
+            variance = explained(*self.fitted(batch, target))
+            loss = self.critic_step(self.losses(batch, target))
         batch = type(batch)(*(column[: config.n_states] for column in batch))
         now, draws = self.actor, self.actor if config.anchor_tau == 1 else self.anchor
         self.actor = draws
@@ -285,7 +299,7 @@ class MPO(AWAC):
         entropy = self.entropy(draws, batch.obs)
         self.actor = now
         every = np.stack([
-            [q_value(config, self.nvec, net, batch.obs, one) for net in self.critics] for one in action
+            [q_value(config, self.nvec, net, batch.obs, one) for net in self.judges] for one in action
         ])  # fmt: skip
         q = every.min(axis=1) if config.q_of == "min" else every.mean(axis=1)
         beta = solve_beta(q, prior, config.epsilon) if config.beta is None else config.beta
@@ -301,7 +315,7 @@ class MPO(AWAC):
             "weight/effective_sample_size": (1 / (weight**2).sum(axis=0)).mean() / len(weight),
             "advantage/std": np.sqrt((prior * (q - (prior * q).sum(axis=0)) ** 2).sum(axis=0)).mean(),
         }
-        share, advantage = config.replay_share, self.smallest(self.critics, batch.obs, batch.action)
+        share, advantage = config.replay_share, self.smallest(self.judges, batch.obs, batch.action)
         if share:
             seen = softmax((advantage - (prior * q).sum(axis=0))[:, None] / beta)[:, 0] * len(advantage)
             action = np.concatenate([action, batch.action[None]])
@@ -365,6 +379,55 @@ class MPO(AWAC):
         in_mean = ((mean - old) ** 2 / (2 * old_std**2)).sum(axis=1).mean()
         in_std = (np.log(std / old_std) + old_std**2 / (2 * std**2) - 1 / 2).sum(axis=1).mean()
         return (old, old_std, prices), np.array([in_mean, in_std])
+
+
+class BatchNormMPO(MPO):
+    """Both ends of a transition go through each critic as one batch, and make its target."""
+
+    @property
+    def judges(self) -> list[Net]:
+        return [folded(net) for net in self.critics]
+
+    def target(self, batch: Any, noise: Iterator[Vector]) -> Any:
+        n = len(batch.obs)
+        actions, probability = self.next_actions(batch.next_obs, noise)
+        ends = [q_inputs(self.nvec, batch.obs, batch.action)]
+        ends += [q_inputs(self.nvec, batch.next_obs, action) for action in (actions[:1] if self.nvec else actions)]
+        both = np.concatenate([seen for seen, _ in ends])
+        self.passes = [normalized_forward(net, both) for net in self.critics]
+        values = []
+        for i, action in enumerate(actions):
+            place = q_inputs(self.nvec, batch.next_obs, action)[1]
+            part = slice(n, None) if self.nvec else slice(n * (i + 1), n * (i + 2))
+            outs = [out[part][np.arange(n), place] for out, _ in self.passes]
+            values.append(self.config.value_scale * np.min(outs, axis=0))
+        return self.backup(batch, np.stack(values), probability)
+
+    def next_actions(self, obs: Vector, noise: Iterator[Vector]) -> tuple[Vector, Vector]:
+        if self.nvec:
+            actions, _, probability = self.candidates(obs, noise)
+            return actions, probability
+        mean, std, _ = gaussian(self.config, self.actor, obs)
+        z = next(noise)
+        return mean + std * z, np.full(z.shape[:2], 1 / len(z))
+
+    def losses(self, batch: Any, target: Any) -> list[tuple[float, Net]]:
+        found, rows = [], np.arange(len(target))
+        place = q_inputs(self.nvec, batch.obs, batch.action)[1]
+        for net, (out, layers) in zip(self.critics, self.passes, strict=True):
+            error, grad = target / self.config.value_scale - out[rows, place], np.zeros(out.shape)
+            grad[rows, place] = -2 * error / len(error)
+            found.append((float((error**2).mean()), normalized_backward(net, layers, grad)))
+        return found
+
+    def fitted(self, batch: Any, target: Any) -> tuple[Vector, Vector]:
+        rows, place = np.arange(len(target)), q_inputs(self.nvec, batch.obs, batch.action)[1]
+        return target, self.config.value_scale * np.mean([out[rows, place] for out, _ in self.passes], axis=0)
+
+    def critic_step(self, losses: list[tuple[float, Net]]) -> float:
+        loss = super().critic_step(losses)
+        self.critics = [moved_moments(net, layers) for net, (_, layers) in zip(self.critics, self.passes, strict=True)]
+        return loss
 
 
 def softmax(score: Vector) -> Vector:

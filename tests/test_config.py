@@ -94,6 +94,8 @@ OUT_OF_RANGE = [
     ("actor_decay_steps", 0, "at least 1"),
     ("data_ratio", 1.1, "at least 0 and at most 1"),
     ("data_ratio_decay", 0, "at least 1"),
+    ("actor_tau", 0, "greater than 0 and at most 1"),
+    ("train_freq", 0, "at least 1"),
 ]
 
 
@@ -242,9 +244,9 @@ def test_settings_of_another_class_are_refused(values: Any):
     [
         (
             "awr",
-            {"momentum": 0.5},
+            {"train_freq": 2, "rollout_steps": 64},
             "discrete",
-            "momentum=0.5 has no effect with optimizer='adam': it needs optimizer='sgd'",
+            "train_freq=2 has no effect with rollout_steps=64",
         ),
         ("awr", {"min_std": 0.1, "learn_std": False}, "continuous", "min_std=0.1 has no effect with learn_std=False"),
         ("awr", {"bound_coef": 1.0}, "discrete", "bound_coef=1.0 has no effect on discrete actions"),
@@ -272,8 +274,8 @@ def test_settings_that_have_an_effect_are_not_named():
 
 
 def test_the_trainer_warns_once_of_all_that_has_no_effect():
-    with pytest.warns(UserWarning, match=r"momentum=0\.5 has no effect.*bound_coef=2\.0 has no effect") as found:
-        Trainer("awr", "CartPole-v1", config={"momentum": 0.5, "bound_coef": 2.0})
+    with pytest.warns(UserWarning, match=r"normalize_obs_until=9 has no effect.*bound_coef=2\.0 has no") as found:
+        Trainer("awr", "CartPole-v1", config={"normalize_obs_until": 9, "bound_coef": 2.0})
     assert len(found) == 1
 
 

@@ -46,9 +46,9 @@ UNIFORM = np.random.default_rng(1).uniform(-1, 1, (N, 1))
 def test_what_had_to_be_guessed_is_said_once_without_an_environment(actions: Any, message: str):
     data = Dataset.from_arrays(logs(actions))
     with pytest.warns(UserWarning, match=message) as said:
-        Trainer("bc", dataset=data, config={**SMALL, "momentum": 0.5})
+        Trainer("bc", dataset=data, config={**SMALL, "normalize_obs_until": 9})
     assert len(said) == 1
-    assert "momentum=0.5 has no effect" in str(said[0].message)
+    assert "normalize_obs_until=9 has no effect" in str(said[0].message)
     part = data.split(0.5)[0]
     assert part.guesses == data.guesses
     assert data.within(data.observation_space, data.action_space).guesses == ""

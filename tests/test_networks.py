@@ -12,7 +12,8 @@ import pytest
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.awr import AWRConfig
 from rlox.core.distributions import Categorical, Gaussian
-from rlox.core.networks import MLP, Actor, Critic, affine
+from rlox.core.layers import MLP, affine
+from rlox.core.networks import Actor, Critic
 from rlox.core.state import TrainState
 from rlox.core.update import init_state
 

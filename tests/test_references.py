@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 
 from plain import params_of
-from references import REFERENCES, Net, Reference, Vector, learn_round
+from references import REFERENCES, BatchNormMPO, Net, Reference, Vector, learn_round
 from rlox.algorithms import ALGORITHMS
 from rlox.core import round as rounds
 from rlox.core.distributions import Gaussian
+from rlox.core.layers import BatchNormMLP
 from rlox.core.normalizer import Normalizer
 from rlox.core.round import make_round
 from rlox.core.state import TrainState, Transition
@@ -101,7 +102,15 @@ def critic_params(critic: Any) -> list[Net]:
         return []
     if hasattr(critic, "v"):
         return [*critic_params(critic.v), *critic_params(critic.q)]
-    return [params_of(network) for network in getattr(critic, "networks", None) or (critic.network,)]
+    return [every_param(network) for network in getattr(critic, "networks", None) or (critic.network,)]
+
+
+def every_param(network: Any) -> Net:
+    """Return weights and biases, and of a batch-normalised network what normalises each layer's inputs."""
+    if not isinstance(network, BatchNormMLP):
+        return params_of(network)
+    parts = [(norm.scale, norm.offset, norm.mean, norm.variance) for norm in network.norms]
+    return params_of(network.network) + [np.asarray(part, np.float64) for norm in parts for part in norm]
 
 
 # The references beside it.
@@ -109,7 +118,8 @@ def critic_params(critic: Any) -> list[Net]:
 
 def make_reference(algorithm: str, config: Any, nvec: tuple[int, ...], state: TrainState) -> Reference:
     targets = None if state.target_critic is None else critic_params(state.target_critic)
-    return REFERENCES[algorithm](config, nvec, actor_params(state), critic_params(state.critic), targets)
+    reference = BatchNormMPO if config.batch_norm else REFERENCES[algorithm]
+    return reference(config, nvec, actor_params(state), critic_params(state.critic), targets)
 
 
 def in_float64(batch: Transition) -> Transition:
@@ -150,7 +160,10 @@ def make_batches(nvec: tuple[int, ...], *lead: int, seed: int = 0) -> Transition
     )
 
 
-MPO: dict[str, Any] = {"layer_norm": False, "n_states": 5, "n_action_samples": 4, "lambda_learning_rate": 0.1}
+MPO: dict[str, Any] = {
+    "layer_norm": False, "batch_norm": False, "n_states": 5, "n_action_samples": 4, "lambda_learning_rate": 0.1,
+    "n_critic_updates": 1, "momentum": 0.9,
+}  # fmt: skip
 # Batches as small as the number of action components or of choices would show arrays that broadcast by accident.
 UPDATES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
     "awr": ("awr", DISCRETE, {"value_scale": 1.0}),
@@ -201,6 +214,12 @@ UPDATES: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
         "mpo", CONTINUOUS,
         MPO | {"soft": True, "replay_share": 0.4, "q_of": "mean", "state_dependent_std": False, "max_std": None,
                "initial_lambda": 1.0},
+    ),
+    "mpo, batch norm": (
+        "mpo", CONTINUOUS, MPO | {"batch_norm": True, "n_target_samples": 3, "target_std": 2.0, "momentum": 0.5}
+    ),
+    "mpo, batch norm, discrete": (
+        "mpo", DISCRETE, MPO | {"batch_norm": True, "soft": True, "replay_share": 0.3, "n_critic_updates": 2}
     ),
     "mpo, near its copy": (
         "mpo", CONTINUOUS,

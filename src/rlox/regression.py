@@ -138,7 +138,7 @@ class RegressionLearner:
     def policy(self) -> Policy:
         train = self.state.train
         if self._policy is None or self._policy[0] is not train:
-            actor, normalizer = jax.tree.map(jnp.copy, (train.actor, train.normalizer))
+            actor, normalizer = jax.tree.map(jnp.copy, (train.result, train.normalizer))
             self._policy = train, self._make_policy(actor, normalizer)
         return self._policy[1]
 
@@ -192,10 +192,12 @@ class RegressionLearner:
             state = state._replace(episodes=state.episodes + len(episodes), recent=recent)
         self.state = state = state._replace(env_steps=state.env_steps + int(valid.sum()))
         learning = state.env_steps - state.forgotten >= max(self.config.learning_starts, self.config.batch_size)
+        span = self._n * self.config.train_freq
+        turn = span == self._n or state.env_steps // span > (state.env_steps - int(valid.sum())) // span
         if state.rollout is not None:
             self.state = state._replace(rollout=rollouts.append(state.rollout, transition, valid))
             self._finish_round(learning)
-        elif learning:
+        elif learning and turn:
             mix = self._mix(int(valid.sum()))
             train, replay, action, self._report = self._programs.learn(
                 state.train, self._replay(), mix, transition, valid, collector.obs

@@ -14,11 +14,12 @@ import jax.numpy as jnp
 from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from rlox.core.algorithm import ActorTarget, Algorithm
+from rlox.core.algorithm import ActorTarget, Algorithm, CriticFit
 from rlox.core.config import Config, setting
-from rlox.core.losses import softmax_weight
+from rlox.core.layers import polyak
+from rlox.core.losses import Metrics, softmax_weight
 from rlox.core.networks import Actor, QFunction
-from rlox.core.q_learning import q_value, squared_loss
+from rlox.core.q_learning import q_value, squared_error, squared_loss
 from rlox.core.state import Networks, Transition
 from rlox.errors import ConfigError
 
@@ -41,7 +42,7 @@ class MPOConfig(Config):
     """Step of the price's logarithm, per nat and action component that the entropy is below its target."""
     n_action_samples: int = setting(8, at_least=2, needs={"actions": "continuous"})
     """Continuous actions: the policy's actions in each state that it is fitted to."""
-    n_states: int = setting(128, at_least=1)
+    n_states: int = setting(64, at_least=1)
     """States of the minibatch in which it is fitted."""
     n_target_samples: int = setting(1, at_least=1, needs={"actions": "continuous"})
     """Continuous actions: the policy's actions in the critic's target."""
@@ -53,6 +54,12 @@ class MPOConfig(Config):
     """Whether the next state's value has the policy's entropy in it, at `lambda * beta` a nat, as in SAC."""
     replay_share: float = setting(0.0, at_least=0, at_most=1)
     """Share of the fit that goes to the minibatch's own actions, weighted as AWAC does; it keeps near the data."""
+    learning_rate: float = setting(1e-3, group="Gradient steps", above=0)
+    """Step size of actor and critic."""
+    momentum: float = setting(0.5, group="Gradient steps", at_least=0, below=1)
+    """Momentum of `sgd`; with `adam` its decay of the mean gradient, beta_1."""
+    actor_tau: float = setting(0.01, group="Gradient steps", above=0, at_most=1, fixed=True)
+    """Step of a Polyak copy of the actor, which evaluations, `predict` and exports use; 1 for the actor itself."""
     anchor_tau: float = setting(1.0, above=0, at_most=1, fixed=True)
     """Step of a Polyak copy of the actor, which then draws the actions; 1 is the actor itself."""
     anchor_coef: float = setting(0.0, at_least=0)
@@ -63,12 +70,18 @@ class MPOConfig(Config):
     """The same in the standard deviation."""
     anchor_learning_rate: float = setting(0.01, at_least=0)
     """Step of those weights' logarithms, per bound that the divergence is off."""
+    n_critic_updates: int = setting(3, at_least=1)
+    """Steps of the critic, each on a minibatch of its own, before one of the actor."""
+    train_freq: int = setting(3, group="Environment", at_least=1)
+    """Steps of the environments to a turn of updates, which are then as many as for one step."""
     n_critics: int = setting(2, at_least=1, fixed=True)
     """Q functions; the smallest value counts in the target."""
-    tau: float = setting(0.005, above=0, at_most=1, fixed=True)
+    tau: float = setting(0.005, above=0, at_most=1, needs={"batch_norm": False}, fixed=True)
     """Step of the target critic, target += tau * (online - target)."""
+    batch_norm: bool = setting(True, group="Networks", fixed=True)
+    """Batch normalisation of the inputs of the critic's layers, which then is its own target (CrossQ)."""
     layer_norm: bool = setting(True, group="Networks", fixed=True)
-    """Layer normalisation before each activation of actor and critic."""
+    """Layer normalisation before each activation of the actor, and of a critic without batch normalisation."""
     normalize_obs: bool = setting(True, group="Observations", fixed=True)
     """Whiten observations by the running mean and standard deviation of those seen in training."""
     bound_coef: float = setting(10.0, group="Policy", at_least=0, needs={"actions": "continuous"})
@@ -125,22 +138,51 @@ def adapted(config: MPOConfig, actor: Actor) -> Adapted:
     )
 
 
-def value_target(config: MPOConfig, networks: Networks, batch: Transition, key: PRNGKeyArray) -> Float[Array, " B"]:
-    """Return ``r + gamma (1 - terminated) V(s')``, of the smallest target Q under the policy.
+class NextActions(NamedTuple):
+    """The policy's actions in the next states, which a batch-normalised critic values beside the batch's own."""
+
+    action: Array
+    """``(M, B, action_dim)``."""
+    probability: Float[Array, "M B"]
+    bonus: Float[Array, " B"]
+    """What the entropy there is worth; 0 without ``soft``."""
+
+
+def value_target(config: MPOConfig, networks: Networks, batch: Transition, key: PRNGKeyArray) -> Any:
+    """Return ``r + gamma (1 - terminated) V(s')`` of the target critic, or for its loss the actions at ``s'``."""
+    policy = networks.actor(batch.next_obs)
+    action, probability = lax.stop_gradient(policy.support(key, config.n_target_samples))
+    bonus = networks.extra.temperature * policy.entropy() if config.soft else jnp.zeros_like(batch.reward)
+    following = NextActions(action, jnp.asarray(probability), bonus)
+    if config.batch_norm:
+        return following
+    return backup(config, batch, networks.target_critic(batch.next_obs, action), following)
+
+
+def backup(
+    config: MPOConfig, batch: Transition, next_q: Float[Array, "E M B"], following: NextActions
+) -> Float[Array, " B"]:
+    """Return ``r + gamma (1 - terminated) V(s')``, of the smallest Q under the policy.
 
     ``V`` is ``E Q``, with ``soft`` plus ``lambda beta`` times the entropy, or ``beta log E exp(Q / beta)``.
     """
-    policy = networks.actor(batch.next_obs)
-    action, probability = lax.stop_gradient(policy.support(key, config.n_target_samples))
-    q = q_value(networks.target_critic, batch.next_obs, action)
+    q = next_q.min(axis=0)
     if config.backup == "logsumexp" and config.beta:
-        value = config.beta * jax.nn.logsumexp(q / config.beta, b=probability, axis=0)
+        value = config.beta * jax.nn.logsumexp(q / config.beta, b=following.probability, axis=0)
     else:
-        value = (probability * q).sum(axis=0)
-    if config.soft:
-        extra: Adapted = networks.extra
-        value += extra.temperature * policy.entropy()
-    return batch.reward + config.gamma * (1.0 - batch.terminated) * value
+        value = (following.probability * q).sum(axis=0)
+    return batch.reward + config.gamma * (1.0 - batch.terminated) * (value + following.bonus)
+
+
+def critic_loss(
+    config: MPOConfig, critic: QFunction, batch: Transition, target: Any
+) -> tuple[Float[Array, ""], Metrics] | CriticFit:
+    """Return the squared loss; with batch normalisation of targets from the same pass (Bhatt et al. 2024, CrossQ)."""
+    if not config.batch_norm:
+        return squared_loss(config, critic, batch, target)
+    q, next_q, moved = critic.in_training(batch.obs, batch.action, batch.next_obs, target.action)
+    found = lax.stop_gradient(backup(config, batch, next_q, target))
+    return CriticFit(*squared_error(config, q, found), moved)
 
 
 def actor_target(
@@ -210,7 +252,7 @@ def _near(config: MPOConfig, fit: ActorTarget, anchor: Any, actor: Actor) -> Act
     bounds = (config.epsilon_mean, config.epsilon_std)[: len(divergence)]
     excess = [0.0 if bound is None else kl / bound - 1 for kl, bound in zip(divergence, bounds, strict=True)]
     step = config.anchor_learning_rate * jnp.clip(jnp.stack([jnp.asarray(x) for x in excess]), -1, 1)
-    copy = jax.tree.map(lambda old, new: old + config.anchor_tau * (new - old), extra.anchor, actor)
+    copy = polyak(extra.anchor, actor, config.anchor_tau)
     return fit._replace(
         anchor=anchor,
         anchor_weight=jnp.exp(extra.log_alpha),
@@ -261,7 +303,7 @@ MPO = Algorithm(
     config=MPOConfig,
     critic=QFunction,
     value_target=value_target,
-    critic_loss=squared_loss,
+    critic_loss=critic_loss,
     actor_target=actor_target,
     extra=adapted,
 )

@@ -34,6 +34,15 @@ class ActorTarget(NamedTuple):
     """What the algorithm adapts besides its networks, after this step; None if it does not."""
 
 
+class CriticFit(NamedTuple):
+    """What a critic's loss returns if the critic moves by more than the loss's gradient."""
+
+    loss: Float[Array, ""]
+    metrics: Metrics
+    critic: Any
+    """The critic with its statistics moved."""
+
+
 @runtime_checkable
 class MakeCritic(Protocol):
     """Makes the critic: V, Q, both, or None."""
@@ -52,7 +61,10 @@ class MakeExtra(Protocol):
 
 @runtime_checkable
 class ValueTarget(Protocol):
-    """What the critic regresses to: ``(B,)``, or a tuple of such. No gradient is taken of it."""
+    """What the critic regresses to: ``(B,)``, a tuple of such, or what its loss makes a target of, a NamedTuple.
+
+    No gradient is taken of it.
+    """
 
     def __call__(self, config: Any, networks: Networks, batch: Transition, key: PRNGKeyArray, /) -> Any: ...
 
@@ -61,7 +73,9 @@ class ValueTarget(Protocol):
 class CriticLoss(Protocol):
     """The critic's loss, and its metrics."""
 
-    def __call__(self, config: Any, critic: Any, batch: Transition, target: Any, /) -> tuple[Array, Metrics]: ...
+    def __call__(
+        self, config: Any, critic: Any, batch: Transition, target: Any, /
+    ) -> tuple[Array, Metrics] | CriticFit: ...
 
 
 @runtime_checkable

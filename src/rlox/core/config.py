@@ -100,6 +100,7 @@ class Config(Settings):
     # What only some algorithms have a setting for; in the others it is this.
     n_critic_updates = 1
     tau = 1.0
+    batch_norm = False
     rollout_steps = None
 
     learning_rate: float = _steps(3e-4, above=0)
@@ -112,8 +113,10 @@ class Config(Settings):
     """Gradient steps in which the actor's step size falls to 0 along a cosine; None keeps it."""
     optimizer: Literal["adam", "sgd"] = _steps("adam", fixed=True)
     """Adam, or gradient descent with momentum."""
-    momentum: float = _steps(0.9, at_least=0, below=1, needs={"optimizer": "sgd"})
-    """Momentum of `sgd`."""
+    momentum: float = _steps(0.9, at_least=0, below=1)
+    """Momentum of `sgd`; with `adam` its decay of the mean gradient, beta_1."""
+    actor_tau: float = _steps(1.0, above=0, at_most=1, fixed=True)
+    """Step of a Polyak copy of the actor, which evaluations, `predict` and exports use; 1 for the actor itself."""
     max_grad_norm: float | None = _steps(None, above=0, fixed=True)
     """Largest global gradient norm of actor and of critic; larger ones are scaled down."""
     batch_size: int = _steps(256, at_least=1)
@@ -160,6 +163,8 @@ class Config(Settings):
     """Environment steps with random actions before the first update."""
     updates_per_step: int = _env(1, at_least=1)
     """Updates (each `n_critic_updates` critic steps and an actor step) per environment step."""
+    train_freq: int = _env(1, at_least=1, needs={"rollout_steps": None})
+    """Steps of the environments to a turn of updates, which are then as many as for one step."""
     n_envs: int = _env(1, at_least=1, fixed=True)
     """Environments stepped together, when `env` is an id or a callable."""
     vectorization_mode: Literal["sync", "async", "envpool"] = _env("sync")

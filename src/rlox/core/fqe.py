@@ -18,6 +18,7 @@ from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 from numpy.typing import NDArray
 
 from rlox.core.config import Config, setting
+from rlox.core.layers import polyak
 from rlox.core.networks import QFunction
 from rlox.core.update import make_optimizer
 
@@ -117,7 +118,7 @@ def make_fqe(config: FQEConfig) -> Callable[[Fit, Logged, Array, ArrayLike], tup
         (_, error), grads = jax.value_and_grad(loss, has_aux=True)(state.critic)
         updates, opt = optimizer.update(grads, state.opt)
         critic = eqx.apply_updates(state.critic, updates)
-        target = jax.tree.map(lambda old, new: old + config.tau * (new - old), state.target, critic)
+        target = polyak(state.target, critic, config.tau)
         return Fit(critic, target, opt, key), config.value_scale * jnp.sqrt((error**2).mean())
 
     def fit(state: Fit, logged: Logged, counts: Array, n: ArrayLike) -> tuple[Fit, Array]:

@@ -1,9 +1,7 @@
-"""Multi-layer perceptrons over batches; actor and critic, each one of them with a meaning on top."""
+"""Actor and critics: perceptrons with a meaning on top."""
 
 from __future__ import annotations
 
-import itertools
-from collections.abc import Callable
 from typing import Any
 
 import equinox as eqx
@@ -12,104 +10,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
-from numpy.typing import NDArray
 
 from rlox.core.distributions import Categorical, Gaussian, joint_actions
-
-
-@jax.custom_vjp
-def affine(
-    x: Float[Array, "B n_in"], weight: Float[Array, "n_in n_out"], bias: Float[Array, " n_out"]
-) -> Float[Array, "B n_out"]:
-    """``x @ weight + bias``, with a backward pass in the operand layouts that CPUs multiply fastest."""
-    return x @ weight + bias
-
-
-def _affine_forward(x: Array, weight: Array, bias: Array) -> tuple[Array, tuple[Array, Array]]:
-    return affine(x, weight, bias), (x, weight)
-
-
-def _affine_backward(residuals: tuple[Array, Array], g: Array) -> tuple[Array, Array, Array]:
-    x, weight = residuals
-    # XLA's CPU products are slow with a transposed left operand (375 against 225 us at 256 cubed, one core).
-    # The barriers keep the explicit transposes from being folded back into the product.
-    if weight.shape[1] < weight.shape[0]:
-        weight_grad = lax.optimization_barrier(lax.optimization_barrier(g.T) @ x).T
-    else:
-        weight_grad = lax.optimization_barrier(x.T) @ g
-    return g @ weight.T, weight_grad, g.sum(axis=0)
-
-
-affine.defvjp(_affine_forward, _affine_backward)
-
-
-def in_chunks(
-    function: Callable[[Float[Array, "B n"]], Float[Array, " B"]], x: Float[Array, "N n"], size: int
-) -> Float[Array, " N"]:
-    """Return ``function(x)`` taken ``size`` rows at a time, so that what layers hand on stays in the caches."""
-    missing = -len(x) % size
-    chunks = jnp.pad(x, ((0, missing), (0, 0))).reshape(-1, size, x.shape[1])
-    return lax.map(function, chunks).ravel()[: len(x)]
-
-
-class MLP(eqx.Module):
-    """Affine layers with ReLU between them, each optionally layer-normalised before it.
-
-    Takes a whole batch at once: one product a layer, with weights stored ``(n_in, n_out)``.
-    """
-
-    weights: tuple[Float[Array, "n_in n_out"], ...]
-    biases: tuple[Float[Array, " n_out"], ...]
-    norms: tuple[eqx.nn.LayerNorm, ...]
-
-    def __init__(
-        self,
-        sizes: tuple[int, ...],
-        *,
-        init: str,
-        output_scale: float | None,
-        layer_norm: bool,
-        rng: np.random.Generator,
-    ):
-        """Draw the weights.
-
-        Args:
-            sizes: input width, hidden widths, output width.
-            init: ``he``: weights normal with variance 2 / n_in, biases uniform in +-1 / sqrt(n_in). ``glorot``: weights
-                uniform in +-sqrt(6 / (n_in + n_out)), biases 0.
-            output_scale: last layer's weights uniform in +-this, its biases 0; None for the same as the other layers.
-            layer_norm: normalise before each activation.
-            rng: where the numbers come from; NumPy's, since drawing them on the device compiles for seconds.
-        """
-        shapes = list(itertools.pairwise(sizes))
-        draw = {"he": _he, "glorot": _glorot}[init]
-        layers = [draw(rng, *shape) for shape in shapes]
-        if output_scale is not None:
-            layers[-1] = rng.uniform(-output_scale, output_scale, shapes[-1]), np.zeros(sizes[-1])
-        self.weights = tuple(jnp.asarray(weight, jnp.float32) for weight, _ in layers)
-        self.biases = tuple(jnp.asarray(bias, jnp.float32) for _, bias in layers)
-        self.norms = tuple(eqx.nn.LayerNorm(width) for width in sizes[1:-1]) if layer_norm else ()
-
-    def __call__(self, x: Float[Array, "B n_in"]) -> Float[Array, "B n_out"]:
-        return self.after_first(affine(x, self.weights[0], self.biases[0]))
-
-    def after_first(self, x: Float[Array, "B n"]) -> Float[Array, "B n_out"]:
-        """Return the outputs from what the first layer gives, before its activation."""
-        for i, (weight, bias) in enumerate(zip(self.weights[1:], self.biases[1:], strict=True)):
-            x = affine(jax.nn.relu(jax.vmap(self.norms[i])(x) if self.norms else x), weight, bias)
-        return x
-
-
-_Layer = tuple[NDArray[np.float64], NDArray[np.float64]]
-
-
-def _he(rng: np.random.Generator, n_in: int, n_out: int) -> _Layer:
-    return (2 / n_in) ** 0.5 * rng.standard_normal((n_in, n_out)), rng.uniform(-1, 1, n_out) / n_in**0.5
-
-
-def _glorot(rng: np.random.Generator, n_in: int, n_out: int) -> _Layer:
-    limit = (6 / (n_in + n_out)) ** 0.5
-    return rng.uniform(-limit, limit, (n_in, n_out)), np.zeros(n_out)
+from rlox.core.layers import MLP, BatchNormMLP, affine
 
 
 class QFunction(eqx.Module):
@@ -118,30 +21,52 @@ class QFunction(eqx.Module):
     Continuous actions are clipped to the range before, as they are where they are taken.
     """
 
-    networks: tuple[MLP, ...]
+    networks: tuple[MLP | BatchNormMLP, ...]
     nvec: tuple[int, ...] = eqx.field(static=True)
     scale: float = eqx.field(static=True)
 
     def __init__(self, config: Any, obs_dim: int, nvec: tuple[int, ...], action_dim: int, rng: np.random.Generator):
         n_in, n_out = (obs_dim, len(joint_actions(nvec))) if nvec else (obs_dim + action_dim, 1)
         sizes = (n_in, *config.widths, n_out)
-        self.networks = tuple(
-            MLP(sizes, init=config.network_init, output_scale=None, layer_norm=config.layer_norm, rng=rng)
+        layer_norm = config.layer_norm and not config.batch_norm
+        plain = [
+            MLP(sizes, init=config.network_init, output_scale=None, layer_norm=layer_norm, rng=rng)
             for _ in range(config.n_critics)
-        )
+        ]
+        self.networks = tuple(BatchNormMLP(network) for network in plain) if config.batch_norm else tuple(plain)
         self.nvec, self.scale = nvec, config.value_scale
 
     def __call__(self, obs: Float[Array, "B obs_dim"], action: Array) -> Float[Array, "E *lead B"]:
         """Return each network's value of actions ``(*lead, B, action_dim)``, several of them in each observation."""
         if self.nvec:
-            place = jnp.ravel_multi_index(tuple(jnp.moveaxis(action, -1, 0)), self.nvec, mode="clip")
-            outputs = [network(obs) for network in self.networks]
-            values = [out[jnp.arange(len(obs)), place] for out in outputs]
+            values = [self._of_choices(network(obs), action) for network in self.networks]
         else:
-            lead = action.shape[:-1]
-            inputs = jnp.concatenate([jnp.broadcast_to(obs, (*lead, obs.shape[-1])), jnp.clip(action, -1, 1)], axis=-1)
-            values = [network(inputs.reshape(-1, inputs.shape[-1])).reshape(lead) for network in self.networks]
+            inputs = _pairs(obs, action)
+            values = [network(inputs).reshape(action.shape[:-1]) for network in self.networks]
         return self.scale * jnp.stack(values)
+
+    def in_training(
+        self, obs: Float[Array, "B obs_dim"], action: Array, next_obs: Float[Array, "B obs_dim"], next_action: Array
+    ) -> tuple[Float[Array, "E B"], Float[Array, "E *lead B"], QFunction]:
+        """Return the values of both ends of transitions, normalised as one batch, and the critic with moments moved.
+
+        The next end's are of actions ``(*lead, B, action_dim)``. Only for batch-normalised networks.
+        """
+        n, lead = len(obs), next_action.shape[:-1]
+        both = jnp.concatenate([obs, next_obs] if self.nvec else [_pairs(obs, action), _pairs(next_obs, next_action)])
+        passes = [network.in_training(both) for network in self.networks if isinstance(network, BatchNormMLP)]
+        moved = eqx.tree_at(lambda critic: critic.networks, self, tuple(network for _, network in passes))
+        if self.nvec:
+            values = [self._of_choices(out[:n], action) for out, _ in passes]
+            after = [self._of_choices(out[n:], next_action) for out, _ in passes]
+        else:
+            values = [out[:n, 0] for out, _ in passes]
+            after = [out[n:, 0].reshape(lead) for out, _ in passes]
+        return self.scale * jnp.stack(values), self.scale * jnp.stack(after), moved
+
+    def _of_choices(self, outputs: Float[Array, "B n"], action: Array) -> Float[Array, "*lead B"]:
+        place = jnp.ravel_multi_index(tuple(jnp.moveaxis(action, -1, 0)), self.nvec, mode="clip")
+        return outputs[jnp.arange(len(outputs)), place]
 
     def of_several(self, obs: Float[Array, "B obs_dim"], action: Array) -> Float[Array, "E M B"]:
         """Return what a call does of actions ``(M, B, action_dim)``, in less time where they are many and continuous.
@@ -152,12 +77,20 @@ class QFunction(eqx.Module):
             return self(obs, action)
         n = obs.shape[-1]
 
-        def values(network: MLP) -> Float[Array, "M B"]:
+        def values(network: MLP | BatchNormMLP) -> Float[Array, "M B"]:
+            network = network.folded() if isinstance(network, BatchNormMLP) else network
             weight = network.weights[0]
             seen = affine(obs, weight[:n], network.biases[0])
             return lax.map(lambda one: network.after_first(seen + one @ weight[n:])[:, 0], jnp.clip(action, -1, 1))
 
         return self.scale * jnp.stack([values(network) for network in self.networks])
+
+
+def _pairs(obs: Float[Array, "B obs_dim"], action: Float[Array, "*lead B action_dim"]) -> Float[Array, "N n_in"]:
+    """Return each action, clipped to the range, beside its observation, as rows."""
+    action = jnp.clip(action, -1, 1)
+    inputs = jnp.concatenate([jnp.broadcast_to(obs, (*action.shape[:-1], obs.shape[-1])), action], axis=-1)
+    return inputs.reshape(-1, inputs.shape[-1])
 
 
 class Critic(eqx.Module):

@@ -23,7 +23,11 @@ def squared_loss(
     config: Any, critic: QFunction, batch: Transition, target: Float[Array, " B"]
 ) -> tuple[Float[Array, ""], Metrics]:
     """Return the mean of ``u^2`` over the batch, summed over the critics, ``u = (target - Q(s, a)) / value_scale``."""
-    q = critic(batch.obs, batch.action)
+    return squared_error(config, critic(batch.obs, batch.action), target)
+
+
+def squared_error(config: Any, q: Float[Array, "E B"], target: Float[Array, " B"]) -> tuple[Float[Array, ""], Metrics]:
+    """Return that loss of the critics' values."""
     loss = (((target - q) / config.value_scale) ** 2).mean(axis=-1).sum()
     return loss, {"critic/explained_variance": explained_variance(target, q.mean(axis=0))}
 

@@ -11,8 +11,9 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, Int, PRNGKeyArray
 
 from rlox.core.algorithm import Algorithm
+from rlox.core.layers import in_chunks
 from rlox.core.losses import Metrics, explained_variance
-from rlox.core.networks import Critic, in_chunks
+from rlox.core.networks import Critic
 from rlox.core.normalizer import Normalizer, normalize
 from rlox.core.returns import lambda_returns
 from rlox.core.slots import check_per_sample

@@ -35,9 +35,13 @@ def check_arguments(slot: str, function: Any, wanted: Sequence[str]) -> None:
 def check_per_sample(slot: str, function: Any, found: Any, shape: tuple[int, ...], *, several: bool = False) -> None:
     """Refuse anything but one number a sample (or ``several``): ``(B, 1)`` would broadcast against ``(B,)``.
 
+    With ``several`` a ``NamedTuple`` passes: its function has a reader that knows it.
+
     Raises:
         AlgorithmError: what was returned.
     """
+    if several and hasattr(found, "_fields"):
+        return
     if any(_shape(part) != shape for part in (jax.tree.leaves(found) if several else [found])):
         or_several = ", or a tuple of such" if several else ""
         raise wrong(slot, function, found, f"one number a sample, of shape {shape}{or_several}")

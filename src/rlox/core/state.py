@@ -62,6 +62,13 @@ class TrainState(NamedTuple):
     """The first gradient step with a loss that is not finite; -1 while there is none."""
     extra: Any = None
     """What the algorithm adapts besides its networks; None if it does not."""
+    averaged_actor: Actor | None = None
+    """Polyak copy of the actor, which is what is evaluated and handed out; None if that is the actor itself."""
+
+    @property
+    def result(self) -> Actor:
+        """The actor that is evaluated and handed out."""
+        return self.actor if self.averaged_actor is None else self.averaged_actor
 
     def networks(self) -> Networks:
         """Return the networks, the critic as its own target if it has no other."""

@@ -13,7 +13,8 @@ import optax
 from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
-from rlox.core.algorithm import ActorTarget, Algorithm
+from rlox.core.algorithm import ActorTarget, Algorithm, CriticFit
+from rlox.core.layers import polyak
 from rlox.core.losses import Metrics
 from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
@@ -85,17 +86,17 @@ def make_critic_step(
         if state.critic is None:
             return state, {}
 
-        def critic_loss(critic: Any) -> tuple[Array, Metrics]:
+        def critic_loss(critic: Any) -> tuple[Array, tuple[Metrics, Any]]:
             found = algorithm.critic_loss(config, critic, batch, target)
+            moved = found.critic if isinstance(found, CriticFit) else critic
+            found = found[:2] if isinstance(found, CriticFit) else found
             check_pair("critic_loss", algorithm.critic_loss, found, ())
-            return found
+            return found[0], (found[1], moved)
 
-        (loss, metrics), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic)
+        (loss, (metrics, moved)), grads = jax.value_and_grad(critic_loss, has_aux=True)(state.critic)
         updates, critic_opt = optimizer.update(grads, state.critic_opt)
-        critic = eqx.apply_updates(state.critic, updates)
-        target_critic = state.target_critic
-        if target_critic is not None:
-            target_critic = jax.tree.map(lambda old, new: old + config.tau * (new - old), target_critic, critic)
+        critic = eqx.apply_updates(moved, updates)
+        target_critic = polyak(state.target_critic, critic, config.tau)
         state = state._replace(critic=critic, target_critic=target_critic, critic_opt=critic_opt)
         return state, {"critic/loss": loss, **metrics}
 
@@ -131,8 +132,10 @@ def make_actor_step(config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
     def actor_step(state: TrainState, fit: ActorTarget, actor_waits: Array | None = None) -> tuple[TrainState, Metrics]:
         (_, metrics), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor, fit)
         updates, actor_opt = optimizer.update(grads, state.actor_opt)
+        actor = eqx.apply_updates(state.actor, updates)
         moved = state._replace(
-            actor=eqx.apply_updates(state.actor, updates),
+            actor=actor,
+            averaged_actor=polyak(state.averaged_actor, actor, config.actor_tau),
             actor_opt=actor_opt,
             gradient_steps=state.gradient_steps + 1,
             extra=fit.extra,
@@ -146,7 +149,7 @@ def keep_where(condition: Array | None, state: TrainState, moved: TrainState) ->
     """Return ``moved``, or ``state`` if there is a condition and it holds."""
     if condition is None:
         return moved
-    names = ("actor", "actor_opt", "gradient_steps", "extra")
+    names = ("actor", "averaged_actor", "actor_opt", "gradient_steps", "extra")
     old, new = (tuple(getattr(each, name) for name in names) for each in (state, moved))
     kept = jax.tree.map(lambda old, new: jnp.where(condition, old, new), old, new)
     return moved._replace(**dict(zip(names, kept, strict=True)))
@@ -183,7 +186,7 @@ def make_optimizer(
     """Return Adam, or gradient descent with momentum, after a clip of the global gradient norm if one is set."""
     rate = config.learning_rate if learning_rate is None else learning_rate
     rate = rate if decay_steps is None else optax.cosine_decay_schedule(rate, decay_steps)
-    rule = optax.adam(rate) if config.optimizer == "adam" else optax.sgd(rate, config.momentum)
+    rule = optax.adam(rate, b1=config.momentum) if config.optimizer == "adam" else optax.sgd(rate, config.momentum)
     if config.max_grad_norm is None:
         return optax.flatten(rule)
     return optax.chain(optax.clip_by_global_norm(config.max_grad_norm), optax.flatten(rule))
@@ -218,10 +221,11 @@ def init_state(
     check_critic(algorithm.critic, critic, rounds=bool(config.rollout_steps))
     actor_rule: Any = actor_optimizer(config)
     critic_rule: Any = critic_optimizer(config)
+    has_target = config.tau < 1 and not config.batch_norm
     return TrainState(
         actor=actor,
         critic=critic,
-        target_critic=jax.tree.map(jnp.copy, critic) if config.tau < 1 and critic is not None else None,
+        target_critic=jax.tree.map(jnp.copy, critic) if has_target and critic is not None else None,
         actor_opt=actor_rule.init(actor),
         critic_opt=() if critic is None else critic_rule.init(critic),
         normalizer=Normalizer.create(obs_dim) if config.normalize_obs else None,
@@ -229,4 +233,5 @@ def init_state(
         gradient_steps=jnp.zeros((), jnp.int32),
         diverged_at=jnp.full((), -1, jnp.int32),
         extra=algorithm.extra(config, actor),
+        averaged_actor=jax.tree.map(jnp.copy, actor) if config.actor_tau < 1 else None,
     )

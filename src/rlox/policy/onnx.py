@@ -12,7 +12,8 @@ import numpy as np
 from gymnasium import spaces
 
 from rlox import __version__
-from rlox.core.networks import MLP, Actor
+from rlox.core.layers import MLP
+from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
 from rlox.envs.space_json import describe
 from rlox.envs.spaces import ActionCodec, leaves, whole_range

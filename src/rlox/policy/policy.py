@@ -210,7 +210,9 @@ class Policy:
             CheckpointError: there is none, or it is torn.
         """
         compilation.prepare()
-        arrays, header = checkpoint.load(Path(path), only=("train.actor.", "train.normalizer."))
+        arrays, header = checkpoint.load(
+            Path(path), only=("train.actor.", "train.averaged_actor.", "train.normalizer.")
+        )
         if not arrays:
             raise CheckpointError(
                 f"'{path}' holds no policy of ours: Trainer.load(...).policy is that of a run of another library."
@@ -220,6 +222,10 @@ class Policy:
             config = make_config(Config, "a policy", _network_settings(header["spec"]["config"]))
         except (LookupError, TypeError, AttributeError, RloxError) as error:
             raise CheckpointError(f"'{path}' holds no policy: {one_line(error)}") from None
+        average = "train.averaged_actor."
+        arrays |= {
+            f"train.actor.{name.removeprefix(average)}": x for name, x in arrays.items() if name.startswith(average)
+        }
         encoder, codec = obs_encoder(spaces[0]), action_codec(spaces[1])
         check_networks(Path(path), sum(array.size for array in arrays.values()), config, encoder.dim, codec)
         template = _Parameters(
@@ -269,6 +275,9 @@ def check_networks(path: Path, held: int, config: Settings, n_inputs: int, codec
     asked = sum(n_in * n_out for n_in, n_out in pairwise(sizes))
     if asked > held:
         raise CheckpointError(f"Checkpoint '{path}' says networks of {asked:,} weights, but holds {held:,}.")
+
+
+_AVERAGED = "train.averaged_actor."
 
 
 class _Parameters(NamedTuple):
