@@ -108,7 +108,10 @@ SCHEDULES = {
     ),
     "dictionary": Schedule("crr", SMALL, lambda: World),
     "adapted": Schedule(
-        "mpo", {**SMALL, "n_states": 8, "anchor_tau": 0.1, "anchor_coef": 0.5, "epsilon_mean": 0.01}, pendulum
+        "mpo",
+        {**SMALL, "n_states": 8, "n_critic_updates": 2, "train_freq": 2, "anchor_tau": 0.1, "anchor_coef": 0.5,
+         "epsilon_mean": 0.01},
+        pendulum,
     ),
     "ready-made": Schedule("awr", {**SMALL, "actor_decay_steps": 150}, World),
 }  # fmt: skip

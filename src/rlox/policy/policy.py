@@ -210,9 +210,8 @@ class Policy:
             CheckpointError: there is none, or it is torn.
         """
         compilation.prepare()
-        arrays, header = checkpoint.load(
-            Path(path), only=("train.actor.", "train.averaged_actor.", "train.normalizer.")
-        )
+        wanted = ("train.actor.", _AVERAGED, "train.normalizer.")
+        arrays, header = checkpoint.load(Path(path), only=wanted)
         if not arrays:
             raise CheckpointError(
                 f"'{path}' holds no policy of ours: Trainer.load(...).policy is that of a run of another library."
@@ -222,10 +221,8 @@ class Policy:
             config = make_config(Config, "a policy", _network_settings(header["spec"]["config"]))
         except (LookupError, TypeError, AttributeError, RloxError) as error:
             raise CheckpointError(f"'{path}' holds no policy: {one_line(error)}") from None
-        average = "train.averaged_actor."
-        arrays |= {
-            f"train.actor.{name.removeprefix(average)}": x for name, x in arrays.items() if name.startswith(average)
-        }
+        for name in [name for name in arrays if name.startswith(_AVERAGED)]:
+            arrays[name.replace(_AVERAGED, "train.actor.")] = arrays.pop(name)
         encoder, codec = obs_encoder(spaces[0]), action_codec(spaces[1])
         check_networks(Path(path), sum(array.size for array in arrays.values()), config, encoder.dim, codec)
         template = _Parameters(
