@@ -15,6 +15,8 @@ from rlox.compare import run_jobs
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError
 from rlox.plan import Plan
+from rlox.search.space import Range
+from rlox.search.trials import Task
 from rlox.spec import RunSpec
 
 PAGE = (Path(__file__).parents[1] / "docs" / "offline.md").read_text()
@@ -155,6 +157,11 @@ def test_a_plan_has_the_columns_of_its_data(tmp_path: Path):
     [
         (["--env", "Pendulum-v1", "--total-timesteps", "9", "--episode", "trip"], "--episode trip has no effect"),
         (["--dataset", "trips.csv", "--gradient-steps", "9"], "'trips.csv' has no environment to evaluate in: name"),
+        (["--dataset", "trip.csv", "--env", "Pendulum-v1", "--gradient-steps", "9"], "There is no file 'trip.csv'."),
+        (
+            ["--dataset", "batches.csv", "--env", "Pendulum-v1", "--gradient-steps", "9", *COLUMNS[:-1], "batch"],
+            "batches has no column 'batch'. Did you mean 'batch_id'?",
+        ),
         (["--dataset", "trips.csv", "--action-low", "0"], "'--action-low' is not a flag of `rlox compare`"),
         (["--dataset", "trips.csv", "--epsiode", "trip"], "Did you mean '--episode'?"),
     ],
@@ -165,6 +172,20 @@ def test_columns_without_effect_are_one_line(args: list[str], told: str, capsys:
     error = capsys.readouterr().err
     assert told in error
     assert error.count("\n") == 1
+    assert not Path("runs").exists(), "nothing was started"
+
+
+def test_a_search_has_the_columns_of_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    spec = RunSpec.resolve("bc", env="Pendulum-v1", dataset="trips.csv", reading=Reading(episode="trip"))
+    task = Task(base=spec, space={"gamma": Range(0.9, 0.99)})
+    assert task.spec({"gamma": 0.95}).reading == Reading(episode="trip")
+    words = ["tune", "bc", "--dataset", "batches.csv", "--env", "Pendulum-v1", "--gradient-steps", "9"]
+    with pytest.raises(SystemExit):
+        main([*words, *COLUMNS[:-1], "batch", "--output", str(tmp_path / "out")])
+    assert "batches has no column 'batch'. Did you mean 'batch_id'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["tune", "bc", "--env", "Pendulum-v1", "--total-timesteps", "9", "--episode", "trip"])
+    assert "--episode trip has no effect without data" in capsys.readouterr().err
 
 
 @pytest.mark.slow

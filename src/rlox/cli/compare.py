@@ -9,9 +9,8 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from rlox.cli.options import DATA, flags_to_change, take_reading
+from rlox.cli.options import column_flags, take_reading
 from rlox.cli.values import check_no_effect
-from rlox.data.reading import ACTIONS, Reading
 from rlox.errors import ConfigError, RunsFailedError
 
 if TYPE_CHECKING:
@@ -105,10 +104,8 @@ def compare(
         _fail(outcome.failures)
 
 
-# The environment says what the actions are.
 _own = [*inspect.signature(compare).parameters.values()][:-1]
-_data = [flag for flag in flags_to_change([Reading], DATA) if flag.name not in ACTIONS]
-compare.__signature__ = inspect.Signature([*_own, *_data])  # pyright: ignore[reportFunctionMemberAccess]
+compare.__signature__ = inspect.Signature([*_own, *column_flags()])  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _run(
@@ -117,6 +114,7 @@ def _run(
     """Run what is missing; returns the folder and how the runs ended."""
     from rlox.cli.sources import read_toml
     from rlox.compare import run_jobs
+    from rlox.data.sources import check_names
     from rlox.modules import IMPORTED
     from rlox.plan import COLUMNS, Plan, named_settings, plan_of, seeds_of
     from rlox.processes import cores_for
@@ -150,6 +148,9 @@ def _run(
         name = config.stem if config else "-".join([*plan.settings, *plan.envs, *(Path(d).stem for d in plan.datasets)])
         output = Path("runs") / f"compare-{name}".replace("/", "-").replace(":", "-")
     jobs = plan.jobs(output)
+    for data, reading in dict.fromkeys((job.spec.dataset, job.spec.reading) for job in jobs):
+        if data is not None:
+            check_names(data, reading.columns)
     cores = cores_for(processes)
     n = f"{len(jobs)} runs, {len(cores)} at a time," if len(jobs) > 1 else "One run"
     print(f"{n} in {output}.", flush=True)

@@ -30,7 +30,7 @@ def check_columns(table: Mapping[str, Column], name: str) -> dict[str, Column]:
     """
     n = (table["rewards"].shape or (0,))[0]
     if n == 0:
-        raise DatasetError(f"{name} has no steps: 'rewards' has shape {table['rewards'].shape}.")
+        raise DatasetError(f"{name} has no steps: there is no row in its columns, and it takes at least one.")
     for key, column in table.items():
         shape = column.shape or ()
         if shape[:1] != (n,):
