@@ -126,11 +126,11 @@ PENDULUM = ["--observations", "x", "y", "v", "--actions", "torque", "--episode",
 def pendulum_logs() -> None:
     """Write a random agent's trips with a pendulum, under names of their own."""
     data = Trainer("bc", "Pendulum-v1", config={"hidden": 8}).record(400, seed=0)
-    obs, torque = data.columns["observations"][:], data.columns["actions"][:, 0]
+    obs, torque, rewards = (data.columns[name][:] for name in ("observations", "actions", "rewards"))
     with open("trips.csv", "w", newline="") as file:
         lines = csv.writer(file)
         lines.writerow(["x", "y", "v", "torque", "rewards", "trip"])
-        lines.writerows([*obs[i], torque[i], data.columns["rewards"][i], i // 200] for i in range(len(data)))
+        lines.writerows([*obs[i], *torque[i], rewards[i], i // 200] for i in range(len(data)))
 
 
 def test_a_plan_has_the_columns_of_its_data(tmp_path: Path):

@@ -82,7 +82,7 @@ def test_whole_numbers_of_a_file_are_doubted(kind: str, actions: list[float], me
     frame = pd.DataFrame({**table, "observations": table["observations"][:, 0]})
     (frame.to_csv if kind == "csv" else frame.to_parquet)(tmp_path / f"a.{kind}", index=False)
     assert message in Dataset.load(tmp_path / f"a.{kind}").guesses
-    told = {"action_low": (0,), "action_high": (100,)}
+    told: dict[str, Any] = {"action_low": (0,), "action_high": (100,)}
     for reading in (Reading(**told), Reading(n_actions=101)):
         data = make_dataset(tmp_path / f"a.{kind}", reading)
         assert data.guesses == ""
