@@ -1,6 +1,7 @@
 """From a CSV file with names of its own to a policy and an interval of its value: in five lines, and by commands."""
 
 import csv
+import json
 import re
 from pathlib import Path
 from typing import Any
@@ -10,8 +11,12 @@ import pytest
 
 from rlox import Dataset, Trainer
 from rlox.cli import main
+from rlox.compare import run_jobs
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError
+from rlox.plan import Plan
+from rlox.search.space import Range
+from rlox.search.trials import Task
 from rlox.spec import RunSpec
 
 PAGE = (Path(__file__).parents[1] / "docs" / "offline.md").read_text()
@@ -113,3 +118,84 @@ def test_a_reading_of_before_is_none():
     for torn in ({"reading": {"columns": 3}}, {"reading": 5}, {"reading": {"n_actions": "x"}}):
         with pytest.raises((ConfigError, ValueError)):
             RunSpec.from_dict({**values, **torn})
+
+
+PENDULUM = ["--observations", "x", "y", "v", "--actions", "torque", "--episode", "trip"]
+
+
+def pendulum_logs() -> None:
+    """Write a random agent's trips with a pendulum, under names of their own."""
+    data = Trainer("bc", "Pendulum-v1", config={"hidden": 8}).record(400, seed=0)
+    obs, torque, rewards = (data.columns[name][:] for name in ("observations", "actions", "rewards"))
+    with open("trips.csv", "w", newline="") as file:
+        lines = csv.writer(file)
+        lines.writerow(["x", "y", "v", "torque", "rewards", "trip"])
+        lines.writerows([*obs[i], *torque[i], rewards[i], i // 200] for i in range(len(data)))
+
+
+def test_a_plan_has_the_columns_of_its_data(tmp_path: Path):
+    columns = {"observations": ["x", "y", "v"], "actions": "torque", "episode": "trip"}
+    plan = Plan({"bc": {}, "two": {"algorithm": "bc", "observations": "x"}}, ["Pendulum-v1"], ["trips.csv"], [0])
+    plan = plan._replace(shared={"gradient_steps": 5, **columns}, over={"episode": "day"})
+    jobs = plan.jobs(tmp_path)
+    assert [job.folder.relative_to(tmp_path).as_posix() for job in jobs] == ["bc/trips/0", "two/trips/0"]
+    assert {job.spec.env for job in jobs} == {"Pendulum-v1"}, "it is where the data are evaluated"
+    names = [job.spec.reading.observations for job in jobs]
+    assert names == [("x", "y", "v"), ("x",)]
+    assert {(job.spec.reading.actions, job.spec.reading.episode) for job in jobs} == {(("torque",), "day")}
+    known = plan._replace(datasets=["cartpole-medium"], shared={"gradient_steps": 5, "total_timesteps": 5})
+    assert len(known.jobs(tmp_path)) == 4, "bundled data know theirs, and the environment is a place of its own"
+    run_folder = jobs[0].folder
+    run_folder.mkdir(parents=True)
+    (run_folder / "config.json").write_text(json.dumps({**jobs[0].spec.to_dict(), "reading": {"episode": "trip"}}))
+    with pytest.raises(ConfigError, match="has a run with observations=None, not"):
+        run_jobs(jobs[:1], tmp_path, cores=[0])
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["--env", "Pendulum-v1", "--total-timesteps", "9", "--episode", "trip"], "--episode trip has no effect"),
+        (["--dataset", "trips.csv", "--gradient-steps", "9"], "'trips.csv' has no environment to evaluate in: name"),
+        (["--dataset", "trip.csv", "--env", "Pendulum-v1", "--gradient-steps", "9"], "There is no file 'trip.csv'."),
+        (
+            ["--dataset", "batches.csv", "--env", "Pendulum-v1", "--gradient-steps", "9", *COLUMNS[:-1], "batch"],
+            "batches has no column 'batch'. Did you mean 'batch_id'?",
+        ),
+        (["--dataset", "trips.csv", "--action-low", "0"], "'--action-low' is not a flag of `rlox compare`"),
+        (["--dataset", "trips.csv", "--epsiode", "trip"], "Did you mean '--episode'?"),
+    ],
+)
+def test_columns_without_effect_are_one_line(args: list[str], told: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit):
+        main(["compare", "--algorithms", "bc,iql", *args])
+    error = capsys.readouterr().err
+    assert told in error
+    assert error.count("\n") == 1
+    assert not Path("runs").exists(), "nothing was started"
+
+
+def test_a_search_has_the_columns_of_its_data(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    spec = RunSpec.resolve("bc", env="Pendulum-v1", dataset="trips.csv", reading=Reading(episode="trip"))
+    task = Task(base=spec, space={"gamma": Range(0.9, 0.99)})
+    assert task.spec({"gamma": 0.95}).reading == Reading(episode="trip")
+    words = ["tune", "bc", "--dataset", "batches.csv", "--env", "Pendulum-v1", "--gradient-steps", "9"]
+    with pytest.raises(SystemExit):
+        main([*words, *COLUMNS[:-1], "batch", "--output", str(tmp_path / "out")])
+    assert "batches has no column 'batch'. Did you mean 'batch_id'?" in capsys.readouterr().err
+    with pytest.raises(SystemExit):
+        main(["tune", "bc", "--env", "Pendulum-v1", "--total-timesteps", "9", "--episode", "trip"])
+    assert "--episode trip has no effect without data" in capsys.readouterr().err
+
+
+@pytest.mark.slow
+def test_a_comparison_of_logs_under_names_of_their_own(capsys: pytest.CaptureFixture[str]):
+    pendulum_logs()
+    words = ["--dataset", "trips.csv", "--env", "Pendulum-v1", "--algorithms", "bc", "--seeds", "1"]
+    words += ["--gradient-steps", "10", "--n-eval-episodes", "1", "--output", "out"]
+    main(["compare", *words, *PENDULUM])
+    assert "| bc" in capsys.readouterr().out
+    assert Trainer.load("out/bc/trips/0").spec.reading.observations == ("x", "y", "v")
+    with pytest.raises(SystemExit):
+        main(["compare", *words, *PENDULUM[:-1], "day"])
+    assert "has a run with episode='trip', not 'day'" in capsys.readouterr().err

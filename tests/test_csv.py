@@ -79,7 +79,7 @@ def test_batches_of_different_types_are_one_column(tmp_path: Path, monkeypatch: 
     [
         (
             LOGS.replace("1e-3", "n/a"),
-            "logs: column 'x' holds 'n/a' in row 1, but it must hold numbers: write a number",
+            r"logs: column 'x' holds 'n/a' in row 1, but it must hold numbers: correct it \(numbers are like",
         ),
         (LOGS.replace("1e-3", ""), "logs: column 'x' holds no value in row 1"),
         (LOGS.replace("1e-3", "nan"), r"column 'observations' holds nan in row 1, entry \[0\]"),
@@ -87,6 +87,9 @@ def test_batches_of_different_types_are_one_column(tmp_path: Path, monkeypatch: 
         (LOGS.partition("\n")[2].replace("b7", "7"), "has two columns '1': rename"),
         ("1,2,3\n4,5,6\n", "has no header: its first line must name the columns"),
         ("", "has no header"),
+        (LOGS.replace(",1,b7", ",up,b7"), "'reward' holds 'up' in row 0, .* drop that episode"),
+        (LOGS.replace("1,TRUE", "open,TRUE"), "'valve' holds 'open' in row 2, .* count choices from 0, and write"),
+        (LOGS.replace("reward", "gain"), r"logs has no column 'reward'\. (Did you mean|Known: )"),
         (LOGS.replace("time", "x"), "has two columns 'x': rename one of them"),
         (LOGS.partition("\n")[0], "logs has no steps"),
         (LOGS.replace(",c\n", ",\n"), "the id of the episode is missing in row 3"),
@@ -110,8 +113,12 @@ def test_a_damaged_file_is_refused_in_one_line(raw: bytes, tmp_path: Path):
         with pytest.raises(DatasetError) as error:
             Dataset.load(tmp_path / name)
         assert "\n" not in str(error.value)
-    with pytest.raises(DatasetError, match="There is no file"):
-        Dataset.load(tmp_path / "none.csv.gz")
+    with pytest.raises(DatasetError, match=r"There is no file '.*b\.csv'\. Did you mean 'a\.csv'\?"):
+        Dataset.load(tmp_path / "b.csv")
+    for encoding in ("latin-1", "utf-16"):
+        (tmp_path / "a.csv").write_text("x,Zähler\n1,2\n", encoding=encoding)
+        with pytest.raises(DatasetError, match="is not UTF-8 text, since it has the byte 0x"):
+            Dataset.load(tmp_path / "a.csv")
 
 
 def test_long_text_is_counted_before_it_is_made_an_array(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -1,17 +1,21 @@
 """What makes a run pointless is said once, with the way out: guessed bounds, whole floats, rewards in the thousands."""
 
 import warnings
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 from gymnasium import spaces
 
 from rlox import Dataset, Trainer
 from rlox.core.config import Settings
+from rlox.data.dataset import make_dataset
 from rlox.data.reading import Reading
 from rlox.errors import DatasetError
 from rlox.runs.alarm import Alarm
+from rlox.spec import RunSpec
 
 N = 400
 SMALL = {"hidden": 8, "batch_size": 32}
@@ -41,6 +45,11 @@ UNIFORM = np.random.default_rng(1).uniform(-1, 1, (N, 1))
             np.rint(UNIFORM[:, 0] + 1),
             r"floats, all of them whole numbers from 0 to 2, .*Discrete\(3\) \(--n-actions 3\)",
         ),
+        (
+            25 * np.rint(2 * UNIFORM[:, 0] + 2).astype(int),
+            r"whole numbers, and taken for 101 choices, of which 5 occur in the data .*--action-low.*--n-actions 101",
+        ),
+        ((UNIFORM[:, 0] > 0) + 1, r"taken for 3 choices, of which 2 occur in the data \(the lowest is 1\)"),
     ],
 )
 def test_what_had_to_be_guessed_is_said_once_without_an_environment(actions: Any, message: str):
@@ -51,17 +60,40 @@ def test_what_had_to_be_guessed_is_said_once_without_an_environment(actions: Any
     assert "normalize_obs_until=9 has no effect" in str(said[0].message)
     part = data.split(0.5)[0]
     assert part.guesses == data.guesses
+    assert data.summary()["suspicious"][0] == data.guesses
     assert data.within(data.observation_space, data.action_space).guesses == ""
 
 
-@pytest.mark.parametrize("actions", [UNIFORM, (UNIFORM[:, 0] > 0).astype(int), np.sign(UNIFORM)])
+FOUR = np.array([0, 1, 3])[np.arange(N) % 3]
+"""Choices, one of which nobody took."""
+
+
+@pytest.mark.parametrize("actions", [UNIFORM, (UNIFORM[:, 0] > 0).astype(int), np.sign(UNIFORM), FOUR])
 def test_nothing_is_said_where_the_data_confirm_it(actions: Any):
     assert Dataset.from_arrays(logs(actions)).guesses == ""
+
+
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+@pytest.mark.parametrize(
+    ("actions", "message"), [([1.0, 2.0], "whole numbers from 1 to 2"), ([0, 50, 100], "for 101 choices")]
+)
+def test_whole_numbers_of_a_file_are_doubted(kind: str, actions: list[float], message: str, tmp_path: Path):
+    table = logs(np.resize(actions, N))
+    frame = pd.DataFrame({**table, "observations": table["observations"][:, 0]})
+    (frame.to_csv if kind == "csv" else frame.to_parquet)(tmp_path / f"a.{kind}", index=False)
+    assert message in Dataset.load(tmp_path / f"a.{kind}").guesses
+    told: dict[str, Any] = {"action_low": (0,), "action_high": (100,)}
+    for reading in (Reading(**told), Reading(n_actions=101)):
+        data = make_dataset(tmp_path / f"a.{kind}", reading)
+        assert data.guesses == ""
+        assert len(data.transitions().reward) == N
 
 
 @pytest.mark.parametrize(
     ("given", "message"),
     [
+        ({"episode": 3}, "episode=3 must be the name of a column"),
+        ({"observations": ("x", 1)}, "must be the name of a column, or a list of names"),
         ({"action_low": (0,)}, "given together"),
         ({"action_low": (1,), "action_high": (1,)}, "the first below the second"),
         ({"action_low": (0, 1), "action_high": (1, 2, 3)}, "one number or one for each component"),
@@ -85,13 +117,22 @@ def test_bounds_are_of_every_component_or_of_each():
         Reading(n_actions=3).action_space((2,), "logs")
 
 
-@pytest.mark.parametrize("algorithm", ["awr", "awac"])
-def test_rewards_in_the_thousands_are_said_while_a_run_goes_on(algorithm: str):
-    trainer = Trainer(algorithm, dataset=logs(UNIFORM, scale=5000.0), config=SMALL)
+@pytest.mark.parametrize(
+    ("algorithm", "config"),
+    [
+        ("awr", {}),
+        ("awac", {}),
+        pytest.param("iql", {}, marks=pytest.mark.slow),
+        pytest.param("crr", {}, marks=pytest.mark.slow),
+        pytest.param("awac", {"weights": "exp"}, marks=pytest.mark.slow),
+    ],
+)
+def test_rewards_in_the_thousands_are_said_while_a_run_goes_on(algorithm: str, config: dict[str, Any]):
+    trainer = Trainer(algorithm, dataset=logs(UNIFORM, scale=5000.0), config={**SMALL, **config})
     with pytest.warns(UserWarning, match=r"(are clipped|nearly all the weight).*divide the rewards by about") as said:
         trainer.train_offline(2500, log_interval=500, progress=False)
     assert len(said) == 1
-    healthy = Trainer(algorithm, dataset=logs(UNIFORM), config=SMALL)
+    healthy = Trainer(algorithm, dataset=logs(UNIFORM), config={**SMALL, **config})
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         healthy.train_offline(2500, log_interval=500, progress=False)
@@ -116,3 +157,55 @@ def test_the_way_out_is_a_number():
         "5e+03, and beta=1. Either divide the rewards by about 5,000, set beta to about 5e+03, or set "
         "normalize_advantage=True."
     ]
+
+
+SMALL_WEIGHT = {"weight/effective_sample_size": 1.5 / 256, "advantage/mean": 0.0, "advantage/std": 400.0}
+
+
+@pytest.mark.parametrize(
+    ("algorithm", "config", "record", "told"),
+    [
+        ("iql", {}, {"weight/clipped_fraction": 0.95}, "95% of the weights are clipped.* set beta to about 100"),
+        ("iql", {}, SMALL_WEIGHT, "One sample has nearly all .* advantages are of about 4e"),
+        ("crr", {}, SMALL_WEIGHT, "Either divide the rewards by about 400, or set beta to about 400"),
+        ("crr", {"weights": "binary"}, SMALL_WEIGHT, ""),
+        ("awac", {}, SMALL_WEIGHT, "One sample has nearly all the weight"),
+        ("marwil", {}, {**SMALL_WEIGHT, "advantage/std": 1.0}, r"teach nothing\. Raise beta=1\."),
+        ("bc", {}, SMALL_WEIGHT, ""),
+        ("ppo", {}, SMALL_WEIGHT, ""),
+        ("mpo", {}, {"weight/kl": 2.0, "weight/effective_sample_size": 1 / 8, "policy/std": 0.2}, ""),
+        (
+            "mpo",
+            {"beta": 1.0},
+            {"weight/kl": 2.0, "weight/effective_sample_size": 1.05 / 8, "policy/std": 0.2, "advantage/std": 70.0},
+            "One of the policy's 8 actions .* differ by about 70 there, and beta=1. Set beta to about 70, or leave",
+        ),
+        ("mpo", {"beta": 1.0}, {"weight/kl": 1.0, "weight/effective_sample_size": 2 / 8, "policy/std": 0.2}, ""),
+        ("mpo", {"beta": 1.0}, {"weight/kl": 1.0, "weight/effective_sample_size": 1 / 18}, ""),
+    ],
+)
+def test_every_algorithm_is_told_its_own_way_out(
+    algorithm: str, config: dict[str, Any], record: dict[str, float], told: str
+):
+    alarm = Alarm(RunSpec.resolve(algorithm, config=config).config)
+    full = {"gradient_steps": 2000, "advantage/mean": 60.0, "advantage/std": 80.0, **record}
+    alarm(full)
+    if told:
+        with pytest.warns(UserWarning, match=told):
+            alarm(full)
+    alarm(full)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("place", ["pendulum", "hopper", "cartpole", "lunarlander", "CartPole-v1", "Pendulum-v1"])
+@pytest.mark.parametrize("algorithm", ["awr", "iql", "crr", "awac", "marwil", "mpo"])
+def test_nothing_is_said_of_a_healthy_run(algorithm: str, place: str):
+    """A warning is an error here."""
+    config = {"hidden": 64}
+    if place[0].isupper():
+        Trainer(algorithm, place, config=config, seed=0).train(4000, log_interval=250, progress=False)
+        return
+    for tier in ("random", "medium-replay", "expert"):
+        Trainer(algorithm, dataset=f"{place}-{tier}", config=config).train_offline(
+            2500, log_interval=250, progress=False
+        )

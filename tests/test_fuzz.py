@@ -1,15 +1,19 @@
 """Whatever a file holds, it is read or refused by one line: garbage with the right words, and damaged files."""
 
 import contextlib
+import csv
 import functools
+import gzip
 import inspect
+import io
+import itertools
 import json
 import resource
 import shutil
 import tempfile
 import warnings
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any, NamedTuple
 
@@ -35,6 +39,7 @@ from rlox.runs import checkpoint
 from schedules import World
 
 N = 6
+D3RLPY = Path(__file__).parent / "data" / "d3rlpy"
 SPACE = spaces.Dict({"goal": spaces.Discrete(3), "pair": spaces.Tuple([spaces.Box(-1, 1, (2,))])})
 
 
@@ -104,12 +109,24 @@ def damaged(draw: st.DrawFn, raw: bytes) -> bytes:
     return raw
 
 
+def lines_of(columns: Mapping[str, Any]) -> list[tuple[str, ...]]:
+    """Return the header and the rows of columns as text, columns of several numbers as numbered ones."""
+    flat: dict[str, list[str]] = {}
+    for name, values in columns.items():
+        parts = [values] if np.ndim(values) == 1 else np.transpose(values)
+        for i, part in enumerate(parts):
+            flat[name if len(parts) == 1 else f"{name}_{i}"] = [str(value) for value in part]
+    return [tuple(flat), *itertools.zip_longest(*flat.values(), fillvalue="")]
+
+
 @functools.cache
 def valid(suffix: str) -> bytes:
     """Return a whole file of a format; of Minari's folder, the values."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"logs{suffix}"
-        if suffix == ".parquet":
+        if suffix == ".csv":
+            path.write_text("\n".join(map(",".join, lines_of(table()))))
+        elif suffix == ".parquet":
             pq.write_table(pa.table({key: values.tolist() for key, values in table().items()}), path)
         else:
             Dataset.from_arrays(table()).save(path)
@@ -247,6 +264,57 @@ def parquet_files(draw: st.DrawFn) -> Write:
     rows = draw(st.sampled_from([1, 4, N]))
     columns = {key: pa.array(values.tolist()) for key, values in table().items()}
     return lambda path: pq.write_table(pa.table({**columns, **changed}), path, row_group_size=rows)
+
+
+cells = st.one_of(
+    st.sampled_from(
+        ["0", "1", "-1", "0.5", "1e999", "nan", "inf", "True", "", " ", "1_0", "1,5", '"', "\0", "2020-01-01"]
+    ),
+    st.sampled_from(["9" * 400, "9" * 5000, "a" * 200_000, "\ufeff", "\r", "\n"]),
+    st.text(max_size=4),
+)
+
+
+@st.composite
+def csv_files(draw: st.DrawFn) -> Write:
+    """Draw a CSV file some columns of which have other names, values or lengths, quoted as they should be or not."""
+    others = st.sampled_from([*table(), "episode", "observations_1", "next_observations", "x", "", "1"])
+    changed = draw(st.dictionaries(others, st.lists(cells, max_size=N + 1), max_size=3))
+    lines = lines_of({**table(), **changed})
+    if draw(st.booleans()):
+        made = io.StringIO()
+        csv.writer(made, delimiter=draw(st.sampled_from(",;\t"))).writerows(lines)
+        text = made.getvalue()
+    else:
+        text = draw(st.sampled_from(["\n", "\r\n", "\r", "\n\n"])).join(map(draw(st.sampled_from(",;\t")).join, lines))
+    return written(text.encode(draw(st.sampled_from(["utf-8", "utf-16", "utf-8-sig"])), errors="replace"))
+
+
+@st.composite
+def d3rlpy_files(draw: st.DrawFn) -> Write:
+    """Draw a file of d3rlpy, of two episodes, in which some entries are others than they should be."""
+    known: dict[str, Any] = {"num_episodes": 2}
+    for i in (0, 1):
+        known |= {f"observations_{i}": np.ones((3, 2)), f"actions_{i}": np.ones((3, 1)) * [[0], [1], [1]]}
+        known |= {f"rewards_{i}": np.ones((3, 1)), f"terminated_{i}": bool(i)}
+    kinds = ["array", "claim", "soft", "external", "group", "virtual", "raw", "text", "empty", "time", "reference", ""]
+    places = st.sampled_from([*known, "observations_0_0", "observations_0_1", "observations_2"])
+    changed = draw(st.dictionaries(places, st.sampled_from(kinds), max_size=3))
+    known["num_episodes"] = draw(st.one_of(st.just(2), st.sampled_from([-1, 0, 1, 3, 2**62, 2.0, True, [2]])))
+    values, shape = draw(any_arrays), draw(st.sampled_from([(0,), (N, 0), (2**40,), (3, 2**20), (3, 2**40)]))
+    target, text = draw(st.sampled_from(["/", "/rewards_0", "/a", "/group"])), draw(json_texts)
+
+    def write(path: Path) -> None:
+        with h5py.File(path, "w") as file:
+            for name, value in known.items():
+                if name not in changed:
+                    file[name] = value
+            for name, kind in changed.items():
+                with contextlib.suppress(TypeError, ValueError, OSError, KeyError, RuntimeError):
+                    if kind:
+                        _put(file, name, kind, values, shape, target, text)
+
+    return write
 
 
 @st.composite
@@ -403,6 +471,11 @@ PARSERS = {
     "hdf5, damaged": Parser(lambda: damaged(valid(".hdf5")).map(written), "logs.hdf5"),
     "parquet, garbage": Parser(parquet_files, "logs.parquet"),
     "parquet, damaged": Parser(lambda: damaged(valid(".parquet")).map(written), "logs.parquet"),
+    "csv, garbage": Parser(csv_files, "logs.csv"),
+    "csv, damaged": Parser(lambda: damaged(valid(".csv")).map(written), "logs.csv"),
+    "csv.gz, damaged": Parser(lambda: damaged(gzip.compress(valid(".csv"), mtime=0)).map(written), "logs.csv.gz"),
+    "d3rlpy, garbage": Parser(d3rlpy_files, "logs.h5"),
+    "d3rlpy, damaged": Parser(lambda: damaged((D3RLPY / "continuous.h5").read_bytes()).map(written), "logs.h5"),
     "minari, garbage": Parser(metadata),
     "minari, damaged metadata": Parser(
         lambda: damaged((minari_folder() / "data" / "metadata.json").read_bytes()).map(

@@ -514,13 +514,15 @@ def kill_and_finish(out: Path, *, n: int, kills: int, processes: int, steps: int
     for i in range(kills):
         process = start(out, n, processes, steps)
         until = n * steps * (i + rng.random()) / (kills + 1)
-        deadline = time.monotonic() + 300
-        while process.poll() is None and steps_of(out) < until:
-            assert time.monotonic() < deadline
-            time.sleep(0.02)
-        time.sleep(rng.random() / 2)
-        process.kill()
-        process.communicate()
+        deadline = time.monotonic() + 900
+        try:
+            while process.poll() is None and steps_of(out) < until:
+                assert time.monotonic() < deadline
+                time.sleep(0.02)
+            time.sleep(rng.random() / 2)
+        finally:
+            process.kill()
+            process.communicate()
         if (out / JOURNAL).exists() and rng.random() < 0.5:
             damage(out / JOURNAL, rng.choice(DAMAGE))
         assert ended.items() <= outcomes(out).items(), "what has ended stays as it was"

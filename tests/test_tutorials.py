@@ -86,9 +86,9 @@ def test_the_rules_by_hand_return_what_the_page_says():
 
 
 def test_a_policy_from_logs(tmp_path: Path):
-    less = {"n_batches=300": "n_batches=12", "250": "9", "5_000": "20", "4_000": "20"}
+    less = {"n_batches=300": "n_batches=15", "5_000": "20", "4_000": "20", "[1])": "[1], gradient_steps=20)"}
     names = run("logs.md", less)
-    assert names["dataset"].n_episodes == 9
+    assert names["dataset"].n_episodes == 12
     assert names["held_out"].n_episodes == 3
     assert names["found"]["fqe/low"] < names["found"]["fqe/value"] < names["found"]["fqe/high"]
     assert (tmp_path / "kiln.onnx").exists()
@@ -97,6 +97,12 @@ def test_a_policy_from_logs(tmp_path: Path):
     obs = np.array([[-0.5, 0.1]], np.float32)
     action: Any = onnxruntime.InferenceSession(tmp_path / "kiln.onnx").run(["action"], {"obs": obs})[0]
     np.testing.assert_allclose(action, names["trainer"].predict(obs), atol=1e-5)
+
+
+def test_a_policy_from_logs_and_its_interval_are_five_lines():
+    (code,) = (code for language, code in blocks("logs.md") if language == "python" and "[1])" in code)
+    assert len([line for line in code.splitlines() if line.strip()]) <= 5
+    assert code.startswith("from rlox import"), "nothing else is needed"
 
 
 @pytest.mark.slow

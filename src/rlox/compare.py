@@ -90,7 +90,9 @@ def _check_same(jobs: Sequence[Job]) -> None:
             continue
         now = json.loads(json.dumps(job.spec.to_dict()))
         flat = {**now["config"], **{name: now[name] for name in ("algorithm", "env", "dataset", "seed")}}
-        for name, value in flat.items():
+        # Runs of before have no names of columns.
+        was |= was.get("reading", {})
+        for name, value in {**flat, **now["reading"]}.items():
             before = was["config"].get(name, value) if name in now["config"] else was.get(name)
             if before != value:
                 raise ConfigError(

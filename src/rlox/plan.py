@@ -10,6 +10,7 @@ from typing import Any, NamedTuple
 from rlox.algorithms import find_algorithm
 from rlox.assemble import is_discrete, named
 from rlox.data.bundled import is_bundled, reference
+from rlox.data.reading import ACTIONS, Reading
 from rlox.envs.envs import find_spec, names_module
 from rlox.errors import ConfigError, suggest
 from rlox.runs.history import data_name
@@ -18,6 +19,8 @@ from rlox.spec import Budget, RunSpec, check_positive
 N_EVALUATIONS = 20
 """Of a run, if no interval is given."""
 BUDGET = {field.name for field in dataclasses.fields(Budget)}
+COLUMNS = [field.name for field in dataclasses.fields(Reading) if field.name not in ACTIONS]
+"""How data are read. The actions are those of the environment, which there always is."""
 
 
 class Job(NamedTuple):
@@ -33,18 +36,18 @@ class Plan(NamedTuple):
     """A comparison: every setting, at every place, with every seed."""
 
     settings: Mapping[str, Mapping[str, Any]]
-    """By label: ``algorithm``, ``preset``, and settings or parts of the budget."""
+    """By label: ``algorithm``, ``preset``, and settings, parts of the budget or names of columns."""
     envs: Sequence[str]
-    """Ids of environments."""
+    """Ids of environments; a single one is where data are evaluated that know no environment."""
     datasets: Sequence[str] = ()
     """Data to learn from instead."""
     seeds: Sequence[int] = (0, 1, 2, 3, 4)
     shared: Mapping[str, Any] = {}
-    """Settings and parts of the budget of every run."""
+    """Settings, parts of the budget and names of columns of every run."""
     on: Mapping[str, Mapping[str, Any]] = {}
     """Those of one place; for data also its ``env``."""
     over: Mapping[str, Any] = {}
-    """Parts of the budget that outweigh all of these."""
+    """Parts of the budget and names of columns that outweigh all of these."""
 
     def jobs(self, out: Path) -> list[Job]:
         """Return its runs, in folders ``LABEL/PLACE/SEED`` of ``out``, all settings with the first seed first.
@@ -52,12 +55,13 @@ class Plan(NamedTuple):
         Raises:
             ConfigError: an unknown algorithm, preset, environment or setting, or nothing that says how long.
         """
-        places = [(env, None) for env in self.envs] + [(None, data) for data in self.datasets]
+        envs = () if self._lent else self.envs
+        places = [(env, None) for env in envs] + [(None, data) for data in self.datasets]
         if not places:
             raise ConfigError("Say where to compare: env = ['CartPole-v1'] (--env), or dataset = [...] (--dataset).")
         for env in self.envs:
             find_spec(env)
-        for name in self.on.keys() - {*self.envs, *self.datasets}:
+        for name in self.on.keys() - {*envs, *self.datasets}:
             raise ConfigError(f"[on.\"{name}\"]: '{name}' is not among the environments and data that are compared.")
         for label in self.settings:
             if not label or label.startswith(".") or not label.isprintable() or set(label) & set("/\\:"):
@@ -77,6 +81,12 @@ class Plan(NamedTuple):
             for (label, place), spec in specs.items()
         ]
 
+    @property
+    def _lent(self) -> str | None:
+        """The environment that is named for data that know none, and is not learned in by itself."""
+        lonely = [data for data in self.datasets if "env" not in self.on.get(data, {}) and env_of(data) is None]
+        return self.envs[0] if lonely and len(self.envs) == 1 else None
+
     def _spec(self, label: str, env: str | None, data: str | None) -> RunSpec:
         given = {**self.shared, **self.on.get(env or data or "", {}), **self.settings[label], **self.over}
         given = {name: None if value == "none" else value for name, value in given.items()}
@@ -85,19 +95,21 @@ class Plan(NamedTuple):
             if "env" in given:
                 raise ConfigError(f"'{label}' names an env of its own: environments stand at the top, as env = [...].")
         algorithm, preset = str(given.pop("algorithm", label)), given.pop("preset", None)
-        env = given.pop("env", env) or env_of(data)
+        env = given.pop("env", env) or env_of(data) or self._lent
         if env is None:
             raise ConfigError(
-                f"'{data}' has no environment to evaluate in: name it in a file, [on.\"{data}\"] env = 'ID'."
+                f"'{data}' has no environment to evaluate in: name one, env = 'ID' (--env), or for each of several "
+                f"data in a file, [on.\"{data}\"] env = 'ID'."
             )
         if not isinstance(env, str):
             raise ConfigError(f"env = {env!r} of '{data}' must be the id of an environment.")
+        columns = {name: given.pop(name) for name in COLUMNS if name in given}
         budget = {name: value for name, value in given.items() if name in BUDGET}
         config = {name: value for name, value in given.items() if name not in BUDGET}
         known = [field.name for field in dataclasses.fields(find_algorithm(algorithm)[1].config)]
         for name in config:
             if name not in known:
-                near = suggest(name, [*known, *BUDGET])
+                near = suggest(name, [*known, *BUDGET, *COLUMNS])
                 raise ConfigError(f"'{name}' is not a setting of {algorithm} ('{label}') or part of a budget.{near}")
         spec = RunSpec.resolve(
             algorithm,
@@ -106,6 +118,7 @@ class Plan(NamedTuple):
             env=env,
             discrete=lambda: is_discrete(env, None),
             dataset=named(data),
+            reading=Reading(**(columns if data else {})),
         )
         return dataclasses.replace(spec, budget=budget_of(label, data, budget))
 

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
+from rlox.cli.options import column_flags, take_reading
 from rlox.cli.values import check_no_effect
 from rlox.errors import ConfigError, RunsFailedError
 
@@ -34,6 +36,7 @@ def compare(
     processes: int | None = None,
     threshold: float | None = None,
     save: Path | None = None,
+    **columns: Any,
 ) -> None:
     """Compare algorithms, or settings of one, over seeds: run what is missing, then print a table and write a report.
 
@@ -45,9 +48,9 @@ def compare(
     run
         Folders of runs that are there; they are compared as they are.
     env
-        Environments to learn in.
+        Environments to learn in; with data that know none, the one to evaluate them in.
     dataset
-        Data to learn from instead.
+        Data to learn from instead: files, Minari ids or folders, or some of `rlox list datasets`.
     algorithms
         What to compare, such as awr,iql,ppo; awr:tuned is awr with that preset.
     seeds
@@ -70,6 +73,8 @@ def compare(
         Return to reach: the table says when. By default the one that the environment names, if it does.
     save
         File to keep settings and returns in (.json), which this command reads like folders.
+    columns
+        Names of columns.
     """
     from rlox.runs.history import find_runs
 
@@ -82,6 +87,7 @@ def compare(
         "gradient_steps": gradient_steps,
         "eval_interval": eval_interval,
         "n_eval_episodes": n_eval_episodes,
+        **take_reading(columns).given(),
     }
     outcome = None
     if run:
@@ -98,30 +104,38 @@ def compare(
         _fail(outcome.failures)
 
 
+_own = [*inspect.signature(compare).parameters.values()][:-1]
+compare.__signature__ = inspect.Signature([*_own, *column_flags()])  # pyright: ignore[reportFunctionMemberAccess]
+
+
 def _run(
     given: dict[str, Any], config: Path | None, output: Path | None, processes: int | None
 ) -> tuple[Path, Outcome]:
     """Run what is missing; returns the folder and how the runs ended."""
     from rlox.cli.sources import read_toml
     from rlox.compare import run_jobs
+    from rlox.data.sources import check_names
     from rlox.modules import IMPORTED
-    from rlox.plan import Plan, named_settings, plan_of, seeds_of
+    from rlox.plan import COLUMNS, Plan, named_settings, plan_of, seeds_of
     from rlox.processes import cores_for
     from rlox.runs.interrupts import Interrupted
 
-    budget = {name: given[name] for name in BUDGET_FLAGS if given[name] is not None}
+    columns = {name: given[name] for name in COLUMNS if name in given}
+    shared = {**columns, **{name: given[name] for name in BUDGET_FLAGS if given[name] is not None}}
     if config is not None:
         check_no_effect("beside --config, whose tables say what is compared", algorithms=given["algorithms"])
         plan = plan_of(read_toml(config), str(config))
-        plan = plan._replace(over=budget)
+        plan = plan._replace(over=shared)
     elif given["algorithms"] is None:
         raise ConfigError(
             "Say what to compare: --env ID --algorithms awr,iql --total-timesteps N, a file by --config, or folders of "
             "runs."
         )
     else:
-        plan = Plan(named_settings(given["algorithms"].split(",")), (), shared=budget)
+        plan = Plan(named_settings(given["algorithms"].split(",")), (), shared=shared)
     envs, datasets = given["env"] or plan.envs, given["dataset"] or plan.datasets
+    if not datasets:
+        check_no_effect("without data: name them by --dataset", **columns)
     # Some of a file's places leave the tables of its others without effect.
     others = {*plan.envs, *plan.datasets} - {*envs, *datasets}
     plan = plan._replace(
@@ -134,6 +148,9 @@ def _run(
         name = config.stem if config else "-".join([*plan.settings, *plan.envs, *(Path(d).stem for d in plan.datasets)])
         output = Path("runs") / f"compare-{name}".replace("/", "-").replace(":", "-")
     jobs = plan.jobs(output)
+    for data, reading in dict.fromkeys((job.spec.dataset, job.spec.reading) for job in jobs):
+        if data is not None:
+            check_names(data, reading.columns)
     cores = cores_for(processes)
     n = f"{len(jobs)} runs, {len(cores)} at a time," if len(jobs) > 1 else "One run"
     print(f"{n} in {output}.", flush=True)

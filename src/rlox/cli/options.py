@@ -16,7 +16,7 @@ from cyclopts import App, Group, Parameter
 
 from rlox.cli.report import describe_algorithm
 from rlox.cli.values import arms_of
-from rlox.data.reading import Reading
+from rlox.data.reading import ACTIONS, Reading
 
 RUN = Group("Run", sort_key=1)
 DATA = Group("Data that are a file", sort_key=1.5)
@@ -105,6 +105,11 @@ def flags_to_change(kinds: Iterable[type], group: Group) -> list[inspect.Paramet
                 hint = Union[get_args(found[parameter.name].annotation)[0], hint]  # noqa: UP007
             found[parameter.name] = parameter.replace(annotation=Annotated[hint, about])
     return list(found.values())
+
+
+def column_flags() -> list[inspect.Parameter]:
+    """Return the flags that name columns, for commands with an environment, which says what the actions are."""
+    return [flag for flag in flags_to_change([Reading], DATA) if flag.name not in ACTIONS]
 
 
 def take_reading(given: dict[str, Any]) -> Reading:

@@ -11,10 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Group, Parameter
 
 from rlox.algorithms.others import Other
-from rlox.cli.options import add_commands, setting_parameters
+from rlox.cli.options import add_commands, column_flags, setting_parameters, take_reading
 from rlox.cli.sources import apply_file
-from rlox.cli.values import check_whole_numbers
+from rlox.cli.values import check_no_effect, check_whole_numbers
 from rlox.core.algorithm import Algorithm
+from rlox.data.reading import AS_IT_IS, Reading
 from rlox.errors import ConfigError
 
 if TYPE_CHECKING:
@@ -76,7 +77,8 @@ def add_algorithms() -> None:
 
 def _command(name: str, algorithm: Algorithm | Other) -> Callable[..., None]:
     def run(**given: Any) -> None:
-        tune(name, given.pop("options", Options()), given)
+        options, reading = given.pop("options", Options()), take_reading(given)
+        tune(name, options, given, reading)
 
     options = inspect.Parameter(
         "options",
@@ -84,18 +86,19 @@ def _command(name: str, algorithm: Algorithm | Other) -> Callable[..., None]:
         default=Options(),
         annotation=Annotated[Options, Parameter(name="*", group=SEARCH)],
     )
-    signature = inspect.Signature([options, *setting_parameters(name, algorithm.config)])
+    signature = inspect.Signature([options, *column_flags(), *setting_parameters(name, algorithm.config)])
     run.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return run
 
 
-def tune(algorithm: str, options: Options, settings: Mapping[str, Any]) -> None:
+def tune(algorithm: str, options: Options, settings: Mapping[str, Any], reading: Reading = AS_IT_IS) -> None:
     """Search, and print what it came to.
 
     Args:
         algorithm: its name.
         options: the search.
         settings: those that are fixed.
+        reading: names of the data's columns.
 
     Raises:
         ConfigError: a space that is not NAME=VALUES, or as ``rlox.tune``.
@@ -106,7 +109,9 @@ def tune(algorithm: str, options: Options, settings: Mapping[str, Any]) -> None:
     del given["config"]
     intervals = {name: given.pop(name) for name in ("eval_interval", "n_eval_episodes")}
     space = dict(map(_named, given.pop("space")))
-    found = search.tune(algorithm, **given, **intervals, config=settings, space=space, progress=True)
+    if options.dataset is None:
+        check_no_effect("without data: name them by --dataset", **reading.given())
+    found = search.tune(algorithm, **given, **intervals, config=settings, space=space, reading=reading, progress=True)
     _show(found, options.env)
 
 

@@ -23,7 +23,7 @@ def _describe_arm(hint: Any) -> str:
         *others, last = (repr(choice) for choice in get_args(hint))
         return f"{', '.join(others)} or {last}" if others else last
     if get_origin(hint) is tuple:
-        return {int: "several whole numbers", float: "several numbers"}.get(get_args(hint)[0], "several values")
+        return {int: "several whole numbers", float: "a number, or several"}.get(get_args(hint)[0], "several values")
     return {int: "a whole number", float: "a number", bool: "true or false", Path: "a path"}.get(hint, "text")
 
 

@@ -30,7 +30,7 @@ def check_columns(table: Mapping[str, Column], name: str) -> dict[str, Column]:
     """
     n = (table["rewards"].shape or (0,))[0]
     if n == 0:
-        raise DatasetError(f"{name} has no steps: 'rewards' has shape {table['rewards'].shape}.")
+        raise DatasetError(f"{name} has no steps: there is no row in its columns, and it takes at least one.")
     for key, column in table.items():
         shape = column.shape or ()
         if shape[:1] != (n,):
@@ -178,6 +178,8 @@ FILLED = 0.9
 
 def doubt(actions: Column, limits: ActionRange, space: spaces.Space[Any]) -> str:
     """Return what may be wrong with an inferred action space, and the way out; nothing if the data confirm it."""
+    if isinstance(space, spaces.Discrete):
+        return _doubt_choices(actions, int(space.n))
     if not isinstance(space, spaces.Box):
         return ""
     low, high = float(limits.low.min()), float(limits.high.max())
@@ -196,6 +198,22 @@ def doubt(actions: Column, limits: ActionRange, space: spaces.Space[Any]) -> str
         f"The bounds of the actions had to be guessed, {bounds}, and the data lie from {low:g} to {high:g}: the policy "
         "measures its noise in these bounds, and cannot leave them. Say the true ones: action_space=gymnasium.spaces."
         f"Box(low, high, {actions.shape[1:]}) (--action-low, --action-high), or name the environment."
+    )
+
+
+def _doubt_choices(actions: Column, n: int) -> str:
+    """Return what may be wrong with whole numbers that are taken for ``n`` choices."""
+    taken = np.zeros(n, bool)
+    for rows in pieces([actions], "Checking actions"):
+        piece = actions[rows].ravel().astype(np.int64)
+        taken[piece[piece >= 0]] = True
+    # The largest one occurs. Choices are counted from 0, and seldom half of them are left out.
+    if taken[0] and 2 * taken.sum() > n:
+        return ""
+    return (
+        f"The actions are whole numbers, and taken for {n:,} choices, of which {taken.sum():,} occur in the data (the "
+        f"lowest is {int(taken.argmax())}): if they are amounts, say their bounds (--action-low, --action-high); if "
+        f"they are choices, count them from 0, or say action_space=gymnasium.spaces.Discrete({n}) (--n-actions {n})."
     )
 
 
@@ -221,6 +239,9 @@ def check_log_probs(table: Mapping[str, Column], space: spaces.Space[Any], name:
 
 def check_actions(actions: Column, limits: ActionRange, space: spaces.Space[Any], name: str) -> None:
     """Refuse actions that have not the space's shape, or are outside it."""
+    way_out = "pass the action_space of the environment that was logged"
+    if isinstance(space, spaces.Discrete) and (limits.low < space.start).any():
+        way_out = "count choices from 0, or say the bounds of amounts (action_space=, --action-low, --action-high)"
     shape = space.shape or ()
     if len(limits.low) != max(math.prod(shape), 1):
         raise DatasetError(f"{name}: an action has shape {actions.shape[1:]}, but the space {space} has {shape}.")
@@ -244,5 +265,5 @@ def check_actions(actions: Column, limits: ActionRange, space: spaces.Space[Any]
             row = int(outside.argmax())
             raise DatasetError(
                 f"{name}: the action in row {rows.start + row:,} is {piece[row].tolist()}, which is outside {space}: "
-                "pass the action_space of the environment that was logged."
+                f"{way_out}."
             )

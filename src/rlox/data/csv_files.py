@@ -39,7 +39,11 @@ def open_csv(path: Path) -> Source:
 def _rows_of(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
     """Give the names of the columns, and the rows below them."""
     opener = gzip.open if path.suffix.lower() == ".gz" else open
-    with opener(path, "rb") as raw, io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file:
+    with (
+        _saying_what_encoding(path),
+        opener(path, "rb") as raw,
+        io.TextIOWrapper(raw, encoding="utf-8-sig", newline="") as file,
+    ):
         # Some programs write semicolons or tabs.
         first = file.readline(2**20)
         delimiter = max(",;\t", key=first.count)
@@ -50,6 +54,17 @@ def _rows_of(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
         if twice is not None:
             raise DatasetError(f"'{path}' has two columns '{twice}': rename one of them.")
         yield names, (row for row in csv.reader(file, delimiter=delimiter) if row)
+
+
+@contextlib.contextmanager
+def _saying_what_encoding(path: Path) -> Iterator[None]:
+    try:
+        yield
+    except UnicodeDecodeError as error:
+        byte = error.object[error.start]
+        raise DatasetError(
+            f"'{path}' is not UTF-8 text, since it has the byte 0x{byte:02x}: save it as CSV in UTF-8."
+        ) from None
 
 
 def _is_number(text: str) -> bool:
@@ -74,7 +89,8 @@ def _read(
     while batch := list(itertools.islice(lines, _BATCH)):
         for i, row in enumerate(batch):
             if len(row) != width:
-                raise DatasetError(f"'{path}': row {at + i:,} has {len(row)} values, but there are {width} columns.")
+                told = f"'{path}': row {at + i:,} has {len(row)} values, but there are {width} columns"
+                raise DatasetError(f"{told}: complete or drop it.")
         for name, place in wanted:
             parts[name].append(_parse([row[place] for row in batch]))
             size += parts[name][-1].nbytes

@@ -280,7 +280,8 @@ class Dataset:
 
     def summary(self) -> dict[str, Any]:
         """Return what the data hold, and what in them is suspicious, as plain JSON values (see ``summarize``)."""
-        return summarize(self.columns, self.episodes(), self.action_space, self.name)
+        found = summarize(self.columns, self.episodes(), self.action_space, self.name)
+        return {**found, "suspicious": [self.guesses] * bool(self.guesses) + found["suspicious"]}
 
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` or ``.hdf5`` file, or without a suffix the folder of a Minari dataset.

@@ -15,6 +15,8 @@ if TYPE_CHECKING:
     from rlox.data.columns import ColumnNames
 
 ACTIONS = ("action_low", "action_high", "n_actions")
+SEVERAL = ("observations", "actions", "next_observations")
+"""What may be of several columns."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -45,10 +47,14 @@ class Reading:
     """Number of choices, where actions are choices."""
 
     def __post_init__(self) -> None:
-        for field in dataclasses.fields(self):
-            value = getattr(self, field.name)
-            if isinstance(value, list | tuple):
-                object.__setattr__(self, field.name, tuple(value) or None)
+        for name, value in list(vars(self).items()):
+            several = [value] if isinstance(value, str) and name in SEVERAL else value
+            value = (tuple(several) or None) if isinstance(several, list | tuple) else value
+            object.__setattr__(self, name, value)
+            names = value if isinstance(value, tuple) and name in SEVERAL else (value,)
+            if name not in ACTIONS and value is not None and not all(isinstance(column, str) for column in names):
+                wanted = "the name of a column" + (", or a list of names" if name in SEVERAL else "")
+                raise DatasetError(f"{name}={value!r} must be {wanted}.")
         if (self.action_low is None) != (self.action_high is None):
             raise DatasetError("action_low and action_high are given together, such as -1 and 1.")
         if self.action_low is not None and self.n_actions is not None:

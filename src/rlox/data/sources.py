@@ -65,6 +65,9 @@ def open_source(path: str | Path) -> Source:
     if opener and os.path.exists(path) and not (os.path.isfile(path) or os.path.isdir(path)):
         raise DatasetError(f"'{path}' is a pipe or a device: data are read from files only.")
     if opener:
+        if not os.path.exists(path):
+            there = [other for other in _names_beside(path) if other != path.name]
+            raise DatasetError(f"There is no file '{path}'.{did_you_mean(path.name, there)}")
         return opener(path)
     if os.path.isdir(path) or re.search(r"-v\d+$", path.name):
         return open_minari(path)
@@ -72,6 +75,15 @@ def open_source(path: str | Path) -> Source:
         f"'{path}' is not a data file (.npz, .hdf5, .h5, .parquet, .csv or .csv.gz), the folder or id of a Minari "
         f"dataset, or the name of bundled data.{'' if path.suffix else did_you_mean(path.name, bundled_names())}"
     )
+
+
+def _names_beside(path: Path) -> list[str]:
+    """Return the data files in the folder of a path."""
+    try:
+        with os.scandir(path.parent) as entries:
+            return [entry.name for entry in entries if Path(entry.name).suffix.lower() in (*OPENERS, ".gz")]
+    except OSError:
+        return []
 
 
 def array_source(columns: Mapping[str, Any]) -> Source:
@@ -145,7 +157,7 @@ def take(source: Source, theirs: Mapping[str, str | list[str]], rows: slice, nam
     for key, column in read.items():
         # Ids may be text; not of variable length in a file, which HDF5 can read forever if it is damaged.
         if key != theirs.get("episode") or (column.dtype.kind == "O" and not isinstance(column, np.ndarray)):
-            _check_numbers(column, key, name)
+            _check_numbers(column, key, name, choice=key in _as_list(theirs.get("actions", ())))
     table: dict[str, Column] = {}
     for ours, parts in theirs.items():
         if isinstance(parts, str):
@@ -167,14 +179,17 @@ def _as_list(names: str | Sequence[str]) -> Sequence[str]:
     return [names] if isinstance(names, str) else names
 
 
-def _check_numbers(column: Column, key: str, name: str) -> None:
+def _check_numbers(column: Column, key: str, name: str, *, choice: bool) -> None:
     if column.dtype.kind in "fiub":
         return
     held, way_out = f"values of type {column.dtype}", "convert it to numbers, or leave it out"
     if column.dtype.kind in "Mm":
         held, way_out = "times", "convert it to numbers, such as seconds since the episode began, or leave it out"
     elif column.dtype.kind == "U" and column.shape and (found := _first_text(column[:])):
-        held, way_out = found, "write a number there, or leave the column out"
+        held = found
+        way_out = "correct it (numbers are like 1234.5), drop that episode, or leave the column out"
+        if choice:
+            way_out = "count choices from 0, and write amounts like 1234.5"
     elif column.dtype.kind in "USO":
         held = "text or Python objects"
     raise DatasetError(f"{name}: column '{key}' holds {held}, but it must hold numbers: {way_out}.")
@@ -294,11 +309,22 @@ def _missing(wanted: list[str], known: list[str], found: Mapping[str, str | list
             "is terminal) and 'timeouts' (the episode was truncated)."
         )
     used = {part for parts in found.values() for part in _as_list(parts)}
-    if len(wanted) == 1:
-        return DatasetError(f"{name} has no column '{wanted[0]}'.{did_you_mean(wanted[0], set(known) - used)}{way_out}")
+    near = did_you_mean(wanted[0], set(known) - used)
+    if len(wanted) == 1 and (near or way_out):
+        return DatasetError(f"{name} has no column '{wanted[0]}'.{near}{way_out}")
     several = ", ".join(f"'{column}'" for column in wanted[:-1])
+    missing = f"columns {several} and '{wanted[-1]}'" if several else f"column '{wanted[0]}'"
     there = f" It has {', '.join(known[:40])}{', ...' if len(known) > 40 else ''}: " if known else " "
     return DatasetError(
-        f"{name} has no columns {several} and '{wanted[-1]}'.{there}say which is which, such as "
-        f"columns={{'observations': ['x', 'v']}} (--observations x v).{way_out}"
+        f"{name} has no {missing}.{there}say which is which, such as columns={{'observations': ['x', 'v']}} "
+        f"(--observations x v).{way_out}"
     )
+
+
+def check_names(path: str | Path, columns: ColumnNames) -> None:
+    """Refuse data whose columns are not there, without a look at their rows.
+
+    Raises:
+        DatasetError: there are no such data, or a column is missing.
+    """
+    resolve(open_source(path).names, columns, Path(path).stem)

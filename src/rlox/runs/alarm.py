@@ -13,6 +13,8 @@ WARM = 1000
 """Gradient steps before which weights may be anything, since the critic knows nothing yet."""
 OWNS = 2.0
 """Samples of a minibatch in effect, below which one has nearly all the weight."""
+OWNS_STATE = 1.1
+"""The same of the policy's own actions in a state, of which there are a few only."""
 
 
 class Alarm:
@@ -32,9 +34,14 @@ class Alarm:
     def _trouble(self, record: Mapping[str, float]) -> str:
         """Return what is wrong with the weights and the way out, in two sentences; nothing if they are in order."""
         config, beta = self._config, getattr(self._config, "beta", None)
+        # Weights of 0 and 1, and a temperature that is solved for, do not depend on the scale of the rewards.
+        if beta is None or getattr(config, "weights", "") == "binary":
+            return ""
+        share = record.get("weight/effective_sample_size", 1.0)
+        if "weight/kl" in record:
+            return self._trouble_of_own_actions(record, beta, share)
         clipped = record.get("weight/clipped_fraction", 0.0)
-        samples = record.get("weight/effective_sample_size", 1.0) * config.batch_size
-        if beta is None or not (clipped > CLIPPED or samples < OWNS):
+        if not (clipped > CLIPPED or share * config.batch_size < OWNS):
             return ""
         what = "One sample has nearly all the weight of its minibatch, and the others teach nothing"
         if clipped > CLIPPED:
@@ -47,3 +54,16 @@ class Alarm:
         ways += ["set normalize_advantage=True"] if getattr(config, "normalize_advantage", None) is False else []
         rest = ", ".join(ways[:-1])
         return f"{what}: advantages are of about {size:,.2g}, and beta={beta:g}. Either {rest}, or {ways[-1]}."
+
+    def _trouble_of_own_actions(self, record: Mapping[str, float], beta: float, share: float) -> str:
+        """Return the same of weights among the policy's own actions in each state, as MPO has them."""
+        n = getattr(self._config, "n_action_samples", math.inf)
+        # Of choices, one may well have all the weight: it is the best.
+        if "policy/std" not in record or not share * n < OWNS_STATE:
+            return ""
+        size = record.get("advantage/std", 0.0)
+        told = f"values differ by about {size:,.2g} there, and beta={beta:g}"
+        return (
+            f"One of the policy's {n} actions in each state has nearly all the weight: {told}. Set beta to about "
+            f"{size:,.2g}, or leave it out, so that it is solved for."
+        )

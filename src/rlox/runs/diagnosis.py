@@ -99,7 +99,7 @@ def _clipped(run: Run) -> Finding | None:
     return Finding(
         "Nearly all weights are clipped.",
         f"{share:.0%} of the weights are at max_advantage, so that good actions count no more than the others.",
-        "Raise beta, or set normalize_advantage.",
+        _advice(run, beta="raise {}", normalize_advantage="set {}"),
     )
 
 
@@ -110,7 +110,7 @@ def _few_samples(run: Run) -> Finding | None:
     return Finding(
         "A handful of samples has all the weight.",
         f"The effective sample size is {share:.2%} of the minibatch: each step imitates a few actions only.",
-        "Raise beta, or set normalize_advantage.",
+        _advice(run, beta="raise {}", normalize_advantage="set {}"),
     )
 
 

@@ -41,12 +41,13 @@ class Series(NamedTuple):
 def data_name(dataset: str) -> str:
     """Return what data are called: a file by its name, the rest as it is."""
     path = Path(dataset)
-    if not path.is_absolute():
-        return path.name.removesuffix(path.suffix) if path.suffix in _SUFFIXES else dataset
-    return path.stem if path.suffix in _SUFFIXES else path.name
+    suffix = next((suffix for suffix in _SUFFIXES if path.name.endswith(suffix)), None)
+    if suffix is not None:
+        return path.name.removesuffix(suffix)
+    return path.name if path.is_absolute() else dataset
 
 
-_SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet")
+_SUFFIXES = (".npz", ".hdf5", ".h5", ".parquet", ".csv", ".csv.gz")
 
 
 class Run(NamedTuple):

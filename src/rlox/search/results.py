@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from rlox.errors import ConfigError
 from rlox.files import refusing, writing
@@ -13,7 +13,7 @@ from rlox.runs.history import read_run
 from rlox.runs.plots import COLOURS, figure_type
 from rlox.runs.report import write_report
 from rlox.runs.table import markdown, number
-from rlox.search.space import Range, Space, shown
+from rlox.search.space import Choice, Range, Space, shown
 from rlox.search.trials import Trial
 
 if TYPE_CHECKING:
@@ -93,19 +93,37 @@ def draw(search: Search, space: Space, path: Path) -> None:
     for at, value in complete:
         best.append((at, max([value, *(before for _, before in best)])))
     panels["trial"].step(*zip(*best, strict=True), where="post", color=COLOURS[1], linewidth=1.5, label="best so far")
-    panels["trial"].legend(frameon=False, loc="lower right")
-    panels["trial"].set_ylabel("return")
-    for name, panel in panels.items():
+    # Above the panel, where no trial can be.
+    panels["trial"].legend(frameon=False, loc="lower left", bbox_to_anchor=(0, 1), ncols=3, borderaxespad=0)
+    for i, (name, panel) in enumerate(panels.items()):
         panel.set_xlabel(name)
+        if (i - 1) % n_columns == 0 or not i:
+            panel.set_ylabel("return")
         panel.grid(axis="y", color="#888888", alpha=0.25, linewidth=0.6)
         panel.spines[["top", "right"]].set_visible(False)
-        tried = space.get(name)
-        if isinstance(tried, Range) and tried.log:
-            panel.set_xscale("log")
-        elif tried is not None and not isinstance(tried, Range):
-            panel.set_xticks(range(len(tried.values)), map(shown, tried.values))
+        _scale(panel.xaxis, space.get(name))
     with writing(path) as side, refusing(path):
         made.savefig(side, dpi=130)
+
+
+def _scale(axis: Any, tried: Range | Choice | None) -> None:
+    """Show what was tried of a setting from one end to the other, with few marks; None is the number of a trial."""
+    from matplotlib.ticker import LogLocator, MaxNLocator, NullLocator
+
+    if isinstance(tried, Choice):
+        axis.set_ticks(range(len(tried.values)), map(shown, tried.values))
+        axis.axes.set_xlim(-0.5, len(tried.values) - 0.5)
+        return
+    axis.set_major_locator(MaxNLocator(6, integer=tried is None or isinstance(tried.low, int)))
+    if tried is not None and tried.log:
+        axis.axes.set_xscale("log")
+        axis.set_major_locator(LogLocator(subs=(1, 3) if tried.high / tried.low < 1000 else (1,)))
+        axis.set_minor_locator(NullLocator())
+        axis.set_major_formatter("{x:g}")
+    if tried is not None:
+        margin = 1.15 if tried.log else 0.05 * (tried.high - tried.low)
+        ends = (tried.low / margin, tried.high * margin) if tried.log else (tried.low - margin, tried.high + margin)
+        axis.axes.set_xlim(*ends)
 
 
 def _place(trial: Trial, name: str, space: Space) -> float:

@@ -83,7 +83,8 @@ class Task:
         base = self.base
         config = {**dataclasses.asdict(base.config), **settings}
         found = RunSpec.resolve(base.algorithm, config=config, env=base.env, dataset=base.dataset, budget=base.budget)
-        return dataclasses.replace(found, preset=base.preset, seed=base.seed if seed is None else seed)
+        seed = base.seed if seed is None else seed
+        return dataclasses.replace(found, preset=base.preset, reading=base.reading, seed=seed)
 
     @property
     def start(self) -> dict[str, Any] | None:

@@ -11,6 +11,8 @@ from typing import Any, NamedTuple, Unpack
 
 from rlox.algorithms import find_algorithm
 from rlox.assemble import is_discrete, named
+from rlox.data.reading import AS_IT_IS, Reading
+from rlox.data.sources import check_names
 from rlox.envs.envs import find_spec
 from rlox.errors import ConfigError, RunsFailedError, did_you_mean
 from rlox.modules import IMPORTED
@@ -89,6 +91,7 @@ def tune(
     output: str | Path | None = None,
     processes: int | None = None,
     modules: Sequence[str] = (),
+    reading: Reading = AS_IT_IS,
     progress: bool | None = None,
     **intervals: Unpack[Intervals],
 ) -> Search:
@@ -115,6 +118,8 @@ def tune(
         output: folder of the search; by default one under ``runs/``, named for the algorithm and where it learns.
         processes: runs at a time; as many as there are cores by default.
         modules: modules that register an algorithm or an environment of your own, for the runs to import.
+        reading: names of the data's columns, such as ``Reading(observations=("x", "v"), episode="batch")`` of
+            ``rlox.data.reading``.
         progress: a live table; None shows it on a terminal only.
         intervals: other parts of the budget, as ``Trainer.train`` has them; ``eval_interval`` is a twentieth of the
             run by default.
@@ -133,6 +138,9 @@ def tune(
     budget = {name: n for name, n in given.items() if n is not None or name == "checkpoint_minutes"}
     fixed = dict(config or {})
     base = _base(algorithm, env, None if dataset is None else str(dataset), fixed, preset, seed, budget)
+    base = dataclasses.replace(base, reading=reading)
+    if base.dataset is not None:
+        check_names(base.dataset, reading.columns)
     discrete = is_discrete(base.env, None)
     tried = space_of(base, fixed, space or {}, discrete=discrete)
     task = Task(base=base, space=tried, seeds=seeds, prune=prune)
