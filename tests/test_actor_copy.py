@@ -48,9 +48,10 @@ def test_the_copy_is_what_predicts_what_is_saved_and_what_a_folder_holds(tmp_pat
     trainer.train(200, progress=False)
     found = trainer.predict(OBS)
     learner: Any = trainer._learner
+    policy: Any = trainer.policy
     state = learner.state.train
     mean, mean_now, mean_handed_out = (
-        np.asarray(actor(jnp.asarray(OBS)).mean) for actor in (state.averaged_actor, state.actor, trainer.policy.actor)
+        np.asarray(actor(jnp.asarray(OBS)).mean) for actor in (state.averaged_actor, state.actor, policy.actor)
     )
     assert not np.allclose(mean, mean_now, atol=1e-3)
     np.testing.assert_array_equal(mean_handed_out, mean)
@@ -82,5 +83,6 @@ def test_what_is_between_two_turns_is_stored_and_resumed_exactly(tmp_path: Path)
     rest = Trainer.load(tmp_path / "part", env=ObservedActionReward("discrete"))
     rest.train(36, progress=False)
     np.testing.assert_array_equal(rest.predict(OBS), whole.predict(OBS))
-    for one, other in zip(leaves(rest.policy.actor), leaves(whole.policy.actor), strict=True):
+    policies: list[Any] = [rest.policy, whole.policy]
+    for one, other in zip(*(leaves(policy.actor) for policy in policies), strict=True):
         np.testing.assert_array_equal(one, other)
