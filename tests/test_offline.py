@@ -23,8 +23,8 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "awac": {**SMALL, "beta": 0.2, "tau": 0.1},
     "crr": {**SMALL, "beta": 0.2, "tau": 0.1},
     "iql": {**SMALL, "beta": 0.2, "tau": 0.1},
-    "mpo": {**SMALL, "n_states": 32, "tau": 0.1},
-    "mpo near the data": {**SMALL, "n_states": 32, "tau": 0.1, "replay_share": 0.5},
+    "mpo": {**SMALL, "n_states": 32},
+    "mpo near the data": {**SMALL, "n_states": 32, "replay_share": 0.5},
 }
 SETTINGS["bc"] = SMALL
 

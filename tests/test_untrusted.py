@@ -406,7 +406,7 @@ def test_a_column_that_is_needed_itself_is_not_suggested():
     made = {"next_observations": np.zeros((N, 2)), **{k: v for k, v in table().items() if k != "observations"}}
     with pytest.raises(DatasetError) as error:
         Dataset.from_arrays(made)
-    assert str(error.value) == "arrays has no column 'observations'."
+    assert str(error.value).startswith("arrays has no column 'observations'. It has next_observations, actions,")
     with pytest.raises(DatasetError, match=r"Did you mean 'observation'\?"):
         Dataset.from_arrays({**made, "observation": np.zeros((N, 2))})
 

@@ -183,6 +183,8 @@ def doubt(actions: Column, limits: ActionRange, space: spaces.Space[Any]) -> str
     if not isinstance(space, spaces.Box):
         return ""
     low, high = float(limits.low.min()), float(limits.high.max())
+    if low == high:  # The summary says that they are constant.
+        return ""
     if limits.whole and low >= 0 and high >= 1:
         n = f"{high + 1:.0f}"
         return (
