@@ -54,7 +54,7 @@ def run_jobs(
     Raises:
         ConfigError: a folder of it has a run with other settings.
     """
-    _check_same(jobs)
+    check_same(jobs)
     out.mkdir(parents=True, exist_ok=True)
     with whole(out / COMPARISON) as side:
         side.write_text(json.dumps({"runs": [str(job.folder.relative_to(out)) for job in jobs]}, indent=1) + "\n")
@@ -77,7 +77,7 @@ def run_jobs(
     return Outcome(sorted(finished, key=jobs.index), failures, interrupts.number, processes.busy(n_waiting))
 
 
-def _check_same(jobs: Sequence[Job]) -> None:
+def check_same(jobs: Sequence[Job]) -> None:
     """Refuse a folder whose run has other settings: its curve would be of both.
 
     Raises:
