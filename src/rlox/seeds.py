@@ -104,12 +104,11 @@ def specs_of(
     for key, values in lists.items():
         _check_list(shared.config, name, key, values)
     combinations = [dict(zip(lists, own, strict=True)) for own in itertools.product(*lists.values())]
-    found = [
+    return [
         dataclasses.replace(_with(shared, own), seed=seed, dataset=named(dataset) if dataset else spec.dataset)
         for own in combinations
         for seed in seeds
     ]
-    return found
 
 
 def _with(spec: RunSpec, settings: Mapping[str, Any]) -> RunSpec:
@@ -259,7 +258,6 @@ def _stopped(first: Interrupted, trainers: Sequence[Trainer]) -> str:
     if trainers[0].run_dir is None:
         return f"Stopped at step {at:,} of {len(trainers)} runs, which were not written: run_dir keeps them."
     return f"Stopped {len(trainers)} runs at step {at:,} and saved. The same call, or command, goes on with them."
-
 
 
 class _Group:
