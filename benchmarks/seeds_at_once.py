@@ -3,9 +3,9 @@
     taskset -c 0 python benchmarks/seeds_at_once.py
 
 IQL with two hidden layers of 64 on `hopper-medium`, one thread. `steps`: what a gradient step of each run costs, for
-one run and for ten in a program, after both are compiled, at two sizes of the minibatch. `sweep`: ten values of beta,
-in one program and in ten processes in turn, each from its start to its policy. Costs are processor time, which other
-load on the machine changes less than the time on the clock.
+one run and for ten in a program (`vmapped` or `in turn`), after both are compiled, at two sizes of the minibatch.
+`sweep`: ten values of beta, in one program and in ten processes one after another, each from its start to its policy.
+Costs are processor time, which other load on the machine changes less than the time on the clock.
 """
 
 from __future__ import annotations
@@ -21,15 +21,16 @@ from typing import Any
 from common import ONE_THREAD, Row, print_table, ratios, run, select, spread
 
 DATA, HIDDEN, N = "hopper-medium", 64, 10
-STEPS, REPEATS = 100, 5
+SIZES, STEPS, REPEATS = (256, 32), 50, 5
 SWEEP_STEPS = 2_000
 BETAS = [0.1 * 1.5**i for i in range(N)]
 
 
 def tasks() -> Iterator[Row]:
-    for batch_size in (256, 32):
-        yield {"what": "steps", "batch_size": batch_size}
-    for how in ("one program", "in turn"):
+    for batch_size in SIZES:
+        for how in ("vmapped", "in turn"):
+            yield {"what": "steps", "batch_size": batch_size, "how": how}
+    for how in ("one program", "ten processes"):
         yield {"what": "sweep", "how": how}
 
 
@@ -41,8 +42,11 @@ def worker(what: str, **task: Any) -> Row:
     return steps(**task) if what == "steps" else sweep(**task)
 
 
-def steps(batch_size: int) -> Row:
+def steps(batch_size: int, how: str) -> Row:
     """Time one run and ten alternately; the least of several is the one that was disturbed least."""
+    from rlox.core import together
+
+    together.IN_TURN = 0 if how == "in turn" else 10**9
     one, ten = ([Program(n, batch_size)] for n in (1, N))
     cost = {"one": float("inf"), "ten": float("inf")}
     for _ in range(REPEATS):
@@ -97,7 +101,7 @@ def sweep(how: str) -> Row:
     # Else programs that others of ours have compiled would be found.
     with tempfile.TemporaryDirectory() as cache:
         environment = {**os.environ, "JAX_COMPILATION_CACHE_DIR": cache}
-        if how == "in turn":
+        if how == "ten processes":
             commands = [[sys.executable, "-c", ALONE, str(beta)] for beta in BETAS]
         else:
             code = "from seeds_at_once import *; from rlox import train_offline_seeds\n"
@@ -113,14 +117,15 @@ def sweep(how: str) -> Row:
 
 
 def show(rows: list[Row]) -> None:
-    by_size = [
-        (size, *(spread(select(rows, key, batch_size=size), digits) for key, digits in columns))
-        for columns in [(("one_us", 0), ("ten_us", 0), ("ratio", 1))]
-        for size in (256, 32)
-        if select(rows, "ratio", batch_size=size)
-    ]
-    print_table(("minibatch", "one run, us a step", f"{N} runs at once, us a step", "times one"), by_size)
-    turn, once = (select(rows, "cpu_seconds", how=how) for how in ("in turn", "one program"))
+    table = []
+    for size in SIZES:
+        for how in ("vmapped", "in turn"):
+            own = {"batch_size": size, "how": how}
+            if found := select(rows, "ratio", **own):
+                costs = [spread(select(rows, name, **own), 0) for name in ("one_us", "ten_us")]
+                table.append((size, how, *costs, spread(found)))
+    print_table(("minibatch", "how", "one run, us a step", f"{N} runs at once, us a step", "times one"), table)
+    turn, once = (select(rows, "cpu_seconds", how=how) for how in ("ten processes", "one program"))
     if turn and once:
         print_table(
             ("sweep of 10 values of beta", "processor seconds"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 import json
 import os
 import signal
@@ -16,6 +17,7 @@ import pytest
 from rlox import ALGORITHMS, Algorithm, Dataset, RunSpec, Trainer
 from rlox.cli import main
 from rlox.compare import at_once, run_jobs
+from rlox.core import together
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError, DivergedError
 from rlox.plan import Plan
@@ -84,17 +86,25 @@ def test_each_seed_ends_as_its_own_run_does(case: str, name: str, data: dict[str
     assert not np.allclose(first[0], second[0], rtol=1e-2)
 
 
-def test_a_sweep_ends_as_its_settings_do_alone(data: dict[str, Dataset]):
+@pytest.mark.parametrize("in_turn", [False, True], ids=["vmapped", "in turn"])
+def test_a_sweep_ends_as_its_settings_do_alone(
+    in_turn: bool, data: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
+):
+    monkeypatch.setattr(together, "IN_TURN", 0 if in_turn else 10**9)
+    together.compile_together.cache_clear()
     dataset, spec = data["pendulum-random"], spec_of("iql")
-    lists = {"beta": [0.1, 2.0], "learning_rate": [1e-3, 1e-2], "gamma": 0.9}
-    found = train_offline_seeds(spec, [1], config={**lists, "expectile": np.array([0.6, 0.9])}, dataset=dataset)
+    assert together.take_turns(spec.config) == in_turn
+    lists = {"beta": [0.1, 2.0], "learning_rate": [1e-3, 1e-2], "gamma": 0.9, "expectile": np.array([0.6, 0.9])}
+    found = train_offline_seeds(spec, [1], config=lists, dataset=dataset)
     told: list[Any] = [trainer.spec.config for trainer in found]
     assert [(own.beta, own.learning_rate, own.expectile) for own in told] == [
         (beta, rate, expectile) for beta in (0.1, 2.0) for rate in (1e-3, 1e-2) for expectile in (0.6, 0.9)
     ]
     assert {own.gamma for own in told} == {0.9}
-    for trainer in found:
+    for trainer in found[::3]:
         assert_equal(trainer, alone(trainer.spec, dataset))
+    weights = [jax.tree.leaves(trainer.state.actor)[0] for trainer in found]
+    assert all(not np.allclose(a, b, rtol=1e-4) for a, b in itertools.combinations(weights, 2))
 
 
 @pytest.mark.parametrize("name", ["momentum", "max_advantage", "critic_learning_rate"])

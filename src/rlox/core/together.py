@@ -9,6 +9,7 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+from jax import lax
 from jax.typing import ArrayLike
 from jaxtyping import Array, Float
 
@@ -19,6 +20,8 @@ from rlox.core.state import TrainState
 
 Numbers = Mapping[str, Float[Array, " runs"]]
 """A value for each run, by the setting's name."""
+IN_TURN = 8_192
+"""Width of a hidden layer times minibatch above which, on a CPU, runs take turns within the program."""
 LearnTogether = Callable[
     [Sequence[TrainState], Numbers, Replay, ArrayLike], tuple[Sequence[TrainState], Sequence[Report]]
 ]
@@ -40,11 +43,19 @@ def compile_together(algorithm: Algorithm, config: Any) -> LearnTogether:
             return learn_alone(algorithm, with_numbers(config, own), state, data, n)
 
         stacked = jax.tree.map(lambda *leaves: jnp.stack(leaves), *states)
-        found = jax.vmap(learn_one)(stacked, numbers)
+        if take_turns(config):
+            found = lax.map(lambda own: learn_one(*own), (stacked, dict(numbers)))
+        else:
+            found = jax.vmap(learn_one)(stacked, numbers)
         parts = [jax.tree.map(lambda leaf: leaf[i], found) for i in range(len(states))]  # noqa: B023
         return [state for state, _ in parts], [report for _, report in parts]
 
     return jax.jit(learn, donate_argnums=0)
+
+
+def take_turns(config: Any) -> bool:
+    """Return whether runs take turns: one keeps a CPU busy, and stays in its caches, where several do not."""
+    return jax.default_backend() == "cpu" and config.batch_size * max(config.widths) > IN_TURN
 
 
 def learn_alone(
