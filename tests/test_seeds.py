@@ -35,7 +35,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
     "mpo": {**SMALL, "n_states": 16},
     "iql whitened": {**SMALL, "normalize_obs": True, "max_grad_norm": 0.5, "actor_decay_steps": 40},
 }
-TOLERANCE = {"rtol": 1e-3, "atol": 1e-5}
+TOLERANCE: dict[str, Any] = {"rtol": 1e-3, "atol": 1e-5}
 """Products of several runs may add their terms in another order: 1e-7 of a value, which 25 steps of Adam can make a
 thousand times as large where a gradient is nearly 0."""
 BUDGET = Budget(gradient_steps=25, log_interval=10, checkpoint_interval=10)
@@ -56,11 +56,11 @@ def alone(spec: RunSpec, dataset: Any, run_dir: Path | None = None) -> Trainer:
     return trainer
 
 
-def assert_equal(found: Trainer, wanted: Trainer, **tolerance: float) -> None:
+def assert_equal(found: Trainer, wanted: Trainer) -> None:
     """Networks, optimisers, keys and counters of two trainers are the same."""
     states = [each.state._replace(key=jax.random.key_data(each.state.key)) for each in (found, wanted)]
     for ours, theirs in zip(*map(jax.tree.leaves, states), strict=True):
-        np.testing.assert_allclose(ours, theirs, **tolerance or TOLERANCE)
+        np.testing.assert_allclose(ours, theirs, **TOLERANCE)
 
 
 def test_the_settings_have_every_algorithm_of_ours():
@@ -174,7 +174,7 @@ def assert_same_folder(found: Path, wanted: Path) -> None:
         np.testing.assert_allclose([x for x in ours.values() if x is not None],
                                    [x for x in theirs.values() if x is not None], **TOLERANCE)  # fmt: skip
     ours, theirs = (json.loads((folder / "config.json").read_text()) for folder in (found, wanted))
-    assert ours == theirs
+    assert {**ours, "versions": None} == {**theirs, "versions": None}
     assert_equal(Trainer.load(found), Trainer.load(wanted))
 
 
@@ -183,18 +183,17 @@ def test_each_leaves_a_folder_like_that_of_its_own_run(tmp_path: Path):
     spec = dataclasses.replace(spec_of("iql", budget), dataset="cartpole-random", env="CartPole-v1")
     for trainer in train_offline_seeds(spec, [0, 1], config={"beta": [0.5]}, run_dir=tmp_path / "at once"):
         assert trainer.run_dir == tmp_path / "at once" / str(trainer.spec.seed)
-        own = alone(trainer.spec, None, tmp_path / "alone" / str(trainer.spec.seed))
+        folder = tmp_path / "alone" / str(trainer.spec.seed)
         trainer.close()
-        own.close()
-        assert own.run_dir is not None
-        assert_same_folder(trainer.run_dir, own.run_dir)
+        alone(trainer.spec, None, folder).close()
+        assert_same_folder(tmp_path / "at once" / folder.name, folder)
 
 
 def test_the_runs_of_a_sweep_are_named_by_what_differs(tmp_path: Path, data: dict[str, Dataset]):
     spec = dataclasses.replace(spec_of("bc"), dataset="cartpole-random")
     for trainer in train_offline_seeds(spec, [0], config={"learning_rate": [1e-3, 2e-3]}, run_dir=tmp_path):
         trainer.close()
-    assert [run.folder for run in find_runs([tmp_path])] == [tmp_path / f"learning_rate=0.00{i}" / "0" for i in (1, 2)]
+    assert [run.path for run in find_runs([tmp_path])] == [tmp_path / f"learning_rate=0.00{i}" / "0" for i in (1, 2)]
 
 
 def test_a_longer_budget_goes_on_with_what_is_there(tmp_path: Path):
@@ -215,17 +214,17 @@ def test_a_signal_ends_all_of_them_saved_and_the_same_call_goes_on(tmp_path: Pat
     from rlox import seeds
 
     spec = dataclasses.replace(spec_of("iql"), dataset="cartpole-random")
-    advance, calls = seeds._Group._advance, []
+    advance = seeds._Group._advance
 
-    def signalled(*args: Any) -> None:
-        advance(*args)
-        calls.append(args)
-        if len(calls) == 2:
+    def signalled(group: Any, *args: Any) -> None:
+        advance(group, *args)
+        if group._learners[0].counters.gradient_steps == 20:
             os.kill(os.getpid(), signal.SIGTERM)
 
     monkeypatch.setattr(seeds._Group, "_advance", signalled)
     with pytest.raises(Interrupted, match=r"Stopped 2 runs at step 20 and saved. The same call") as error:
         train_offline_seeds(spec, [0, 1], run_dir=tmp_path)
+    monkeypatch.setattr(seeds._Group, "_advance", advance)
     assert error.value.number == signal.SIGTERM
     for seed in (0, 1):
         with Trainer.load(tmp_path / str(seed)) as trainer:
@@ -240,19 +239,18 @@ def test_an_error_in_the_middle_leaves_all_of_them_saved(tmp_path: Path, monkeyp
     from rlox import seeds
 
     spec = dataclasses.replace(spec_of("iql"), dataset="cartpole-random")
-    advance, calls = seeds._Group._advance, []
+    advance = seeds._Group._advance
 
-    def broken(*args: Any) -> None:
-        calls.append(args)
-        if len(calls) == 3:
+    def broken(group: Any, *args: Any) -> None:
+        if group._learners[0].counters.gradient_steps >= 15:
             raise RuntimeError("out of memory")
-        advance(*args)
+        advance(group, *args)
 
     monkeypatch.setattr(seeds._Group, "_advance", broken)
     with pytest.raises(RuntimeError, match="out of memory"):
         train_offline_seeds(spec, [0, 1], run_dir=tmp_path)
     with Trainer.load(tmp_path / "1") as trainer:
-        assert trainer.gradient_steps == 20
+        assert 15 <= trainer.gradient_steps <= 20
 
 
 def test_one_that_diverges_does_not_stop_the_others(tmp_path: Path):

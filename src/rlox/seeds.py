@@ -99,7 +99,7 @@ def specs_of(
             "dataset='logs.npz'."
         )
     seeds = check_seeds(seeds)
-    lists = {key: values for key, values in config.items() if isinstance(values, list | np.ndarray)}
+    lists = {key: list(values) for key, values in config.items() if isinstance(values, list | np.ndarray)}
     shared = _with(spec, {key: value for key, value in config.items() if key not in lists})
     for key, values in lists.items():
         _check_list(shared.config, name, key, values)
@@ -153,7 +153,7 @@ def _check_list(config: Settings, algorithm: str, name: str, values: Sequence[An
     for i, value in enumerate(values):
         if isinstance(value, bool) or not isinstance(value, int | float | np.number):
             raise ConfigError(f"{name} has {value!r} in its list, whose values must be numbers: {instead}")
-        if value in list(values[:i]):
+        if value in values[:i]:
             raise ConfigError(f"{name} has {value!r} twice in its list: name each value once.")
 
 
@@ -283,7 +283,7 @@ class _Group:
                 learner.share_data(first)
         configs = [learner.config for learner in learners]
         names = differing(configs)
-        self._numbers = {name: np.array([getattr(each, name) for each in configs], np.float32) for name in names}
+        self._numbers = {name: jnp.array([getattr(each, name) for each in configs], jnp.float32) for name in names}
         self._learn = compile_together(first.algorithm, first.config)
         for name in names:
             self._check_number(name)
@@ -330,7 +330,7 @@ class _Group:
     def _advance(self, going: Sequence[int], limit: int) -> None:
         """Let some of them learn from at most ``limit`` steps, or a round."""
         learners = [self._learners[i] for i in going]
-        numbers = {name: values[np.array(going)] for name, values in self._numbers.items()}
+        numbers = {name: values[jnp.array(going)] for name, values in self._numbers.items()}
         n, began = min(limit, self._chunk), time.perf_counter()
         states = [learner.state.train for learner in learners]
         states, reports = self._learn(states, numbers, learners[0].data, n)
