@@ -29,6 +29,18 @@ def test_what_the_page_on_data_says_of_files_runs(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "logs.hdf5").exists()
 
 
+def test_what_the_page_on_data_says_of_several_seeds_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.chdir(tmp_path)
+    page = (ROOT / "docs" / "offline.md").read_text()
+    section = page.partition("## Several seeds")[2].partition("\n## ")[0]
+    (code,) = re.findall(r"```python\n(.*?)```", section, flags=re.DOTALL)
+    code = code.replace('"hidden": 64', '"hidden": 8, "batch_size": 16').replace("2_000", "20")
+    names: dict[str, Any] = {}
+    exec(code, names)
+    assert sorted(names["losses"]) == [(beta, seed) for beta in (0.1, 0.3, 1.0) for seed in range(5)]
+    assert (tmp_path / "runs" / "betas" / "beta=0.3" / "4" / "checkpoint.safetensors").exists()
+
+
 def test_an_exported_policy_acts_as_the_page_says(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}

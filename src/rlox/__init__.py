@@ -12,6 +12,7 @@ if TYPE_CHECKING:
     from rlox.data.dataset import Dataset
     from rlox.policy.policy import Policy
     from rlox.search.tune import tune
+    from rlox.seeds import train_offline_seeds
     from rlox.spec import RunSpec
     from rlox.trainer import Trainer
 
@@ -30,6 +31,7 @@ __all__ = [
     "register",
     "set_compilation_cache",
     "setting",
+    "train_offline_seeds",
     "tune",
 ]
 
@@ -45,6 +47,7 @@ _HOME = {
     "register": "rlox.algorithms",
     "set_compilation_cache": "rlox.compilation",
     "setting": "rlox.core.config",
+    "train_offline_seeds": "rlox.seeds",
     "tune": "rlox.search.tune",
 }
 

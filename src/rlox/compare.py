@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rlox.algorithms import find_algorithm
+from rlox.core.algorithm import Algorithm
 from rlox.errors import ConfigError
 from rlox.files import whole
 from rlox.plan import Job
@@ -16,6 +19,7 @@ from rlox.runs.history import COMPARISON
 from rlox.runs.interrupts import Interrupts
 from rlox.runs.logs import CONFIG
 from rlox.runs.progress import Board
+from rlox.spec import RunSpec
 
 
 class Failure(NamedTuple):
@@ -40,9 +44,10 @@ class Outcome(NamedTuple):
 def run_jobs(
     jobs: Sequence[Job], out: Path, *, cores: Sequence[int], modules: Sequence[str] = (), progress: bool | None = None
 ) -> Outcome:
-    """Run what is not finished yet, one run on each core at a time; a run that was stopped goes on from its checkpoint.
+    """Run what is not finished yet, one process on each core at a time; a stopped run goes on from its checkpoint.
 
-    A signal ends all of them with a checkpoint each.
+    Seeds of the same settings that learn from data are one process (see ``at_once``). A signal ends all of them with a
+    checkpoint each.
 
     Args:
         jobs: the runs, in the order in which they begin.
@@ -54,18 +59,19 @@ def run_jobs(
     Raises:
         ConfigError: a folder of it has a run with other settings.
     """
-    _check_same(jobs)
+    check_same(jobs)
     out.mkdir(parents=True, exist_ok=True)
     with whole(out / COMPARISON) as side:
         side.write_text(json.dumps({"runs": [str(job.folder.relative_to(out)) for job in jobs]}, indent=1) + "\n")
-    waiting = [job for job in jobs if not is_finished(job)]
-    finished, failures, n_waiting = [job for job in jobs if job not in waiting], [], len(waiting)
+    missing = [job for job in jobs if not is_finished(job)]
+    waiting = at_once(missing, len(cores))
+    finished, failures, n_waiting = [job for job in jobs if job not in missing], [], len(waiting)
     processes = Processes(cores, modules)
     with Interrupts() as interrupts, Board(len(jobs), progress) as board, processes:
         board.update(len(finished), 0, {})
         while (waiting or processes.running) and interrupts.number is None:
             while waiting and processes.n_free:
-                processes.start(waiting.pop(0))
+                processes.start(*waiting.pop(0))
             for job, why in processes.ended():
                 if why is None:
                     finished.append(job)
@@ -77,7 +83,32 @@ def run_jobs(
     return Outcome(sorted(finished, key=jobs.index), failures, interrupts.number, processes.busy(n_waiting))
 
 
-def _check_same(jobs: Sequence[Job]) -> None:
+def at_once(jobs: Sequence[Job], n_cores: int) -> list[list[Job]]:
+    """Return runs in the order in which they begin, those together that are one program.
+
+    These are seeds of the same settings that learn from data only, by an algorithm of ours; no more of them than keeps
+    all cores busy.
+    """
+    most = -(-len(jobs) // n_cores)
+    same: dict[object, list[Job]] = {}
+    for job in jobs:
+        alone = job if not learns_offline(job.spec) else None
+        same.setdefault((job.label, dataclasses.replace(job.spec, seed=0), alone), []).append(job)
+    groups = []
+    for seeds in same.values():
+        n = -(-len(seeds) // most)
+        groups += [seeds[i::n] for i in range(n)]
+    return sorted(groups, key=lambda group: jobs.index(group[0]))
+
+
+def learns_offline(spec: RunSpec) -> bool:
+    """Return whether a run learns from data only, by an algorithm of ours."""
+    budget = spec.budget
+    ours = isinstance(find_algorithm(spec.algorithm)[1], Algorithm)
+    return ours and spec.dataset is not None and budget.gradient_steps is not None and budget.total_timesteps is None
+
+
+def check_same(jobs: Sequence[Job]) -> None:
     """Refuse a folder whose run has other settings: its curve would be of both.
 
     Raises:

@@ -7,8 +7,8 @@ import functools
 import math
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, NamedTuple
+from collections.abc import Callable, Generator, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from rlox.callbacks import StartsFirst
 from rlox.errors import DivergedError, InvalidStepError, WorkerDiedError
@@ -21,6 +21,7 @@ from rlox.spec import Budget
 if TYPE_CHECKING:
     from rlox.trainer import Trainer
 
+T = TypeVar("T")
 EVENTS = ("evaluate", "log", "save")
 """What recurs, in the order in which it happens."""
 
@@ -134,8 +135,19 @@ def run(
         moved: called with the new cursor whenever the learner comes back, before what is due there.
         goes_on: asked before each time that the learner advances; the loop stops if it returns False.
     """
+    return drive(learner, turns(learner, cursor, handlers, moved, goes_on), offline=cursor.offline)
+
+
+def turns(
+    learner: Learner,
+    cursor: Cursor,
+    handlers: Mapping[str, Callable[[], bool]],
+    moved: Callable[[Cursor], None] = lambda cursor: None,
+    goes_on: Callable[[], bool] = lambda: True,
+) -> Generator[int, None, Cursor]:
+    """Do what ``run`` does, but for advancing the learner: yield about how many steps it should, at least one."""
     while (at := cursor.clock(learner.counters)) < cursor.end and goes_on():
-        learner.advance(cursor.next_due() - at, offline=cursor.offline)
+        yield cursor.next_due() - at
         events, cursor = cursor.passed(cursor.clock(learner.counters))
         moved(cursor)
         for event in events:
@@ -144,16 +156,55 @@ def run(
     return cursor
 
 
+def drive(learner: Learner, turns: Generator[int, None, T], *, offline: bool) -> T:
+    """Advance a learner by as many steps as its loop yields; returns what the loop does, which is told of errors."""
+    with contextlib.closing(turns):
+        try:
+            limit = next(turns)
+            while True:
+                try:
+                    learner.advance(limit, offline=offline)
+                except BaseException as error:
+                    limit = turns.throw(error)
+                else:
+                    limit = next(turns)
+        except StopIteration as ended:
+            return ended.value
+
+
 def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | None) -> dict[str, float]:
     """Run the loop with a trainer's evaluation, records and checkpoints; returns what ``Trainer.train`` does."""
-    before, began, folder = learner.counters, time.perf_counter(), trainer.folder
+    total, passed = max(cursor.end - cursor.begin, 1), cursor.clock(learner.counters) - cursor.begin
+    with Progress(total, progress, passed=passed) as bar:
+        return drive(learner, training(trainer, learner, cursor, bar.update), offline=cursor.offline)
+
+
+def training(
+    trainer: Trainer,
+    learner: Learner,
+    cursor: Cursor,
+    show: Callable[[int, Mapping[str, float]], None],
+    *,
+    clock: Callable[[], float] = time.perf_counter,
+    interrupts: Interrupts | None = None,
+) -> Generator[int, None, dict[str, float]]:
+    """Do what ``train`` does, but for advancing the learner: yield about how many steps it should.
+
+    Args:
+        trainer: whose training it is.
+        learner: its learner.
+        cursor: where to begin.
+        show: told of the steps so far, and the last metrics.
+        clock: of the training's seconds.
+        interrupts: says whether to stop; None looks for signals itself.
+    """
+    before, began, folder = learner.counters, clock(), trainer.folder
     passed, settled = cursor.clock(before) - cursor.begin, threading.Event()
     if cursor.begin + passed < cursor.end:
         trainer.standing = trainer.standing._replace(cursor=cursor)
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(Progress(max(cursor.end - cursor.begin, 1), progress, passed=passed))
         stack.enter_context(_saying_what_is_saved(trainer))
-        handlers = _handlers(trainer, learner, before, offline=cursor.offline)
+        handlers = _handlers(trainer, learner, before, clock, offline=cursor.offline)
         save = handlers["save"]
         _start(trainer)
         if folder:
@@ -161,27 +212,27 @@ def train(trainer: Trainer, learner: Learner, cursor: Cursor, progress: bool | N
             save()
             stack.enter_context(folder.logging(trainer.describe_run()))
             stack.push(functools.partial(_save_on_error, save, settled))
-        interrupts = stack.enter_context(Interrupts())
+        signals = stack.enter_context(Interrupts()) if interrupts is None else interrupts
         late = _Clock(trainer.spec.budget.checkpoint_minutes)
 
         def moved(cursor: Cursor) -> None:
             settled.clear()
             trainer.standing = trainer.standing._replace(cursor=cursor)
-            bar.update(cursor.clock(learner.counters) - cursor.begin, trainer.standing.metrics)
+            show(cursor.clock(learner.counters) - cursor.begin, trainer.standing.metrics)
 
         def goes_on() -> bool:
             settled.set()
             if folder and late():
                 save()
-            return interrupts.number is None
+            return signals.number is None
 
         if not cursor.offline:
             learner.set_end(cursor.end)
-        run(learner, cursor, handlers, moved=moved, goes_on=goes_on)
+        yield from turns(learner, cursor, handlers, moved=moved, goes_on=goes_on)
         save()
-    if interrupts.number is not None:
-        raise Interrupted(_stopped_at(trainer, cursor.clock(learner.counters)), interrupts.number)
-    seconds, now, last = time.perf_counter() - began, learner.counters, trainer.standing.metrics
+    if signals.number is not None:
+        raise Interrupted(_stopped_at(trainer, cursor.clock(learner.counters)), signals.number)
+    seconds, now, last = clock() - began, learner.counters, trainer.standing.metrics
     return {
         "mean_reward": last.get("rollout/episode_return", math.nan),
         "episodes": now.episodes,
@@ -203,9 +254,11 @@ def _start(trainer: Trainer) -> None:
             callback.on_training_start(trainer)
 
 
-def _handlers(trainer: Trainer, learner: Learner, before: Counters, *, offline: bool) -> dict[str, Callable[[], bool]]:
+def _handlers(
+    trainer: Trainer, learner: Learner, before: Counters, clock: Callable[[], float], *, offline: bool
+) -> dict[str, Callable[[], bool]]:
     """Return what happens at each event of a training that began at ``before``."""
-    began, folder = time.perf_counter(), trainer.folder
+    began, folder = clock(), trainer.folder
     earlier = trainer.standing.metrics.get("time/seconds", 0.0)
     fresh: dict[str, float] = {}
     alarm = Alarm(trainer.config)
@@ -221,7 +274,7 @@ def _handlers(trainer: Trainer, learner: Learner, before: Counters, *, offline: 
         return True
 
     def log() -> bool:
-        seconds, now = time.perf_counter() - began, learner.counters
+        seconds, now = clock() - began, learner.counters
         try:
             fresh.update(learner.metrics())
         except DivergedError:

@@ -40,38 +40,38 @@ class Processes:
 
     def __init__(self, cores: Sequence[int], modules: Sequence[str] = ()):
         self._cores, self._modules = cores, modules
-        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self._running: dict[int, tuple[tuple[Job, ...], subprocess.Popen[bytes]]] = {}
         self._began, self._used = time.monotonic(), _seconds_of_children()
 
     @property
     def running(self) -> list[Job]:
         """Runs that were started and have not been seen to end."""
-        return [job for job, _ in self._running.values()]
+        return [job for jobs, _ in self._running.values() for job in jobs]
 
     @property
     def n_free(self) -> int:
-        """How many more runs there are cores for."""
+        """How many more processes there are cores for."""
         return len(self._cores) - len(self._running)
 
-    def start(self, job: Job) -> None:
-        """Start a run, or let it go on from its checkpoint, on a core that is free."""
+    def start(self, *jobs: Job) -> None:
+        """Start a run, or several that are learned at once, on a core that is free, or let them go on."""
         slot = min(set(range(len(self._cores))) - self._running.keys())
-        self._running[slot] = job, _start(job, self._cores[slot], self._modules)
+        self._running[slot] = jobs, _start(jobs, self._cores[slot], self._modules)
 
     def ended(self) -> list[tuple[Job, str | None]]:
         """Return the runs that have ended since the last call, and why they ended badly; None if all is well."""
         found = []
-        for slot, (job, process) in list(self._running.items()):
+        for slot, (jobs, process) in list(self._running.items()):
             if process.poll() is not None:
                 del self._running[slot]
-                found.append((job, _why(job, process.returncode) if process.returncode else None))
-                if process.returncode == 0:
-                    _mark(job).touch()
+                if len(jobs) == 1 and process.returncode == 0:
+                    mark_of(jobs[0].folder).touch()
+                found += [(job, _how(job, jobs[0], process.returncode)) for job in jobs]
         return found
 
     def stop(self, job: Job) -> None:
         """Ask a run to end with a checkpoint; it counts as running until it has."""
-        next(process for other, process in self._running.values() if other == job).terminate()
+        next(process for jobs, process in self._running.values() if job in jobs).terminate()
 
     def busy(self, n_jobs: int) -> float:
         """Return the share of the cores' time that the runs have used so far, if there were so many in all."""
@@ -108,16 +108,16 @@ def is_finished(job: Job) -> bool:
     """Return whether a run has taken all its steps, and has ended well."""
     last, budget = last_record(job.folder), job.spec.budget
     return (
-        _mark(job).exists()
+        mark_of(job.folder).exists()
         and last is not None
         and last["env_steps"] >= (budget.total_timesteps or 0)
         and last["gradient_steps"] >= (budget.gradient_steps or 0)
     )
 
 
-def _mark(job: Job) -> Path:
-    """Return the file that says that a run has ended well."""
-    return job.folder.with_suffix(".finished")
+def mark_of(folder: Path) -> Path:
+    """Return the file that says that the run in a folder has ended well."""
+    return folder.with_suffix(".finished")
 
 
 def last_record(folder: Path) -> dict[str, Any] | None:
@@ -142,18 +142,26 @@ def progress_of(job: Job) -> tuple[float, str]:
     return min((last["env_steps"] + offline) / total, 1.0), "" if found is None else f"return {found:.4g}"
 
 
-def _start(job: Job, core: int, modules: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a run on a core; what it says goes to a file beside its folder."""
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    settings = job.folder.with_suffix(".toml")
-    with whole(settings) as side:
-        side.write_text(job.spec.to_toml())
-    command = [sys.executable, "-m", "rlox.processes", str(core), str(os.getpid()), str(job.folder)]
+def _start(jobs: Sequence[Job], core: int, modules: Sequence[str]) -> subprocess.Popen[bytes]:
+    """Start runs on a core; what each says goes to a file beside its folder, what all say to the first one's."""
+    for job in jobs:
+        job.folder.parent.mkdir(parents=True, exist_ok=True)
+        with whole(job.folder.with_suffix(".toml")) as side:
+            side.write_text(job.spec.to_toml())
+        job.folder.with_suffix(".log").write_bytes(b"")
+    first = jobs[0]
+    command = [sys.executable, "-m", "rlox.processes", str(core), str(os.getpid()), str(first.folder)]
     command += [word for name in modules for word in ("--import", name)]
-    command += ["train", job.spec.algorithm, "--config", str(settings), "--run-dir", str(job.folder), "--resume"]
-    if job.spec.env is not None:
-        command += ["--env", job.spec.env]
-    with job.folder.with_suffix(".log").open("wb") as log:
+    if len(jobs) > 1:
+        for job in jobs:
+            mark_of(job.folder).unlink(missing_ok=True)  # Each makes its own as it ends.
+        command += ["learn-at-once", *(str(job.folder) for job in jobs)]
+    else:
+        settings = str(first.folder.with_suffix(".toml"))
+        command += ["train", first.spec.algorithm, "--config", settings, "--run-dir", str(first.folder), "--resume"]
+    if first.spec.env is not None:
+        command += ["--env", first.spec.env]
+    with first.folder.with_suffix(".log").open("wb") as log:
         # Not in the terminal's group: Ctrl-C reaches us, and we end them in order.
         return subprocess.Popen(
             command,
@@ -195,6 +203,18 @@ def wait_for_writer(folder: Path) -> None:
     if (folder / LOCK).exists():
         with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=PATIENCE):
             pass
+
+
+def _how(job: Job, first: Job, code: int) -> str | None:
+    """Return why a run ended badly whose process ended with a code; None if all is well.
+
+    One of several says so itself, unless the process ended before: then ``first`` has what it said.
+    """
+    if code == 0 or is_finished(job):
+        return None
+    log = job.folder.with_suffix(".log")
+    own = code > 0 and log.exists() and log.stat().st_size
+    return _why(job if own else first, code)
 
 
 def _why(job: Job, code: int) -> str:

@@ -159,17 +159,33 @@ class RegressionLearner:
             self._step()
 
     def _learn_offline(self, limit: int) -> None:
-        began, n, state = time.perf_counter(), min(limit, self._chunk), self.state
+        began, n, train, data = time.perf_counter(), min(limit, self._chunk), self.state.train, self.data
         if self._rows:
-            assert state.replay is not None
-            train, self._report = self._programs.learn_round_offline(state.train, state.replay)
+            learned = self._programs.learn_round_offline(train, data)
         else:
-            assert self._data is not None
-            train, self._report = self._programs.learn_offline(state.train, self._data, n)
-        self.state = state._replace(train=train, action=None, pretrained=True)
-        self._report.values.block_until_ready()
-        fitting = n * PATIENCE / max(time.perf_counter() - began, 1e-6)
-        self._chunk = int(np.clip(fitting, 1, 4 * self._chunk))
+            learned = self._programs.learn_offline(train, data, n)
+        self.take_offline(*learned)
+        learned[1].values.block_until_ready()
+        self._chunk = next_chunk(n, time.perf_counter() - began)
+
+    @property
+    def data(self) -> Replay:
+        """What it learns from offline."""
+        data = self.state.replay if self._rows else self._data
+        assert data is not None
+        return data
+
+    def share_data(self, other: RegressionLearner) -> None:
+        """Learn offline from another's copy of the same data, in the place of an own one."""
+        if self._rows:
+            self.state = self.state._replace(replay=other.data)
+        else:
+            self._data = other.data
+
+    def take_offline(self, train: TrainState, report: Report) -> None:
+        """Go on from a state that has learned from the data, which reports this."""
+        self._report = report
+        self.state = self.state._replace(train=train, action=None, pretrained=True)
 
     def _step(self) -> None:
         """Act, step the environments, and learn if it is time to."""
@@ -365,6 +381,11 @@ class RegressionLearner:
     def close(self) -> None:
         if self.envs:
             self.envs.close()
+
+
+def next_chunk(n: int, seconds: float) -> int:
+    """Return how many updates a call makes after one of ``n`` took so long."""
+    return int(np.clip(n * PATIENCE / max(seconds, 1e-6), 1, 4 * n))
 
 
 def check_memory(needed: int, steps: int, setting: str = "buffer_size") -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Mapping
+import tomllib
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict
 
 import numpy as np
@@ -214,3 +215,22 @@ class RunSpec:
             budget["checkpoint_minutes"] = "none"
         run = {**values, **self.reading.given(), **budget}
         return tomli_w.dumps({**{name: value for name, value in run.items() if value is not None}, **config})
+
+    @classmethod
+    def from_toml(cls, text: str) -> RunSpec:
+        """Return the specification that ``to_toml`` wrote.
+
+        Raises:
+            ConfigError: an algorithm or setting that is not known here, or values that are no specification.
+        """
+        values = {name: None if value == "none" else value for name, value in tomllib.loads(text).items()}
+
+        def part(names: Iterable[str]) -> dict[str, Any]:
+            return {name: values.pop(name) for name in list(names) if name in values}
+
+        run = {"env": None, "dataset": None, "preset": None, **part(("algorithm", "env", "dataset", "preset", "seed"))}
+        parts = {
+            name: part(field.name for field in dataclasses.fields(kind))
+            for name, kind in (("budget", Budget), ("reading", Reading))
+        }
+        return cls.from_dict({**run, **parts, "config": values})

@@ -113,8 +113,22 @@ class Trainer:
         """Return the trainer of a specification; ``env`` and ``dataset`` are live objects in place of its names."""
         source = spec.dataset if dataset is None else dataset
         data = None if source is None else make_dataset(source, spec.reading)
-        env = spec.env if env is None else env
         spec = dataclasses.replace(spec, dataset=named(source))
+        return cls._from_data(spec, env, data, callbacks=callbacks, logger=logger, run_dir=run_dir)
+
+    @classmethod
+    def _from_data(
+        cls,
+        spec: RunSpec,
+        env: EnvLike | None,
+        data: Dataset | None,
+        *,
+        callbacks: Callback | Iterable[Callback] = (),
+        logger: LoggersLike = None,
+        run_dir: str | Path | None = None,
+    ) -> Trainer:
+        """Return the trainer of a specification, which names the data that are given."""
+        env = spec.env if env is None else env
         trainer = cls.__new__(cls)
         trainer._set_up(spec, env, Loggers(logger), make_learner(spec, env, data), callbacks, run_dir)
         return trainer
@@ -230,7 +244,8 @@ class Trainer:
                 "Trainer.load(path, dataset=...) keeps it in the mix.",
                 stacklevel=2,
             )
-        return self._train("total_timesteps", self.env_steps, total_timesteps, dict(intervals), progress)
+        cursor = self._begin("total_timesteps", self.env_steps, total_timesteps, dict(intervals))
+        return Results(loop.train(self, learner, cursor, progress))
 
     def train_offline(
         self, gradient_steps: int | None = None, *, progress: bool | None = None, **intervals: Unpack[Intervals]
@@ -251,14 +266,20 @@ class Trainer:
                 an environment.
             DivergedError: a loss or a parameter is no longer finite.
         """
-        if not self._ours("train_offline", "it learns from an environment only").can_learn_offline:
+        learner, cursor = self._begin_offline(gradient_steps, **intervals)
+        return Results(loop.train(self, learner, cursor, progress))
+
+    def _begin_offline(self, n: int | None = None, **how: Any) -> tuple[RegressionLearner, loop.Cursor]:
+        """Extend the budget of offline learning; returns the learner, and where the loop stands."""
+        learner = self._ours("train_offline", "it learns from an environment only")
+        if not learner.can_learn_offline:
             raise ConfigError(
                 "train_offline learns from data: pass Trainer(..., dataset=), such as dataset='logs.npz'."
             )
-        return self._train("gradient_steps", self.gradient_steps, gradient_steps, dict(intervals), progress)
+        return learner, self._begin("gradient_steps", self.gradient_steps, n, how)
 
-    def _train(self, unit: str, at: int, n: int | None, how: dict[str, Any], progress: bool | None) -> Metrics:
-        """Extend the budget, and learn until it is used up."""
+    def _begin(self, unit: str, at: int, n: int | None, how: dict[str, Any]) -> loop.Cursor:
+        """Extend the budget; returns where the loop stands."""
         if not self._latest and self.run_dir is None:
             raise ConfigError(
                 "This is not the run's latest checkpoint: continue in a new folder, by Trainer.load(path, run_dir=...)."
@@ -274,8 +295,8 @@ class Trainer:
         cursor = loop.Cursor.start(offline=unit == "gradient_steps", begin=at, end=end, budget=budget)
         before = self.standing.cursor
         if before is not None and before.offline == cursor.offline and at < before.end:
-            cursor = before.until(cursor)
-        return Results(loop.train(self, self._learner, cursor, progress))
+            return before.until(cursor)
+        return cursor
 
     def evaluate(self, n_episodes: int = 10, *, deterministic: bool = True, seed: int | None = None) -> Metrics:
         """Run whole episodes and return their statistics.

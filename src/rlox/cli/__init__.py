@@ -60,6 +60,9 @@ for place, (name, target, summary) in enumerate(
     flags = {} if target.endswith(":app") else {"help_flags": ("--help", "-h")}
     app.command(target, name=name, help=summary, sort_key=place, **flags)
 
+# What `rlox compare` starts; people have `rlox compare`.
+app.command("rlox.cli.at_once:learn", name="learn-at-once", show=False)
+
 
 @app.meta.default
 def _launch(

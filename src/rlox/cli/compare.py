@@ -40,8 +40,8 @@ def compare(
 ) -> None:
     """Compare algorithms, or settings of one, over seeds: run what is missing, then print a table and write a report.
 
-    Every run is a process of its own on one core, as many at a time as there are cores. The same command again goes on
-    with what is missing, from checkpoints.
+    Every run is a process on one core, as many at a time as there are cores; seeds that learn from data are learned at
+    once. The same command again goes on with what is missing, from checkpoints.
 
     Parameters
     ----------

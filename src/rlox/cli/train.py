@@ -117,7 +117,7 @@ def train(
             return
     folder = options.run_dir or _new_run_dir(name)
     with Trainer.from_spec(spec, logger=options.logger, run_dir=folder) as trainer:
-        _finish(trainer, folder)
+        finish(trainer, folder)
 
 
 def _changes(folder: Path, spec: RunSpec) -> dict[str, Any]:
@@ -197,10 +197,10 @@ def _continue(trainer: Any, folder: Path) -> None:
     print(f"Continuing {folder} after {at}.", flush=True)
     if left := trainer.loggers.left:
         print(f"It was logged to {', '.join(left)} too: --logger {' '.join(left)} goes on there.", file=sys.stderr)
-    _finish(trainer, folder)
+    finish(trainer, folder)
 
 
-def _finish(trainer: Any, folder: Path) -> None:
+def finish(trainer: Any, folder: Path) -> None:
     """Learn what is left of the budget, and evaluate."""
     spec = trainer.spec
     if isinstance(ALGORITHMS[spec.algorithm], Other):
@@ -283,11 +283,7 @@ def _learn(trainer: Any, spec: RunSpec) -> None:
     """Learn from the data, then from the environment, and say how long it took."""
     before = trainer.gradient_steps
     if spec.budget.gradient_steps is not None and before < spec.budget.gradient_steps:
-        metrics = trainer.train_offline(progress=True)
-        learned = metrics["gradient_steps"] - before
-        speed = learned / metrics["seconds"]
-        told = f"{learned:,} gradient steps in {metrics['seconds']:.1f} s"
-        print(f"Learned from {spec.dataset}: {told} ({speed:,.0f} a second).")
+        print(what_was_learned(spec, before, trainer.train_offline(progress=True)))
     total = spec.budget.total_timesteps
     if total is not None and trainer.env_steps >= total:
         print(f"All {total:,} environment steps were taken: --total-timesteps adds to them.")
@@ -297,6 +293,13 @@ def _learn(trainer: Any, spec: RunSpec) -> None:
         print(f"Trained {metrics['env_steps']:,} steps in {speed}.")
         recent = min(metrics["episodes"], 100)
         print(f"Mean reward of the last {recent:.0f} training episodes: {metrics['mean_reward']:.1f}")
+
+
+def what_was_learned(spec: RunSpec, before: int, metrics: Mapping[str, float]) -> str:
+    """Return a sentence about offline learning that began after ``before`` gradient steps."""
+    learned = metrics["gradient_steps"] - before
+    told = f"{learned:,} gradient steps in {metrics['seconds']:.1f} s"
+    return f"Learned from {spec.dataset}: {told} ({learned / metrics['seconds']:,.0f} a second)."
 
 
 def _run_dirs(name: str) -> Iterator[Path]:

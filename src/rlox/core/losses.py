@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import jax
 import jax.numpy as jnp
+from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Float
 
 Metrics = dict[str, Array]
 
 
-def expectile_loss(error: Float[Array, "*lead B"], expectile: float) -> Float[Array, ""]:
+def expectile_loss(error: Float[Array, "*lead B"], expectile: ArrayLike) -> Float[Array, ""]:
     """Return the mean of ``2 |expectile - 1[u < 0]| u^2``: at one half, of ``u^2`` (Newey and Powell 1987)."""
     return (2.0 * jnp.abs(expectile - (error < 0)) * error**2).mean()
 
@@ -22,7 +23,7 @@ def explained_variance(
 
 
 def exponential_weight(
-    advantage: Float[Array, " B"], beta: float, max_advantage: float
+    advantage: Float[Array, " B"], beta: ArrayLike, max_advantage: ArrayLike
 ) -> tuple[Float[Array, " B"], Metrics]:
     """Return ``min(exp(A / beta), max_advantage)`` and which of them are clipped (Peng et al. 2019, Eq. 9, section 5).
 
@@ -32,7 +33,7 @@ def exponential_weight(
     return weight, {"weight/clipped_fraction": weight >= max_advantage}
 
 
-def softmax_weight(advantage: Float[Array, " B"], beta: float) -> Float[Array, " B"]:
+def softmax_weight(advantage: Float[Array, " B"], beta: ArrayLike) -> Float[Array, " B"]:
     """Return ``B softmax(A / beta)`` over the batch, of mean 1 (Nair et al. 2020, the authors' code)."""
     return advantage.size * jax.nn.softmax(advantage / beta)
 

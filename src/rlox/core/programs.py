@@ -75,7 +75,7 @@ class Programs(NamedTuple):
 def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs:
     """Return the programs of a configuration; trainers with the same one share them."""
     update_from = _make_update_from(algorithm, config)
-    round_: Any = make_round(algorithm, config) if config.rollout_steps else None
+    learn_offline, learn_round_offline = make_learn_offline(algorithm, config), make_learn_round(algorithm, config)
     n_updates = config.updates_per_step * n_envs
 
     def learn(
@@ -105,15 +105,20 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
         state, report = learn_round_offline(state._replace(normalizer=normalizer), replay, mix.actor_waits)
         return state, replay, report
 
-    def learn_round_offline(
-        state: TrainState, replay: Replay, actor_waits: ArrayLike | None = None
-    ) -> tuple[TrainState, Report]:
-        key, *keys = jax.random.split(state.key, 5)
-        draw = functools.partial(replays.draw, replay)
-        state, metrics = round_(
-            state._replace(key=key), replays.flatten(replay), *replays.in_order(replay), draw, keys, actor_waits
-        )
-        return state, Report.of(metrics)
+    return Programs(
+        store=jax.jit(store, donate_argnums=1),
+        learn=jax.jit(learn, donate_argnums=(0, 1)),
+        learn_round=jax.jit(learn_round, donate_argnums=(0, 1)),
+        learn_offline=jax.jit(learn_offline, donate_argnums=0),
+        learn_round_offline=jax.jit(learn_round_offline, donate_argnums=0),
+    )
+
+
+def make_learn_offline(
+    algorithm: Algorithm, config: Any
+) -> Callable[[TrainState, Replay, ArrayLike], tuple[TrainState, Report]]:
+    """Return ``learn(state, data, n)``: so many updates from a replay as it is."""
+    update_from = _make_update_from(algorithm, config)
 
     def learn_offline(state: TrainState, data: Replay, n: ArrayLike) -> tuple[TrainState, Report]:
         def update_once(_: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
@@ -125,13 +130,24 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
         state, metrics = lax.fori_loop(0, n, update_once, (state, nothing))
         return state, Report.of(metrics)
 
-    return Programs(
-        store=jax.jit(store, donate_argnums=1),
-        learn=jax.jit(learn, donate_argnums=(0, 1)),
-        learn_round=jax.jit(learn_round, donate_argnums=(0, 1)),
-        learn_offline=jax.jit(learn_offline, donate_argnums=0),
-        learn_round_offline=jax.jit(learn_round_offline, donate_argnums=0),
-    )
+    return learn_offline
+
+
+def make_learn_round(algorithm: Algorithm, config: Any) -> Callable[..., tuple[TrainState, Report]]:
+    """Return ``learn(state, replay, actor_waits=None)``: a round from a replay as it is."""
+    round_: Any = make_round(algorithm, config) if config.rollout_steps else None
+
+    def learn_round_offline(
+        state: TrainState, replay: Replay, actor_waits: ArrayLike | None = None
+    ) -> tuple[TrainState, Report]:
+        key, *keys = jax.random.split(state.key, 5)
+        draw = functools.partial(replays.draw, replay)
+        state, metrics = round_(
+            state._replace(key=key), replays.flatten(replay), *replays.in_order(replay), draw, keys, actor_waits
+        )
+        return state, Report.of(metrics)
+
+    return learn_round_offline
 
 
 def store(
