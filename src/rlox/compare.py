@@ -8,10 +8,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
+from rlox.engine import Engine
 from rlox.errors import ConfigError
 from rlox.files import whole
 from rlox.plan import Job
-from rlox.processes import POLL, Processes, is_finished, progress_of
+from rlox.processes import POLL, is_finished, progress_of
 from rlox.runs.history import COMPARISON
 from rlox.runs.interrupts import Interrupts
 from rlox.runs.logs import CONFIG
@@ -37,44 +38,41 @@ class Outcome(NamedTuple):
     """Share of the cores' time that the runs have used; nan if none had to run."""
 
 
-def run_jobs(
-    jobs: Sequence[Job], out: Path, *, cores: Sequence[int], modules: Sequence[str] = (), progress: bool | None = None
-) -> Outcome:
-    """Run what is not finished yet, one run on each core at a time; a run that was stopped goes on from its checkpoint.
+def run_jobs(jobs: Sequence[Job], out: Path, *, engine: Engine, progress: bool | None = None) -> Outcome:
+    """Run what is not finished yet, as many at a time as there are cores; a stopped run goes on from its checkpoint.
 
     A signal ends all of them with a checkpoint each.
 
     Args:
         jobs: the runs, in the order in which they begin.
         out: folder of the comparison.
-        cores: numbers of the cores to use.
-        modules: what each run imports first.
+        engine: where they run.
         progress: a live table; None shows it on a terminal only.
 
     Raises:
         ConfigError: a folder of it has a run with other settings.
     """
-    _check_same(jobs)
     out.mkdir(parents=True, exist_ok=True)
     with whole(out / COMPARISON) as side:
         side.write_text(json.dumps({"runs": [str(job.folder.relative_to(out)) for job in jobs]}, indent=1) + "\n")
-    waiting = [job for job in jobs if not is_finished(job)]
-    finished, failures, n_waiting = [job for job in jobs if job not in waiting], [], len(waiting)
-    processes = Processes(cores, modules)
-    with Interrupts() as interrupts, Board(len(jobs), progress) as board, processes:
+    with Interrupts() as interrupts, Board(len(jobs), progress) as board, engine:
+        engine.fetch(jobs)
+        _check_same(jobs)
+        waiting = [job for job in jobs if not is_finished(job)]
+        finished, failures, n_waiting = [job for job in jobs if job not in waiting], [], len(waiting)
         board.update(len(finished), 0, {})
-        while (waiting or processes.running) and interrupts.number is None:
-            while waiting and processes.n_free:
-                processes.start(waiting.pop(0))
-            for job, why in processes.ended():
+        while (waiting or engine.running) and interrupts.number is None:
+            while waiting and engine.n_free:
+                engine.start(waiting.pop(0))
+            for job, why in engine.ended():
                 if why is None:
                     finished.append(job)
                 else:
                     failures.append(Failure(job, why))
                 board.ended(_name(job), why)
-            board.update(len(finished), len(failures), {_name(job): progress_of(job) for job in processes.running})
+            board.update(len(finished), len(failures), {_name(job): progress_of(job) for job in engine.running})
             time.sleep(POLL)
-    return Outcome(sorted(finished, key=jobs.index), failures, interrupts.number, processes.busy(n_waiting))
+    return Outcome(sorted(finished, key=jobs.index), failures, interrupts.number, engine.busy(n_waiting))
 
 
 def _check_same(jobs: Sequence[Job]) -> None:

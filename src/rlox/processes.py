@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from rlox.files import whole
+from rlox.launch import ANY_CORE, FINISHED, Launch
 from rlox.runs.lock import LOCK
 from rlox.runs.logs import METRICS
 
 if TYPE_CHECKING:
     from rlox.plan import Job
 
-ONE_THREAD = dict.fromkeys(("PJRT_NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 POLL = 0.1
 """Seconds between two looks at the processes."""
 PATIENCE = 60.0
@@ -40,38 +39,46 @@ class Processes:
 
     def __init__(self, cores: Sequence[int], modules: Sequence[str] = ()):
         self._cores, self._modules = cores, modules
-        self._running: dict[int, tuple[Job, subprocess.Popen[bytes]]] = {}
+        self._running: dict[int, tuple[Job, Launch, subprocess.Popen[bytes]]] = {}
         self._began, self._used = time.monotonic(), _seconds_of_children()
+
+    @property
+    def words(self) -> str:
+        """How many at a time, for a message."""
+        return f"{len(self._cores)} at a time"
 
     @property
     def running(self) -> list[Job]:
         """Runs that were started and have not been seen to end."""
-        return [job for job, _ in self._running.values()]
+        return [job for job, _, _ in self._running.values()]
 
     @property
     def n_free(self) -> int:
         """How many more runs there are cores for."""
         return len(self._cores) - len(self._running)
 
+    def fetch(self, jobs: Sequence[Job]) -> None:
+        """Bring what there is of runs to their folders: it is there."""
+
     def start(self, job: Job) -> None:
         """Start a run, or let it go on from its checkpoint, on a core that is free."""
         slot = min(set(range(len(self._cores))) - self._running.keys())
-        self._running[slot] = job, _start(job, self._cores[slot], self._modules)
+        launch = Launch.of(job, self._modules)
+        launch.write()
+        self._running[slot] = job, launch, launch.start(self._cores[slot])
 
     def ended(self) -> list[tuple[Job, str | None]]:
         """Return the runs that have ended since the last call, and why they ended badly; None if all is well."""
         found = []
-        for slot, (job, process) in list(self._running.items()):
-            if process.poll() is not None:
+        for slot, (job, launch, process) in list(self._running.items()):
+            if (code := process.poll()) is not None:
                 del self._running[slot]
-                found.append((job, _why(job, process.returncode) if process.returncode else None))
-                if process.returncode == 0:
-                    _mark(job).touch()
+                found.append((job, launch.ended(code)))
         return found
 
     def stop(self, job: Job) -> None:
         """Ask a run to end with a checkpoint; it counts as running until it has."""
-        next(process for other, process in self._running.values() if other == job).terminate()
+        next(process for other, _, process in self._running.values() if other == job).terminate()
 
     def busy(self, n_jobs: int) -> float:
         """Return the share of the cores' time that the runs have used so far, if there were so many in all."""
@@ -82,9 +89,9 @@ class Processes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for _, process in self._running.values():
+        for _, _, process in self._running.values():
             process.send_signal(signal.SIGTERM)
-        for _, process in self._running.values():
+        for _, _, process in self._running.values():
             process.wait()
 
 
@@ -108,16 +115,11 @@ def is_finished(job: Job) -> bool:
     """Return whether a run has taken all its steps, and has ended well."""
     last, budget = last_record(job.folder), job.spec.budget
     return (
-        _mark(job).exists()
+        job.folder.with_suffix(FINISHED).exists()
         and last is not None
         and last["env_steps"] >= (budget.total_timesteps or 0)
         and last["gradient_steps"] >= (budget.gradient_steps or 0)
     )
-
-
-def _mark(job: Job) -> Path:
-    """Return the file that says that a run has ended well."""
-    return job.folder.with_suffix(".finished")
 
 
 def last_record(folder: Path) -> dict[str, Any] | None:
@@ -142,36 +144,13 @@ def progress_of(job: Job) -> tuple[float, str]:
     return min((last["env_steps"] + offline) / total, 1.0), "" if found is None else f"return {found:.4g}"
 
 
-def _start(job: Job, core: int, modules: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start a run on a core; what it says goes to a file beside its folder."""
-    job.folder.parent.mkdir(parents=True, exist_ok=True)
-    settings = job.folder.with_suffix(".toml")
-    with whole(settings) as side:
-        side.write_text(job.spec.to_toml())
-    command = [sys.executable, "-m", "rlox.processes", str(core), str(os.getpid()), str(job.folder)]
-    command += [word for name in modules for word in ("--import", name)]
-    command += ["train", job.spec.algorithm, "--config", str(settings), "--run-dir", str(job.folder), "--resume"]
-    if job.spec.env is not None:
-        command += ["--env", job.spec.env]
-    with job.folder.with_suffix(".log").open("wb") as log:
-        # Not in the terminal's group: Ctrl-C reaches us, and we end them in order.
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **ONE_THREAD},
-            start_new_session=True,
-        )
-
-
 def work() -> None:
-    """Run the command line on one core, and no longer than the process that started it."""
-    core, parent, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    """Run the command line, on one core if one is named, and no longer than the process that started it."""
+    core, parent, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     # It is how runs are ended, also if whoever started their parent has it ignored.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
+    if core != ANY_CORE and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(core)})
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     wait_for_writer(folder)
     from rlox.cli import main
@@ -195,19 +174,6 @@ def wait_for_writer(folder: Path) -> None:
     if (folder / LOCK).exists():
         with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=PATIENCE):
             pass
-
-
-def _why(job: Job, code: int) -> str:
-    """Return why a process ended badly, in its own words if it has left any."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"{name} ended it{', as the system does when memory runs out' if name == 'SIGKILL' else ''}."
-    with contextlib.suppress(OSError):
-        lines = job.folder.with_suffix(".log").read_text(errors="replace").split("\n")
-        told = [line for line in lines if line.startswith("rlox: error:")] or [line for line in lines if line.strip()]
-        if told:
-            return told[-1].removeprefix("rlox: error: ")
-    return f"it ended without a word: see '{job.folder.with_suffix('.log')}'"
 
 
 def _seconds_of_children() -> float:

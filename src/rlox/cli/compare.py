@@ -13,6 +13,7 @@ from rlox.errors import ConfigError, RunsFailedError
 
 if TYPE_CHECKING:
     from rlox.compare import Failure, Outcome
+    from rlox.plan import Job
     from rlox.runs.history import Run
 
 Several = Parameter(consume_multiple=True, negative=())
@@ -32,6 +33,8 @@ def compare(
     config: Path | None = None,
     output: Path | None = None,
     processes: int | None = None,
+    ray: str | None = None,
+    storage: str | None = None,
     threshold: float | None = None,
     save: Path | None = None,
 ) -> None:
@@ -66,6 +69,10 @@ def compare(
         Folder for the runs, the table and the report; by default one under runs/, named for what is compared.
     processes
         Runs at a time; as many as there are cores by default.
+    ray
+        Run on Ray: local for one on this machine, or the address of a cluster.
+    storage
+        Address where runs of a cluster are kept, such as s3://bucket/runs; by default its machines share --output.
     threshold
         Return to reach: the table says when. By default the one that the environment names, if it does.
     save
@@ -83,12 +90,13 @@ def compare(
         "eval_interval": eval_interval,
         "n_eval_episodes": n_eval_episodes,
     }
+    where: dict[str, Any] = {"processes": processes, "ray": ray, "storage": storage}
     outcome = None
     if run:
-        check_no_effect("on runs that are there", **given, config=config, processes=processes)
+        check_no_effect("on runs that are there", **given, config=config, **where)
         paths: Sequence[Path] = run
     else:
-        output, outcome = _run(given, config, output, processes)
+        output, outcome = _run(given, config, output, where)
         if not outcome.finished:
             _fail(outcome.failures)
         paths = [job.folder for job in outcome.finished]
@@ -99,15 +107,11 @@ def compare(
 
 
 def _run(
-    given: dict[str, Any], config: Path | None, output: Path | None, processes: int | None
+    given: dict[str, Any], config: Path | None, output: Path | None, where: dict[str, Any]
 ) -> tuple[Path, Outcome]:
     """Run what is missing; returns the folder and how the runs ended."""
     from rlox.cli.sources import read_toml
-    from rlox.compare import run_jobs
-    from rlox.modules import IMPORTED
     from rlox.plan import Plan, named_settings, plan_of, seeds_of
-    from rlox.processes import cores_for
-    from rlox.runs.interrupts import Interrupted
 
     budget = {name: given[name] for name in BUDGET_FLAGS if given[name] is not None}
     if config is not None:
@@ -134,16 +138,35 @@ def _run(
         name = config.stem if config else "-".join([*plan.settings, *plan.envs, *(Path(d).stem for d in plan.datasets)])
         output = Path("runs") / f"compare-{name}".replace("/", "-").replace(":", "-")
     jobs = plan.jobs(output)
-    cores = cores_for(processes)
-    n = f"{len(jobs)} runs, {len(cores)} at a time," if len(jobs) > 1 else "One run"
+    return output, run_all(jobs, output, where)
+
+
+def run_all(jobs: Sequence[Job], output: Path, where: dict[str, Any]) -> Outcome:
+    """Run what is missing; returns how the runs ended.
+
+    Args:
+        jobs: the runs.
+        output: their folder.
+        where: ``processes``, ``ray`` and ``storage``, as ``make_engine`` takes them.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    from rlox.compare import run_jobs
+    from rlox.engine import make_engine
+    from rlox.modules import IMPORTED
+    from rlox.runs.interrupts import Interrupted
+
+    engine = make_engine(**where, modules=IMPORTED)
+    n = f"{len(jobs)} runs, {engine.words}," if len(jobs) > 1 else "One run"
     print(f"{n} in {output}.", flush=True)
-    outcome = run_jobs(jobs, output, cores=cores, modules=IMPORTED, progress=True)
+    outcome = run_jobs(jobs, output, engine=engine, progress=True)
     if outcome.stopped_by is not None:
         told = f"Stopped: {len(outcome.finished)} of {len(jobs)} runs are finished."
         raise Interrupted(f"{told} The same command goes on with the rest.", outcome.stopped_by)
     if outcome.busy == outcome.busy:
         print(f"The runs kept {outcome.busy:.0%} of the cores' time busy.")
-    return output, outcome
+    return outcome
 
 
 def _report(
