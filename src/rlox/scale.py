@@ -6,7 +6,6 @@ import contextlib
 import functools
 import importlib
 import os
-import shutil
 import signal
 import sys
 import tempfile

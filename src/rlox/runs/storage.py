@@ -7,10 +7,12 @@ with a run numbers its states above all that are there, so that a writer that wa
 
 from __future__ import annotations
 
+import contextlib
 import json
+import os
 import shutil
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Container, Iterator
 from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
@@ -60,16 +62,19 @@ class Storage:
         self._fs, root = open_address(address)
         self._place = "/".join([root.rstrip("/"), *folder.parts[-3:]])
         self._objects: dict[Found, str] = {}
-        """Files that are there, by what they were found to be here."""
+        """Objects that this writer has made, by what their files were found to be here."""
         self._here: dict[str, str] = {}
-        """Objects that the folder's files are."""
-        self._state = State(0, 0, {})
+        """Objects that this reader has brought, by the names of their files."""
+        self._state, self._number = State(0, 0, {}), 0
+        self._old: set[str] = set()
+        """What this writer may remove: its own, and what was there before it."""
 
     def begin(self) -> bool:
         """Make the folder the last state, as its next and only writer; returns whether there was one."""
-        there = self.pull()
-        writers = [int(name.removeprefix(STATE).split("-")[0]) for name in self._names() if name.startswith(STATE)]
-        self._state = State(max(writers, default=0) + 1, 0, dict(self._here))
+        there, self._old = self.pull(), set(self._names())
+        writers = [int(name.removeprefix(STATE).split("-")[0]) for name in self._old if name.startswith(STATE)]
+        # Its first state has objects of its own: those that were there may be removed by the writer before it.
+        self._state = State(max(writers, default=0) + 1, 0, {})
         return there
 
     def push(self) -> bool:
@@ -90,18 +95,18 @@ class Storage:
                     with self._fs.open(f"{self._place}/{key}", "wb") as out:
                         shutil.copyfileobj(file, out)
                     self._objects[found] = key
+                    self._old.add(key)
                 files[name] = self._objects[found]
         if files == self._state.files:
             return False
-        before, self._state = self._state, State(self._state.writer, self._state.number + 1, files)
-        with self._fs.open(f"{self._place}/{self._state.name}", "wb") as out:
+        self._number += 1
+        before, state = self._state, State(self._state.writer, self._number, files)
+        self._old.add(state.name)
+        with self._fs.open(f"{self._place}/{state.name}", "wb") as out:
             out.write(json.dumps(files, indent=1).encode())
-        # Somebody may be reading the state before.
-        kept = {self._state.name, before.name, *files.values(), *before.files.values()}
-        for name in self._names():
-            if name not in kept:
-                self._remove(name)
-        self._objects = {found: key for found, key in self._objects.items() if key in kept}
+        self._state = state
+        if before.number:
+            self._tidy({state.name, before.name, *files.values(), *before.files.values()})
         return True
 
     def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> bool:
@@ -135,8 +140,6 @@ class Storage:
         with whole(path) as side, self._fs.open(f"{self._place}/{key}", "rb") as source, side.open("wb") as out:
             shutil.copyfileobj(source, out)
         self._here[name] = key
-        with path.open("rb") as file:
-            self._objects[_found(file)] = key
 
     def _path(self, name: str) -> Path:
         path = self._folder.with_suffix(name) if name.startswith(".") else self._folder / name
@@ -163,11 +166,13 @@ class Storage:
         except FileNotFoundError:
             return []
 
-    def _remove(self, name: str) -> None:
-        try:
-            self._fs.rm_file(f"{self._place}/{name}")
-        except FileNotFoundError:
-            pass  # Another writer was faster.
+    def _tidy(self, kept: Container[str]) -> None:
+        """Remove what is older than the state before the last, which somebody may be reading."""
+        for name in [name for name in self._old if name not in kept]:
+            with contextlib.suppress(FileNotFoundError):  # Another writer was faster.
+                self._fs.rm_file(f"{self._place}/{name}")
+            self._old.remove(name)
+        self._objects = {found: key for found, key in self._objects.items() if key in self._old}
 
 
 def open_address(address: str) -> tuple[Any, str]:
@@ -191,7 +196,5 @@ def open_address(address: str) -> tuple[Any, str]:
 
 
 def _found(file: BinaryIO) -> Found:
-    import os
-
     about = os.fstat(file.fileno())
     return about.st_ino, about.st_size, about.st_mtime_ns

@@ -200,7 +200,9 @@ def _base(
 
 
 def run_trials(task: Task, out: Path, n: int, *, engine: Engine, progress: bool | None = None) -> Search:
-    """Run what is missing of ``n`` trials, as many at a time as there are cores; a signal ends them with a checkpoint each.
+    """Run what is missing of ``n`` trials, as many at a time as there are cores.
+
+    A signal ends them with a checkpoint each.
 
     Raises:
         ConfigError: the folder is that of another search.
