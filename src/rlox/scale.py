@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import functools
 import importlib
 import os
 import signal
@@ -281,7 +280,6 @@ def _connect(ray: Any, address: str, n: int | None) -> None:
                 signal.signal(number, handler)
 
 
-@functools.cache
 def _require() -> Any:
     """Return Ray.
 

@@ -98,12 +98,12 @@ def compare(
     else:
         output, outcome = _run(given, config, output, where)
         if not outcome.finished:
-            _fail(outcome.failures)
+            fail(outcome.failures)
         paths = [job.folder for job in outcome.finished]
     found = find_runs(paths)
-    _report(found, output, threshold, save, measured=outcome is not None)
+    report(found, output, threshold, save, measured=outcome is not None)
     if outcome is not None and outcome.failures:
-        _fail(outcome.failures)
+        fail(outcome.failures)
 
 
 def _run(
@@ -169,10 +169,18 @@ def run_all(jobs: Sequence[Job], output: Path, where: dict[str, Any]) -> Outcome
     return outcome
 
 
-def _report(
+def report(
     runs: Sequence[Run], output: Path | None, threshold: float | None, save: Path | None, *, measured: bool
 ) -> None:
-    """Print the table, and write the report."""
+    """Print the table, and write the report.
+
+    Args:
+        runs: what is compared.
+        output: folder for table and report; None writes neither.
+        threshold: return to reach; None for that of the environment.
+        save: file to keep settings and returns in.
+        measured: whether the runs were on this machine, just now.
+    """
     from rlox.files import writing
     from rlox.runs.history import group_runs, write_runs
     from rlox.runs.report import write_report
@@ -205,7 +213,12 @@ def _report(
         print(f"\nKept settings and returns in {write_runs(save, runs, machine)}.")
 
 
-def _fail(failures: Sequence[Failure]) -> None:
+def fail(failures: Sequence[Failure]) -> None:
+    """Name the first of the runs that failed.
+
+    Raises:
+        RunsFailedError: always.
+    """
     first = failures[0]
     n = f"{len(failures)} runs failed, and are" if len(failures) > 1 else "One run failed, and is"
     raise RunsFailedError(
