@@ -32,15 +32,11 @@ ray = pytest.importorskip("ray")
 
 TINY = {"hidden": 8, "batch_size": 16, "learning_starts": 20, "n_eval_episodes": 1}
 SHORT = Plan({"bc": {}, "awr": {}}, ["CartPole-v1"], seeds=[3], shared={**TINY, "total_timesteps": 60})
-LONG = SHORT._replace(
-    shared={
-        **TINY,
-        "total_timesteps": 20_000,
-        "eval_interval": 10_000,
-        "checkpoint_interval": 500,
-        "log_interval": 100,
-    }
-)
+OFTEN = {"total_timesteps": 1_500, "eval_interval": 1_000, "checkpoint_interval": 50, "log_interval": 25}
+SLEEPY, PLACE = "sleepy:Sleepy-v0", "sleepy-Sleepy-v0"
+LONG = SHORT._replace(envs=[SLEEPY], shared={**TINY, **OFTEN})
+HERE = Path(__file__).parent
+"""Where a run finds that module."""
 PATIENCE = 600.0
 """Seconds: Ray takes three to start on a machine that does nothing else."""
 
@@ -71,7 +67,7 @@ def steps(folder: Path) -> int:
 
 def processes_of(run: str) -> tuple[int, int, int]:
     """Return the process of a run (``LABEL/PLACE/SEED``), the worker of Ray that started it, and the node's."""
-    table = subprocess.run(["ps", "-eo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
+    table = subprocess.run(["ps", "-ewwo", "pid=,ppid=,args="], capture_output=True, text=True, check=True).stdout
     rows = [line.split() for line in table.splitlines()]
     parents = {int(row[0]): int(row[1]) for row in rows}
     for row in rows:
@@ -139,25 +135,25 @@ def test_a_task_goes_on_from_the_storage_however_it_was_ended(tmp_path: Path):
     mirror = Storage(address, job.folder)
 
     def kill() -> None:
-        os.kill(processes_of("bc/CartPole-v1/3")[0], signal.SIGKILL)
+        os.kill(processes_of(f"bc/{PLACE}/3")[0], signal.SIGKILL)
 
-    with once_at(1_000, job, mirror, kill), pytest.raises(LostError, match="SIGKILL ended it"):
-        run_trial(launch, address, Path.cwd())
+    with once_at(200, job, mirror, kill), pytest.raises(LostError, match="SIGKILL ended it"):
+        run_trial(launch, address, HERE)
     # As Ray cancels a task, and as a machine ends that is taken away.
-    with once_at(3_000, job, mirror, lambda: signal.raise_signal(signal.SIGINT)):
-        assert run_trial(launch, address, tmp_path / "not there") == STOPPED
+    with once_at(500, job, mirror, lambda: signal.raise_signal(signal.SIGINT)):
+        assert run_trial(launch, address, HERE) == STOPPED
     mirror.pull()
     stopped = steps(job.folder)
     assert f"Stopped at step {stopped:,} and saved" in launch.log.read_text()
-    with once_at(5_000, job, mirror, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit):
-        run_trial(launch, address, Path.cwd())
+    with once_at(800, job, mirror, lambda: signal.raise_signal(signal.SIGTERM)), pytest.raises(SystemExit):
+        run_trial(launch, address, HERE)
     assert not launch.finished.exists()
-    assert run_trial(launch, address, Path.cwd()) is None
+    assert run_trial(launch, address, HERE) is None
     mirror.pull()
     assert "Continuing" in launch.log.read_text()
     assert launch.finished.exists()
     assert differences(result(job.folder), serial(job, tmp_path / "serial")) == []
-    assert not [path for path in Path(tempfile.gettempdir()).glob("rlox-*/bc/CartPole-v1/3") if path.is_dir()]
+    assert not [path for path in Path(tempfile.gettempdir()).glob(f"rlox-*/bc/{PLACE}/3") if path.is_dir()]
 
 
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
@@ -245,7 +241,7 @@ print(json.dumps({**found, "finished": [job.label for job in outcome.finished], 
 
 def test_runs_on_a_ray_of_this_machine_have_the_bits_of_runs_here(tmp_path: Path):
     out = tmp_path / "out"
-    path = [str(Path(__file__).parent), *sys.path]
+    path = [str(HERE), *sys.path]
     told, error = finish(start(str(out), script=SMOKE, env={**os.environ, "PYTHONPATH": os.pathsep.join(path)}))
     assert told, error
     found = json.loads(told.splitlines()[-1])
@@ -284,7 +280,7 @@ def cluster() -> Iterator[Any]:
 def write_plan(folder: Path) -> Path:
     numbers = "".join(f"{name} = {value}\n" for name, value in LONG.shared.items())
     file = folder / "plan.toml"
-    file.write_text(f'env = "CartPole-v1"\nseeds = [3]\n{numbers}[settings.bc]\n[settings.awr]\n')
+    file.write_text(f"seeds = [3]\n{numbers}[settings.bc]\n[settings.awr]\n")
     return file
 
 
@@ -294,17 +290,18 @@ def write_plan(folder: Path) -> Path:
 def test_a_worker_and_a_machine_that_are_taken_away_change_nothing(cluster: Any, kept: str, tmp_path: Path):
     nodes = [cluster.add_node(num_cpus=1, **cluster.about) for _ in range(2)]
     out = tmp_path / "out"
-    command = ["compare", "--config", str(write_plan(tmp_path)), "--output", str(out), "--ray", cluster.address]
+    command = ["compare", "--config", str(write_plan(tmp_path)), "--env", SLEEPY, "--output", str(out)]
+    command += ["--ray", cluster.address]
     command += ["--storage", f"file://{tmp_path}/kept"] if kept == "storage" else []
-    driver = start(*command)
+    driver = start(*command, cwd=HERE)
     jobs = {job.label: job for job in LONG.jobs(out)}
     try:
-        wait(lambda: steps(jobs["awr"].folder) >= 1_000 or driver.poll() is not None, "awr has not begun")
-        run, worker, _ = processes_of("awr/CartPole-v1/3")
+        wait(lambda: steps(jobs["awr"].folder) >= 200 or driver.poll() is not None, "awr has not begun")
+        run, worker, _ = processes_of(f"awr/{PLACE}/3")
         for pid in (worker, run):
             os.kill(pid, signal.SIGKILL)
-        wait(lambda: steps(jobs["bc"].folder) >= 3_000 or driver.poll() is not None, "bc has not begun")
-        _, _, raylet = processes_of("bc/CartPole-v1/3")
+        wait(lambda: steps(jobs["bc"].folder) >= 600 or driver.poll() is not None, "bc has not begun")
+        _, _, raylet = processes_of(f"bc/{PLACE}/3")
         lost = next(node for node in nodes if raylet in pids(node))
         cluster.remove_node(lost, allow_graceful=False)
         _, error = finish(driver)
@@ -339,7 +336,7 @@ print(json.dumps([[dict(trial.settings), trial.outcome] for trial in found.trial
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")
 def test_a_search_on_a_cluster_is_the_search_here(cluster: Any, tmp_path: Path):
-    path = os.pathsep.join([str(Path(__file__).parent), *sys.path])
+    path = os.pathsep.join([str(HERE), *sys.path])
     found = []
     cluster.add_node(num_cpus=1, **cluster.about)
     for name, where in (
@@ -358,12 +355,12 @@ def test_a_search_on_a_cluster_is_the_search_here(cluster: Any, tmp_path: Path):
 @pytest.mark.slow
 def test_ctrl_c_in_a_terminal_ends_runs_on_ray_with_a_checkpoint_each(tmp_path: Path):
     out = tmp_path / "out"
-    plan = ["--config", str(write_plan(tmp_path)), "--output", str(out)]
+    plan = ["--config", str(write_plan(tmp_path)), "--env", SLEEPY, "--output", str(out)]
     driver = start("compare", *plan, "--total-timesteps", "1000000", "--ray", "local", "--processes", "2",
-                   start_new_session=True)  # fmt: skip
+                   cwd=HERE, start_new_session=True)  # fmt: skip
     jobs = LONG.jobs(out)
     for job in jobs:
-        wait(lambda job=job: steps(job.folder) >= 300 or driver.poll() is not None, f"{job.label} has not begun")
+        wait(lambda job=job: steps(job.folder) >= 100 or driver.poll() is not None, f"{job.label} has not begun")
     # A terminal sends it to all that it started, Ray's own processes too.
     os.killpg(driver.pid, signal.SIGINT)
     _, error = finish(driver)
