@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import logging
 import os
 import signal
 import sys
@@ -30,6 +31,8 @@ OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a Ray that is started here: tasks are sent a few kilobytes, and return less."""
 RETRIES = 10
 """Times that a run goes on elsewhere, because its worker, its process or its machine was lost."""
+STARTS = 3
+"""Times that a Ray is started here: on a busy machine it may miss its own deadline of half a minute."""
 ENDING = 600.0
 """Seconds that runs have to end in, with their checkpoints, when all are ended."""
 COPY_EVERY = 2.0
@@ -267,17 +270,29 @@ def _connect(ray: Any, address: str, n: int | None) -> None:
         own |= {"include_dashboard": False}
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
-        ray.init(**own, log_to_driver=False, logging_level="ERROR")
-    except Exception as error:  # Ray has no class of its own for it.
-        what = (
-            "Ray cannot be started here" if address == LOCAL else f"There is no Ray at '{address}' that can be joined"
-        )
-        way = "make room in memory and /tmp" if address == LOCAL else "start one by `ray start --head`, which prints it"
-        raise ConfigError(f"{what} ({one_line(error)}): {way}.") from None
+        for left in reversed(range(STARTS)):
+            try:
+                ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
+                return
+            except Exception as error:  # Ray has no class of its own for it.
+                ray.shutdown()
+                if left == 0 or address != LOCAL:
+                    raise _no_ray(address, error) from None
     finally:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+
+def _no_ray(address: str, error: Exception) -> ConfigError:
+    if address == LOCAL:
+        return ConfigError(
+            f"Ray cannot be started here ({one_line(error)}): make room in memory, on cores and in /tmp."
+        )
+    return ConfigError(
+        f"There is no Ray at '{address}' that can be joined ({one_line(error)}): start one by `ray start --head`, and "
+        "give the address that it prints."
+    )
 
 
 def _require() -> Any:
