@@ -62,6 +62,9 @@ class Trials:
     def __init__(
         self, address: str, *, processes: int | None = None, storage: str | None = None, modules: Sequence[str] = ()
     ):
+        if address == LOCAL:
+            # Which keeps all that Ray starts to the loopback address, on Linux too; it is read when Ray is imported.
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         self._ray, self._address, self._modules, self._storage = _require(), address, modules, storage
         self._n = len(cores_for(processes)) if processes is not None or address == LOCAL else None
         if storage is not None:
@@ -69,7 +72,7 @@ class Trials:
         self._running: dict[Any, Job] = {}
         """By what Ray calls the result of their tasks."""
         self._copies: dict[Job, Storage] = {}
-        self._started, self._looked = False, 0.0
+        self._started, self._looked, self._turn = False, 0.0, 0
 
     @property
     def words(self) -> str:
@@ -101,7 +104,10 @@ class Trials:
         # Where folders are shared, this is how a machine that does not have them is found out.
         launch.write()
         remote = self._ray.remote(run_trial).options(
-            num_cpus=1, max_retries=RETRIES, retry_exceptions=[LostError], name=f"{job.label} {job.folder.name}"
+            num_cpus=1,
+            max_retries=RETRIES,
+            retry_exceptions=[LostError, OSError],
+            name=f"{job.label} {job.folder.name}",
         )
         self._running[remote.remote(launch, self._storage, Path.cwd())] = job
 
@@ -145,8 +151,10 @@ class Trials:
             why = self._ray.get(result)
         except self._ray.exceptions.TaskCancelledError:
             why = STOPPED
+        except self._ray.exceptions.RayTaskError as error:
+            why = one_line(error.cause)
         except self._ray.exceptions.RayError as error:
-            why = f"it was lost {RETRIES + 1} times: {one_line(error)}"
+            why = f"its worker was lost {RETRIES + 1} times: {one_line(error)}"
         return job, self._bring(job) or why
 
     def _bring(self, job: Job) -> str | None:
@@ -164,14 +172,16 @@ class Trials:
         jobs, now = self.running, time.monotonic()
         if self._storage is None or not jobs or now - self._looked < COPY_EVERY / len(jobs):
             return
-        self._looked = now
-        job = jobs[int(now * len(jobs) / COPY_EVERY) % len(jobs)]
+        self._looked, self._turn = now, self._turn + 1
+        job = jobs[self._turn % len(jobs)]
         with contextlib.suppress(OSError):  # It is looked at again.
             self._copy(job).pull(_is_record)
 
     def _copy(self, job: Job) -> Storage:
         assert self._storage is not None
-        return self._copies.setdefault(job, Storage(self._storage, job.folder))
+        if job not in self._copies:
+            self._copies[job] = Storage(self._storage, job.folder)
+        return self._copies[job]
 
 
 def run_trial(launch: Launch, address: str | None, here: Path) -> str | None:
@@ -187,6 +197,7 @@ def run_trial(launch: Launch, address: str | None, here: Path) -> str | None:
 
     Raises:
         LostError: its process was killed.
+        OSError: the storage cannot be read or written to.
     """
     with Interrupts() as interrupts, _place(launch, address) as (launch, storage):
         if storage is None and _read(launch.settings) != launch.spec:
@@ -266,8 +277,7 @@ def _connect(ray: Any, address: str, n: int | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     own: dict[str, Any] = {"address": address}
     if address == LOCAL:
-        own |= {"num_cpus": n, "object_store_memory": OBJECT_STORE, "_node_ip_address": "127.0.0.1"}
-        own |= {"include_dashboard": False}
+        own |= {"num_cpus": n, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         for left in reversed(range(STARTS)):
