@@ -30,7 +30,8 @@ from rlox.scale import STOPPED, LostError, run_trial
 from schedules import differences, result
 
 # Whatever Ray starts here keeps to the loopback address.
-os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+LOOPBACK = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+os.environ.setdefault(LOOPBACK, "0")
 ray = pytest.importorskip("ray")
 
 TINY = {"hidden": 8, "batch_size": 16, "learning_starts": 20, "n_eval_episodes": 1}
@@ -132,6 +133,13 @@ def test_a_folder_that_is_not_shared_is_said(tmp_path: Path):
     assert "--storage" in told
 
 
+def test_a_run_that_fails_by_itself_is_told_in_its_own_words(tmp_path: Path):
+    _, launch = begin(tmp_path)
+    told = run_trial(launch._replace(modules=("no_such_module",)), f"file://{tmp_path}/kept", Path.cwd())
+    assert told is not None
+    assert "there is no module 'no_such_module'" in told
+
+
 def test_a_task_goes_on_from_the_storage_however_it_was_ended(tmp_path: Path):
     job, launch = begin(tmp_path, LONG)
     address = f"file://{tmp_path}/kept"
@@ -215,8 +223,8 @@ SMOKE = """
 import json, signal, sys
 from pathlib import Path
 from rlox.compare import run_jobs
+from rlox.plan import Plan
 from rlox.scale import Trials
-from test_scale import SHORT
 
 NUMBERS = (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)
 found = {}
@@ -227,7 +235,7 @@ class Watched(Trials):
         before = list(map(signal.getsignal, NUMBERS))
         super().__enter__()
         import ray
-        from ray._private.usage import usage_lib
+        from ray._common.usage import usage_lib
 
         found["handlers"] = before == list(map(signal.getsignal, NUMBERS))
         found["store"], found["cores"] = map(ray.cluster_resources().get, ("object_store_memory", "CPU"))
@@ -235,8 +243,8 @@ class Watched(Trials):
         return self
 
 
-out = Path(sys.argv[1])
-outcome = run_jobs(SHORT.jobs(out), out, engine=Watched("local", processes=2), progress=True)
+out, plan = Path(sys.argv[1]), Plan(**json.loads(sys.argv[2]))
+outcome = run_jobs(plan.jobs(out), out, engine=Watched("local", processes=2), progress=True)
 import ray
 print(json.dumps({**found, "finished": [job.label for job in outcome.finished], "left": ray.is_initialized()}))
 """
@@ -244,8 +252,8 @@ print(json.dumps({**found, "finished": [job.label for job in outcome.finished], 
 
 def test_runs_on_a_ray_of_this_machine_have_the_bits_of_runs_here(tmp_path: Path):
     out = tmp_path / "out"
-    path = [str(HERE), *sys.path]
-    told, error = finish(start(str(out), script=SMOKE, env={**os.environ, "PYTHONPATH": os.pathsep.join(path)}))
+    env = {name: value for name, value in os.environ.items() if name != LOOPBACK}
+    told, error = finish(start(str(out), json.dumps(SHORT._asdict()), script=SMOKE, env=env))
     assert told, error
     found = json.loads(told.splitlines()[-1])
     assert found.pop("store") <= 100 * 2**20
