@@ -291,6 +291,7 @@ def cluster() -> Iterator[Any]:
         warnings.simplefilter("ignore")
         patch.setenv("RAY_AUTH_MODE", "disabled")
         patch.setenv("RAY_USAGE_STATS_ENABLED", "0")
+        patch.setenv("RAY_worker_niceness", "0")
         from ray.cluster_utils import Cluster
 
         made = patiently(lambda: Cluster(initialize_head=True, head_node_args={"num_cpus": 0, **NODE}))
