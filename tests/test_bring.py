@@ -15,6 +15,7 @@ from rlox.compare import run_jobs
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError
 from rlox.plan import Plan
+from rlox.processes import Processes
 from rlox.search.space import Range
 from rlox.search.trials import Task
 from rlox.spec import RunSpec
@@ -149,7 +150,7 @@ def test_a_plan_has_the_columns_of_its_data(tmp_path: Path):
     run_folder.mkdir(parents=True)
     (run_folder / "config.json").write_text(json.dumps({**jobs[0].spec.to_dict(), "reading": {"episode": "trip"}}))
     with pytest.raises(ConfigError, match="has a run with observations=None, not"):
-        run_jobs(jobs[:1], tmp_path, cores=[0])
+        run_jobs(jobs[:1], tmp_path, engine=Processes([0]))
 
 
 @pytest.mark.parametrize(

@@ -24,7 +24,7 @@ from rlox.cli import main
 from rlox.compare import run_jobs
 from rlox.errors import ConfigError
 from rlox.plan import Plan, named_settings, plan_of, seeds_of
-from rlox.processes import is_finished, last_record, wait_for_writer
+from rlox.processes import Processes, is_finished, last_record, wait_for_writer
 from rlox.runs.history import Run, find_runs, group_runs, write_runs
 from rlox.runs.lock import claim, release
 from rlox.runs.progress import Board
@@ -161,11 +161,11 @@ def test_data_are_compared_by_gradient_steps(tmp_path: Path):
 
 def test_what_is_missing_runs_and_what_is_there_is_left(tmp_path: Path):
     jobs = PLAN.jobs(tmp_path)
-    outcome = run_jobs(jobs[:1], tmp_path, cores=[0])
+    outcome = run_jobs(jobs[:1], tmp_path, engine=Processes([0]))
     assert (outcome.finished, outcome.failures, outcome.stopped_by) == (jobs[:1], [], None)
     assert 0 < outcome.busy <= 1.1
     first = (jobs[0].folder / "metrics.jsonl").read_bytes()
-    outcome = run_jobs(jobs, tmp_path, cores=[0])
+    outcome = run_jobs(jobs, tmp_path, engine=Processes([0]))
     assert outcome.finished == jobs
     assert (jobs[0].folder / "metrics.jsonl").read_bytes() == first
     assert all(is_finished(job) for job in jobs)
@@ -173,13 +173,13 @@ def test_what_is_missing_runs_and_what_is_there_is_left(tmp_path: Path):
     assert {place: list(own) for place, own in groups.items()} == {"CartPole-v1": ["bc", "small"]}
     assert groups["CartPole-v1"]["small"][0].spec["config"]["beta"] == 2.0
     longer = PLAN._replace(shared={**TINY, "total_timesteps": 90}).jobs(tmp_path)
-    assert run_jobs(longer[:1], tmp_path, cores=[0]).finished == longer[:1]
+    assert run_jobs(longer[:1], tmp_path, engine=Processes([0])).finished == longer[:1]
     record = last_record(jobs[0].folder)
     assert record is not None
     assert record["env_steps"] == 90
     other = PLAN._replace(shared={**TINY, "gamma": 0.5}).jobs(tmp_path)
     with pytest.raises(ConfigError, match=r"has a run with gamma=0.99, not 0.5: give the comparison another folder"):
-        run_jobs(other, tmp_path, cores=[0])
+        run_jobs(other, tmp_path, engine=Processes([0]))
 
 
 def test_the_lines_of_a_comparison_are_in_its_order(tmp_path: Path):
@@ -194,7 +194,7 @@ def test_the_lines_of_a_comparison_are_in_its_order(tmp_path: Path):
 
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     plan = Plan({"iql": {}, "bc": {}}, ["CartPole-v1"], seeds=[0], shared=TINY | {"learning_rate": 1e30})
-    outcome = run_jobs(plan.jobs(tmp_path), tmp_path, cores=[0], progress=True)
+    outcome = run_jobs(plan.jobs(tmp_path), tmp_path, engine=Processes([0]), progress=True)
     assert outcome.failures[0].job.label == "iql"
     assert not outcome.finished or outcome.finished[0].label == "bc"
     assert "Training diverged" in outcome.failures[0].why

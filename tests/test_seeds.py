@@ -16,12 +16,12 @@ import pytest
 
 from rlox import ALGORITHMS, Algorithm, Dataset, RunSpec, Trainer
 from rlox.cli import main
-from rlox.compare import at_once, run_jobs
+from rlox.compare import run_jobs
 from rlox.core import together
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError, DivergedError
-from rlox.plan import Plan
-from rlox.processes import is_finished
+from rlox.plan import Plan, at_once
+from rlox.processes import Processes, is_finished
 from rlox.runs.history import find_runs
 from rlox.runs.interrupts import Interrupted
 from rlox.seeds import train_offline_seeds
@@ -310,11 +310,11 @@ def test_a_specification_is_the_one_that_its_file_was_made_of():
 def test_a_comparison_learns_seeds_at_once_and_leaves_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     together, apart = tmp_path / "together", tmp_path / "apart"
     jobs = PLAN.jobs(together)
-    outcome = run_jobs(jobs, together, cores=[0])
+    outcome = run_jobs(jobs, together, engine=Processes([0]))
     assert (outcome.finished, outcome.failures) == (jobs, [])
     assert all(is_finished(job) for job in jobs)
     (alone,) = PLAN._replace(seeds=[2]).jobs(apart)
-    assert run_jobs([alone], apart, cores=[0]).finished == [alone]
+    assert run_jobs([alone], apart, engine=Processes([0])).finished == [alone]
     assert_same_folder(jobs[2].folder, alone.folder)
     for suffix in (".toml", ".log", ".finished"):
         assert jobs[2].folder.with_suffix(suffix).exists()
@@ -329,6 +329,6 @@ def test_a_comparison_learns_seeds_at_once_and_leaves_the_same(tmp_path: Path, c
 def test_of_seeds_at_once_those_that_fail_are_named(tmp_path: Path):
     plan = PLAN._replace(settings={"iql": {}}, shared={**PLAN.shared, "learning_rate": 1e30})
     jobs = plan.jobs(tmp_path)
-    outcome = run_jobs(jobs, tmp_path, cores=[0])
+    outcome = run_jobs(jobs, tmp_path, engine=Processes([0]))
     assert [failure.job for failure in outcome.failures] == jobs
     assert all("Training diverged" in failure.why for failure in outcome.failures)

@@ -2,24 +2,21 @@
 
 from __future__ import annotations
 
-import dataclasses
 import json
 import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import NamedTuple
 
-from rlox.algorithms import find_algorithm
-from rlox.core.algorithm import Algorithm
+from rlox.engine import Engine
 from rlox.errors import ConfigError
 from rlox.files import whole
 from rlox.plan import Job
-from rlox.processes import POLL, Processes, is_finished, progress_of
+from rlox.processes import POLL, is_finished, progress_of
 from rlox.runs.history import COMPARISON
 from rlox.runs.interrupts import Interrupts
 from rlox.runs.logs import CONFIG
 from rlox.runs.progress import Board
-from rlox.spec import RunSpec
 
 
 class Failure(NamedTuple):
@@ -41,71 +38,43 @@ class Outcome(NamedTuple):
     """Share of the cores' time that the runs have used; nan if none had to run."""
 
 
-def run_jobs(
-    jobs: Sequence[Job], out: Path, *, cores: Sequence[int], modules: Sequence[str] = (), progress: bool | None = None
-) -> Outcome:
-    """Run what is not finished yet, one process on each core at a time; a stopped run goes on from its checkpoint.
+def run_jobs(jobs: Sequence[Job], out: Path, *, engine: Engine, progress: bool | None = None) -> Outcome:
+    """Run what is not finished yet, as many at a time as there are cores; a stopped run goes on from its checkpoint.
 
-    Seeds of the same settings that learn from data are one process (see ``at_once``). A signal ends all of them with a
-    checkpoint each.
+    Seeds of the same settings that learn from data may be one process (see ``at_once``). A signal ends all of them with
+    a checkpoint each.
 
     Args:
         jobs: the runs, in the order in which they begin.
         out: folder of the comparison.
-        cores: numbers of the cores to use.
-        modules: what each run imports first.
+        engine: where they run.
         progress: a live table; None shows it on a terminal only.
 
     Raises:
         ConfigError: a folder of it has a run with other settings.
     """
-    check_same(jobs)
     out.mkdir(parents=True, exist_ok=True)
     with whole(out / COMPARISON) as side:
         side.write_text(json.dumps({"runs": [str(job.folder.relative_to(out)) for job in jobs]}, indent=1) + "\n")
-    missing = [job for job in jobs if not is_finished(job)]
-    waiting = at_once(missing, len(cores))
-    finished, failures, n_waiting = [job for job in jobs if job not in missing], [], len(waiting)
-    processes = Processes(cores, modules)
-    with Interrupts() as interrupts, Board(len(jobs), progress) as board, processes:
+    with Interrupts() as interrupts, Board(len(jobs), progress) as board, engine:
+        engine.fetch(jobs)
+        check_same(jobs)
+        missing = [job for job in jobs if not is_finished(job)]
+        waiting = engine.together(missing)
+        finished, failures, n_waiting = [job for job in jobs if job not in missing], [], len(waiting)
         board.update(len(finished), 0, {})
-        while (waiting or processes.running) and interrupts.number is None:
-            while waiting and processes.n_free:
-                processes.start(*waiting.pop(0))
-            for job, why in processes.ended():
+        while (waiting or engine.running) and interrupts.number is None:
+            while waiting and engine.n_free:
+                engine.start(*waiting.pop(0))
+            for job, why in engine.ended():
                 if why is None:
                     finished.append(job)
                 else:
                     failures.append(Failure(job, why))
                 board.ended(_name(job), why)
-            board.update(len(finished), len(failures), {_name(job): progress_of(job) for job in processes.running})
+            board.update(len(finished), len(failures), {_name(job): progress_of(job) for job in engine.running})
             time.sleep(POLL)
-    return Outcome(sorted(finished, key=jobs.index), failures, interrupts.number, processes.busy(n_waiting))
-
-
-def at_once(jobs: Sequence[Job], n_cores: int) -> list[list[Job]]:
-    """Return runs in the order in which they begin, those together that are one program.
-
-    These are seeds of the same settings that learn from data only, by an algorithm of ours; no more of them than keeps
-    all cores busy.
-    """
-    most = -(-len(jobs) // n_cores)
-    same: dict[object, list[Job]] = {}
-    for job in jobs:
-        alone = job if not learns_offline(job.spec) else None
-        same.setdefault((job.label, dataclasses.replace(job.spec, seed=0), alone), []).append(job)
-    groups = []
-    for seeds in same.values():
-        n = -(-len(seeds) // most)
-        groups += [seeds[i::n] for i in range(n)]
-    return sorted(groups, key=lambda group: jobs.index(group[0]))
-
-
-def learns_offline(spec: RunSpec) -> bool:
-    """Return whether a run learns from data only, by an algorithm of ours."""
-    budget = spec.budget
-    ours = isinstance(find_algorithm(spec.algorithm)[1], Algorithm)
-    return ours and spec.dataset is not None and budget.gradient_steps is not None and budget.total_timesteps is None
+    return Outcome(sorted(finished, key=jobs.index), failures, interrupts.number, engine.busy(n_waiting))
 
 
 def check_same(jobs: Sequence[Job]) -> None:

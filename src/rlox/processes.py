@@ -16,14 +16,13 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
-from rlox.files import whole
+from rlox.launch import ANY_CORE, FINISHED, Launch
 from rlox.runs.lock import LOCK
 from rlox.runs.logs import METRICS
 
 if TYPE_CHECKING:
     from rlox.plan import Job
 
-ONE_THREAD = dict.fromkeys(("PJRT_NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 POLL = 0.1
 """Seconds between two looks at the processes."""
 PATIENCE = 60.0
@@ -40,38 +39,52 @@ class Processes:
 
     def __init__(self, cores: Sequence[int], modules: Sequence[str] = ()):
         self._cores, self._modules = cores, modules
-        self._running: dict[int, tuple[tuple[Job, ...], subprocess.Popen[bytes]]] = {}
+        self._running: dict[int, tuple[tuple[Job, ...], Launch, subprocess.Popen[bytes]]] = {}
         self._began, self._used = time.monotonic(), _seconds_of_children()
+
+    @property
+    def words(self) -> str:
+        """How many at a time, for a message."""
+        return f"{len(self._cores)} at a time"
 
     @property
     def running(self) -> list[Job]:
         """Runs that were started and have not been seen to end."""
-        return [job for jobs, _ in self._running.values() for job in jobs]
+        return [job for jobs, _, _ in self._running.values() for job in jobs]
 
     @property
     def n_free(self) -> int:
         """How many more processes there are cores for."""
         return len(self._cores) - len(self._running)
 
+    def fetch(self, jobs: Sequence[Job]) -> None:
+        """Bring what there is of runs to their folders: it is there."""
+
+    def together(self, jobs: Sequence[Job]) -> list[list[Job]]:
+        """Return what to start at a time: seeds that learn from the same data are one process."""
+        from rlox.plan import at_once
+
+        return at_once(jobs, len(self._cores))
+
     def start(self, *jobs: Job) -> None:
         """Start a run, or several that are learned at once, on a core that is free, or let them go on."""
         slot = min(set(range(len(self._cores))) - self._running.keys())
-        self._running[slot] = jobs, _start(jobs, self._cores[slot], self._modules)
+        launch = Launch.of(jobs, self._modules)
+        launch.write()
+        self._running[slot] = jobs, launch, launch.start(self._cores[slot])
 
     def ended(self) -> list[tuple[Job, str | None]]:
         """Return the runs that have ended since the last call, and why they ended badly; None if all is well."""
         found = []
-        for slot, (jobs, process) in list(self._running.items()):
-            if process.poll() is not None:
+        for slot, (jobs, launch, process) in list(self._running.items()):
+            if (code := process.poll()) is not None:
                 del self._running[slot]
-                if len(jobs) == 1 and process.returncode == 0:
-                    mark_of(jobs[0].folder).touch()
-                found += [(job, _how(job, jobs[0], process.returncode)) for job in jobs]
+                found += zip(jobs, launch.ended(code), strict=True)
         return found
 
     def stop(self, job: Job) -> None:
         """Ask a run to end with a checkpoint; it counts as running until it has."""
-        next(process for jobs, process in self._running.values() if job in jobs).terminate()
+        next(process for jobs, _, process in self._running.values() if job in jobs).terminate()
 
     def busy(self, n_jobs: int) -> float:
         """Return the share of the cores' time that the runs have used so far, if there were so many in all."""
@@ -82,9 +95,9 @@ class Processes:
         return self
 
     def __exit__(self, *error: object) -> None:
-        for _, process in self._running.values():
+        for _, _, process in self._running.values():
             process.send_signal(signal.SIGTERM)
-        for _, process in self._running.values():
+        for _, _, process in self._running.values():
             process.wait()
 
 
@@ -108,16 +121,11 @@ def is_finished(job: Job) -> bool:
     """Return whether a run has taken all its steps, and has ended well."""
     last, budget = last_record(job.folder), job.spec.budget
     return (
-        mark_of(job.folder).exists()
+        job.folder.with_suffix(FINISHED).exists()
         and last is not None
         and last["env_steps"] >= (budget.total_timesteps or 0)
         and last["gradient_steps"] >= (budget.gradient_steps or 0)
     )
-
-
-def mark_of(folder: Path) -> Path:
-    """Return the file that says that the run in a folder has ended well."""
-    return folder.with_suffix(".finished")
 
 
 def last_record(folder: Path) -> dict[str, Any] | None:
@@ -142,44 +150,13 @@ def progress_of(job: Job) -> tuple[float, str]:
     return min((last["env_steps"] + offline) / total, 1.0), "" if found is None else f"return {found:.4g}"
 
 
-def _start(jobs: Sequence[Job], core: int, modules: Sequence[str]) -> subprocess.Popen[bytes]:
-    """Start runs on a core; what each says goes to a file beside its folder, what all say to the first one's."""
-    for job in jobs:
-        job.folder.parent.mkdir(parents=True, exist_ok=True)
-        with whole(job.folder.with_suffix(".toml")) as side:
-            side.write_text(job.spec.to_toml())
-        job.folder.with_suffix(".log").write_bytes(b"")
-    first = jobs[0]
-    command = [sys.executable, "-m", "rlox.processes", str(core), str(os.getpid()), str(first.folder)]
-    command += [word for name in modules for word in ("--import", name)]
-    if len(jobs) > 1:
-        for job in jobs:
-            mark_of(job.folder).unlink(missing_ok=True)  # Each makes its own as it ends.
-        command += ["learn-at-once", *(str(job.folder) for job in jobs)]
-    else:
-        settings = str(first.folder.with_suffix(".toml"))
-        command += ["train", first.spec.algorithm, "--config", settings, "--run-dir", str(first.folder), "--resume"]
-    if first.spec.env is not None:
-        command += ["--env", first.spec.env]
-    with first.folder.with_suffix(".log").open("wb") as log:
-        # Not in the terminal's group: Ctrl-C reaches us, and we end them in order.
-        return subprocess.Popen(
-            command,
-            stdin=subprocess.DEVNULL,
-            stdout=log,
-            stderr=log,
-            env={**os.environ, **ONE_THREAD},
-            start_new_session=True,
-        )
-
-
 def work() -> None:
-    """Run the command line on one core, and no longer than the process that started it."""
-    core, parent, folder = int(sys.argv[1]), int(sys.argv[2]), Path(sys.argv[3])
+    """Run the command line, on one core if one is named, and no longer than the process that started it."""
+    core, parent, folder = sys.argv[1], int(sys.argv[2]), Path(sys.argv[3])
     # It is how runs are ended, also if whoever started their parent has it ignored.
     signal.signal(signal.SIGTERM, signal.SIG_DFL)
-    if hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {core})
+    if core != ANY_CORE and hasattr(os, "sched_setaffinity"):
+        os.sched_setaffinity(0, {int(core)})
     threading.Thread(target=_end_with, args=(parent,), daemon=True).start()
     wait_for_writer(folder)
     from rlox.cli import main
@@ -203,31 +180,6 @@ def wait_for_writer(folder: Path) -> None:
     if (folder / LOCK).exists():
         with contextlib.suppress(Timeout), FileLock(folder / LOCK, timeout=PATIENCE):
             pass
-
-
-def _how(job: Job, first: Job, code: int) -> str | None:
-    """Return why a run ended badly whose process ended with a code; None if all is well.
-
-    One of several says so itself, unless the process ended before: then ``first`` has what it said.
-    """
-    if code == 0 or is_finished(job):
-        return None
-    log = job.folder.with_suffix(".log")
-    own = code > 0 and log.exists() and log.stat().st_size
-    return _why(job if own else first, code)
-
-
-def _why(job: Job, code: int) -> str:
-    """Return why a process ended badly, in its own words if it has left any."""
-    if code < 0:
-        name = signal.Signals(-code).name
-        return f"{name} ended it{', as the system does when memory runs out' if name == 'SIGKILL' else ''}."
-    with contextlib.suppress(OSError):
-        lines = job.folder.with_suffix(".log").read_text(errors="replace").split("\n")
-        told = [line for line in lines if line.startswith("rlox: error:")] or [line for line in lines if line.strip()]
-        if told:
-            return told[-1].removeprefix("rlox: error: ")
-    return f"it ended without a word: see '{job.folder.with_suffix('.log')}'"
 
 
 def _seconds_of_children() -> float:

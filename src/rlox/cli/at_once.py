@@ -25,7 +25,8 @@ def learn(*folders: Path, env: str | None = None) -> None:
     env
         Environment to evaluate in.
     """
-    from rlox.processes import mark_of, wait_for_writer
+    from rlox.launch import FINISHED
+    from rlox.processes import wait_for_writer
     from rlox.seeds import open_runs, train_together
     from rlox.spec import RunSpec
 
@@ -41,7 +42,7 @@ def learn(*folders: Path, env: str | None = None) -> None:
         with trainers[i] as trainer, _telling(folders[i], own=i > 0):
             try:
                 _finish(trainer, folders[i], before[i], ended)
-                mark_of(folders[i]).touch()
+                folders[i].with_suffix(FINISHED).touch()
             except RloxError as error:
                 failed = True
                 print(f"rlox: error: {error}", file=sys.stderr)

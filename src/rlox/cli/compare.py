@@ -15,6 +15,7 @@ from rlox.errors import ConfigError, RunsFailedError
 
 if TYPE_CHECKING:
     from rlox.compare import Failure, Outcome
+    from rlox.plan import Job
     from rlox.runs.history import Run
 
 Several = Parameter(consume_multiple=True, negative=())
@@ -34,6 +35,8 @@ def compare(
     config: Path | None = None,
     output: Path | None = None,
     processes: int | None = None,
+    ray: str | None = None,
+    storage: str | None = None,
     threshold: float | None = None,
     save: Path | None = None,
     **columns: Any,
@@ -69,6 +72,10 @@ def compare(
         Folder for the runs, the table and the report; by default one under runs/, named for what is compared.
     processes
         Runs at a time; as many as there are cores by default.
+    ray
+        Run on Ray: local for one on this machine, or the address of a cluster.
+    storage
+        Address where runs of a cluster are kept, such as s3://bucket/runs; by default its machines share --output.
     threshold
         Return to reach: the table says when. By default the one that the environment names, if it does.
     save
@@ -89,19 +96,20 @@ def compare(
         "n_eval_episodes": n_eval_episodes,
         **take_reading(columns).given(),
     }
+    where: dict[str, Any] = {"processes": processes, "ray": ray, "storage": storage}
     outcome = None
     if run:
-        check_no_effect("on runs that are there", **given, config=config, processes=processes)
+        check_no_effect("on runs that are there", **given, config=config, **where)
         paths: Sequence[Path] = run
     else:
-        output, outcome = _run(given, config, output, processes)
+        output, outcome = _run(given, config, output, where)
         if not outcome.finished:
-            _fail(outcome.failures)
+            fail(outcome.failures)
         paths = [job.folder for job in outcome.finished]
     found = find_runs(paths)
-    _report(found, output, threshold, save, measured=outcome is not None)
+    report(found, output, threshold, save, measured=outcome is not None)
     if outcome is not None and outcome.failures:
-        _fail(outcome.failures)
+        fail(outcome.failures)
 
 
 _own = [*inspect.signature(compare).parameters.values()][:-1]
@@ -109,16 +117,12 @@ compare.__signature__ = inspect.Signature([*_own, *column_flags()])  # pyright: 
 
 
 def _run(
-    given: dict[str, Any], config: Path | None, output: Path | None, processes: int | None
+    given: dict[str, Any], config: Path | None, output: Path | None, where: dict[str, Any]
 ) -> tuple[Path, Outcome]:
     """Run what is missing; returns the folder and how the runs ended."""
     from rlox.cli.sources import read_toml
-    from rlox.compare import run_jobs
     from rlox.data.sources import check_names
-    from rlox.modules import IMPORTED
     from rlox.plan import COLUMNS, Plan, named_settings, plan_of, seeds_of
-    from rlox.processes import cores_for
-    from rlox.runs.interrupts import Interrupted
 
     columns = {name: given[name] for name in COLUMNS if name in given}
     shared = {**columns, **{name: given[name] for name in BUDGET_FLAGS if given[name] is not None}}
@@ -151,22 +155,49 @@ def _run(
     for data, reading in dict.fromkeys((job.spec.dataset, job.spec.reading) for job in jobs):
         if data is not None:
             check_names(data, reading.columns)
-    cores = cores_for(processes)
-    n = f"{len(jobs)} runs, {len(cores)} at a time," if len(jobs) > 1 else "One run"
+    return output, run_all(jobs, output, where)
+
+
+def run_all(jobs: Sequence[Job], output: Path, where: dict[str, Any]) -> Outcome:
+    """Run what is missing; returns how the runs ended.
+
+    Args:
+        jobs: the runs.
+        output: their folder.
+        where: ``processes``, ``ray`` and ``storage``, as ``make_engine`` takes them.
+
+    Raises:
+        Interrupted: a signal came.
+    """
+    from rlox.compare import run_jobs
+    from rlox.engine import make_engine
+    from rlox.modules import IMPORTED
+    from rlox.runs.interrupts import Interrupted
+
+    engine = make_engine(**where, modules=IMPORTED)
+    n = f"{len(jobs)} runs, {engine.words}," if len(jobs) > 1 else "One run"
     print(f"{n} in {output}.", flush=True)
-    outcome = run_jobs(jobs, output, cores=cores, modules=IMPORTED, progress=True)
+    outcome = run_jobs(jobs, output, engine=engine, progress=True)
     if outcome.stopped_by is not None:
         told = f"Stopped: {len(outcome.finished)} of {len(jobs)} runs are finished."
         raise Interrupted(f"{told} The same command goes on with the rest.", outcome.stopped_by)
     if outcome.busy == outcome.busy:
         print(f"The runs kept {outcome.busy:.0%} of the cores' time busy.")
-    return output, outcome
+    return outcome
 
 
-def _report(
+def report(
     runs: Sequence[Run], output: Path | None, threshold: float | None, save: Path | None, *, measured: bool
 ) -> None:
-    """Print the table, and write the report."""
+    """Print the table, and write the report.
+
+    Args:
+        runs: what is compared.
+        output: folder for table and report; None writes neither.
+        threshold: return to reach; None for that of the environment.
+        save: file to keep settings and returns in.
+        measured: whether the runs were on this machine, just now.
+    """
     from rlox.files import writing
     from rlox.runs.history import group_runs, write_runs
     from rlox.runs.report import write_report
@@ -199,7 +230,12 @@ def _report(
         print(f"\nKept settings and returns in {write_runs(save, runs, machine)}.")
 
 
-def _fail(failures: Sequence[Failure]) -> None:
+def fail(failures: Sequence[Failure]) -> None:
+    """Name the first of the runs that failed.
+
+    Raises:
+        RunsFailedError: always.
+    """
     first = failures[0]
     n = f"{len(failures)} runs failed, and are" if len(failures) > 1 else "One run failed, and is"
     raise RunsFailedError(

@@ -60,6 +60,14 @@ class Options:
     """Whether checkpoints hold the replay; without it they are small, and a run continues with an empty one."""
     resume: Annotated[bool, Parameter(negative=(), show_default=False)] = False
     """Continue the run in the folder, if there is one; with another --total-timesteps or --learning-rate if wanted."""
+    seeds: int | None = None
+    """Runs with so many seeds, from --seed on; the same command again goes on with what is missing."""
+    processes: int | None = None
+    """With --seeds, runs at a time; as many as there are cores by default."""
+    ray: str | None = None
+    """With --seeds, run on Ray: local for one on this machine, or the address of a cluster."""
+    storage: str | None = None
+    """Address where runs of a cluster are kept, such as s3://bucket/runs; by default its machines share --run-dir."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

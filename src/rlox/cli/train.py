@@ -25,6 +25,7 @@ from rlox.cli.options import (
     take_reading,
 )
 from rlox.cli.report import print_evaluation
+from rlox.cli.seeds import check_alone, train_seeds
 from rlox.cli.sources import apply_file, apply_preset
 from rlox.cli.values import check_no_effect, check_whole_numbers
 from rlox.core.algorithm import Algorithm
@@ -104,6 +105,10 @@ def train(
     if options.print_config:
         print(spec.to_toml(), end="")
         return
+    if options.seeds is not None:
+        train_seeds(spec, options)
+        return
+    check_alone(options)
     from rlox.runs.checkpoint import exists
     from rlox.trainer import Trainer
 

@@ -64,6 +64,10 @@ class Options:
     """Folder of the search; by default one under runs/."""
     processes: int | None = None
     """Runs at a time; as many as there are cores by default."""
+    ray: str | None = None
+    """Run on Ray: local for one on this machine, or the address of a cluster."""
+    storage: str | None = None
+    """Address where runs of a cluster are kept, such as s3://bucket/runs; by default its machines share --output."""
     eval_interval: int | None = None
     """Steps between evaluations; a twentieth of the run by default."""
     n_eval_episodes: int | None = None

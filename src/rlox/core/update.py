@@ -11,6 +11,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
+from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlox.core.algorithm import ActorTarget, Algorithm, CriticFit
@@ -181,7 +182,7 @@ def check_fit(algorithm: Algorithm, fit: Any, batch: Transition, *, rounds: bool
 
 
 def make_optimizer(
-    config: Any, learning_rate: float | None, decay_steps: int | None = None
+    config: Any, learning_rate: ArrayLike | None, decay_steps: int | None = None
 ) -> optax.GradientTransformation:
     """Return Adam, or gradient descent with momentum, after a clip of the global gradient norm if one is set."""
     rate = config.learning_rate if learning_rate is None else learning_rate

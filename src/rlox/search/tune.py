@@ -13,11 +13,12 @@ from rlox.algorithms import find_algorithm
 from rlox.assemble import is_discrete, named
 from rlox.data.reading import AS_IT_IS, Reading
 from rlox.data.sources import check_names
+from rlox.engine import Engine, make_engine
 from rlox.envs.envs import find_spec
 from rlox.errors import ConfigError, RunsFailedError, did_you_mean
 from rlox.modules import IMPORTED
 from rlox.plan import N_EVALUATIONS, Job, budget_of, env_of, folder_of
-from rlox.processes import POLL, Processes, cores_for, is_finished, progress_of
+from rlox.processes import POLL, is_finished, progress_of
 from rlox.runs.interrupts import Interrupted, Interrupts
 from rlox.runs.lock import claim, release
 from rlox.runs.logs import METRICS
@@ -90,6 +91,8 @@ def tune(
     prune: bool = True,
     output: str | Path | None = None,
     processes: int | None = None,
+    ray: str | None = None,
+    storage: str | None = None,
     modules: Sequence[str] = (),
     reading: Reading = AS_IT_IS,
     progress: bool | None = None,
@@ -117,6 +120,10 @@ def tune(
         prune: whether trials that are behind end early.
         output: folder of the search; by default one under ``runs/``, named for the algorithm and where it learns.
         processes: runs at a time; as many as there are cores by default.
+        ray: ``"local"`` runs the trials as tasks of a Ray on this machine, an address as those of a cluster (extra
+            ``rlox[ray]``).
+        storage: an address where runs of a cluster are kept, such as ``"s3://bucket/search"``; without it, ``output``
+            must be a folder that all of its machines share.
         modules: modules that register an algorithm or an environment of your own, for the runs to import.
         reading: names of the data's columns, such as ``Reading(observations=("x", "v"), episode="batch")`` of
             ``rlox.data.reading``.
@@ -146,8 +153,8 @@ def tune(
     task = Task(base=base, space=tried, seeds=seeds, prune=prune)
     check_space(tried, task.spec)
     out = Path(output or Path("runs") / f"tune-{base.algorithm}-{folder_of(base.env, base.dataset)}")
-    cores = cores_for(processes)
-    found = run_trials(task, out, trials, cores=cores, modules=[*IMPORTED, *modules], progress=progress)
+    engine = make_engine(processes=processes, ray=ray, storage=storage, modules=[*IMPORTED, *modules])
+    found = run_trials(task, out, trials, engine=engine, progress=progress)
     if found.broken:
         with contextlib.suppress(RunsFailedError):
             write_results(found, tried)
@@ -200,10 +207,10 @@ def _base(
     return dataclasses.replace(spec, budget=budget_of(name, dataset, budget))
 
 
-def run_trials(
-    task: Task, out: Path, n: int, *, cores: Sequence[int], modules: Sequence[str] = (), progress: bool | None = None
-) -> Search:
-    """Run what is missing of ``n`` trials, one run on each core at a time; a signal ends them with a checkpoint each.
+def run_trials(task: Task, out: Path, n: int, *, engine: Engine, progress: bool | None = None) -> Search:
+    """Run what is missing of ``n`` trials, as many at a time as there are cores.
+
+    A signal ends them with a checkpoint each.
 
     Raises:
         ConfigError: the folder is that of another search.
@@ -218,7 +225,7 @@ def run_trials(
         folder.begin(out, task)
         trials = folder.read_trials(out, task)
         study = Study(out / JOURNAL, task, trials)
-        with Interrupts() as interrupts, Board(n, progress, what="trials") as board, Processes(cores, modules) as runs:
+        with Interrupts() as interrupts, Board(n, progress, what="trials") as board, engine as runs:
             loop = _Loop(out, task, n, trials, study, runs, board)
             while interrupts.number is None and len(loop.broken) < BROKEN and loop.step():
                 time.sleep(POLL)
@@ -235,7 +242,7 @@ class _Loop:
     """What happens between two looks at the processes."""
 
     def __init__(
-        self, out: Path, task: Task, n: int, trials: dict[int, Trial], study: Study, runs: Processes, board: Board
+        self, out: Path, task: Task, n: int, trials: dict[int, Trial], study: Study, runs: Engine, board: Board
     ):
         self._out, self._task, self._n, self._trials = out, task, n, trials
         self._study, self._runs, self._board = study, runs, board
