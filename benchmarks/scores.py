@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Sequence
 
 from common import RESULTS, ROOT, Row
 from rlox.runs.history import find_runs, group_runs
@@ -14,18 +15,33 @@ from rlox.runs.history import find_runs, group_runs
 FILE = ROOT / "src" / "rlox" / "scores.json"
 
 
+SOURCES = {
+    "awr": {"paper": ["paper_paper"], "tuned": ["paper_tuned"]},
+    "mpo": {"tuned": ["mpo_mujoco", "mpo_classic"]},
+}
+"""Which results a preset's are in, by algorithm."""
+
+
 def scores() -> dict[str, dict[str, dict[str, Row]]]:
     """Return means over seeds at the last step, by algorithm, preset and environment."""
-    found: dict[str, dict[str, dict[str, Row]]] = {"awr": {"paper": {}, "tuned": {}}}
-    for preset, own in found["awr"].items():
-        for env, groups in group_runs(find_runs([RESULTS / f"paper_{preset}.json"])).items():
-            returns = [run.returns for run in groups[preset]]
-            own[env] = {
-                "mean_reward": round(statistics.mean(series.values[-1] for series in returns), 1),
-                "env_steps": int(returns[0].steps[-1]),
-                "seconds": round(statistics.mean(series.seconds[-1] for series in returns)),
-                "n_seeds": len(returns),
-            }
+    return {
+        algorithm: {name: scores_of(algorithm, name, files) for name, files in presets.items()}
+        for algorithm, presets in SOURCES.items()
+    }
+
+
+def scores_of(algorithm: str, preset: str, files: Sequence[str]) -> dict[str, Row]:
+    """Return those of a preset, which for MPO are its defaults."""
+    found: dict[str, Row] = {}
+    runs = find_runs([RESULTS / f"{name}.json" for name in files])
+    for env, groups in group_runs([run for run in runs if run.spec["algorithm"] == algorithm]).items():
+        returns = [run.returns for runs in groups.values() for run in runs if run.spec["preset"] in (preset, None)]
+        found[env] = {
+            "mean_reward": round(statistics.mean(series.values[-1] for series in returns), 1),
+            "env_steps": int(returns[0].steps[-1]),
+            "seconds": round(statistics.mean(series.seconds[-1] for series in returns)),
+            "n_seeds": len(returns),
+        }
     return found
 
 

@@ -9,11 +9,12 @@ import pytest
 
 from probes import Counting
 from rlox import Trainer
-from rlox.algorithms import ALGORITHMS
+from rlox.algorithms import ALGORITHMS, find_algorithm, register
 from rlox.cli import main
 from rlox.core.config import make_config, silenced
 from rlox.errors import ConfigError
-from rlox.presets import OTHER_CONTINUOUS, OTHER_DISCRETE, PRESETS, preset_settings
+from rlox.plan import Plan, named_settings
+from rlox.presets import BEST, OTHER_CONTINUOUS, OTHER_DISCRETE, PRESETS, TUNED, preset_settings, resolve_tuned
 from scores import RESULTS, scores
 
 EVERY = [(a, name, env) for a, presets in PRESETS.items() for name, envs in presets.items() for env in envs]
@@ -35,7 +36,8 @@ def test_scores_are_those_of_the_benchmarks_results():
     for algorithm, presets in shipped.items():
         for name, environments in presets.items():
             assert environments.keys() <= PRESETS[algorithm][name].keys()
-    assert PRESETS["awr"]["tuned"].keys() - {OTHER_CONTINUOUS, OTHER_DISCRETE} == shipped["awr"]["tuned"].keys()
+        known = PRESETS[algorithm]["tuned"].keys() - {OTHER_CONTINUOUS, OTHER_DISCRETE}
+        assert known == presets["tuned"].keys(), algorithm
     # A mean by hand, over three seeds whose last evaluations are some steps apart.
     assert shipped["awr"]["tuned"]["LunarLander-v3"] == {
         "mean_reward": 270.1,
@@ -51,6 +53,8 @@ def test_what_presets_reached_is_listed(capsys: pytest.CaptureFixture[str]):
     assert "awr tuned Hopper-v5 2965.1 after 1,000,002 steps, 235 s (3 seeds)" in lines
     assert "awr tuned Ant-v5 1048.8 after 100,009 steps, 66 s (1 seed)" in lines
     assert "awr paper Ant-v5" in lines
+    assert "* awr tuned CartPole-v1 500.0 after 50,000 steps, 13 s (5 seeds)" in lines
+    assert sum(line.startswith("* ") for line in lines) == len(BEST) + 1, "and what it means"
 
 
 @pytest.mark.parametrize(
@@ -116,10 +120,74 @@ def test_an_unknown_preset_is_answered_with_the_nearest():
 
 
 def test_an_algorithm_without_presets_is_said_to_have_none():
-    with pytest.raises(ConfigError, match="'tuned' is not a preset of iql, which has none, unlike awr: leave it out"):
+    with pytest.raises(ConfigError, match="'tuned' is not a preset of iql, which has none, unlike awr, mpo: "):
         Trainer("iql", "CartPole-v1", preset="tuned")
 
 
 def test_a_whole_config_leaves_a_preset_nothing_to_set():
     with pytest.raises(ConfigError, match="pass a dict"):
         Trainer("awr", "CartPole-v1", preset="paper", config=ALGORITHMS["awr"].config())
+
+
+def test_tuned_is_the_best_algorithm_of_an_environment_with_its_preset(capsys: pytest.CaptureFixture[str]):
+    def refuse() -> bool:
+        raise AssertionError("an environment that is known need not be made")
+
+    for env, best in BEST.items():
+        assert env in PRESETS[best][TUNED]
+        if env not in (OTHER_CONTINUOUS, OTHER_DISCRETE):
+            assert resolve_tuned("Tuned", None, env, refuse) == (best, TUNED)
+    assert resolve_tuned("AWR", "paper", "CartPole-v1", refuse) == ("AWR", "paper")
+    for env, kind in (("CartPole-v1", "CartPole-v1"), (Counting, OTHER_DISCRETE), ("Walker-v9", OTHER_CONTINUOUS)):
+        name = env if isinstance(env, str) else None
+        found = resolve_tuned(TUNED, TUNED, name, lambda kind=kind: kind == OTHER_DISCRETE)
+        assert found == (BEST[kind], TUNED)
+    with Trainer("tuned", "CartPole-v1", config={"beta": 2.0}) as trainer:
+        wanted = make_config(ALGORITHMS["awr"].config, "awr", PRESETS["awr"]["tuned"]["CartPole-v1"] | {"beta": 2.0})
+        assert (trainer.spec.algorithm, trainer.spec.preset, trainer.config) == ("awr", "tuned", wanted)
+    main(["train", "tuned", "--env", "Pendulum-v1", "--n-envs=2", "--total-timesteps=9", "--print-config"])
+    printed = capsys.readouterr()
+    assert printed.err == "The best for Pendulum-v1: awr, preset tuned.\n"
+    assert {'algorithm = "awr"', 'preset = "tuned"', "n_envs = 2", "td_lambda = 0.9"} <= set(printed.out.split("\n"))
+
+
+def test_what_tuned_is_in_a_comparison_is_chosen_for_each_environment(tmp_path: Any):
+    jobs = Plan(named_settings(["tuned"]), ["CartPole-v1", "Hopper-v5"], seeds=[0], over={"total_timesteps": 9}).jobs(
+        tmp_path
+    )
+    assert [(job.label, job.spec.algorithm, job.spec.preset) for job in jobs] == [
+        ("tuned", "awr", "tuned"),
+        ("tuned", "mpo", "tuned"),
+    ]
+
+
+@pytest.mark.parametrize(
+    ("args", "told"),
+    [
+        (["train", "tuned"], "rlox train tuned needs --env ID"),
+        (["train", "tuned", "--env"], "rlox train tuned needs --env ID"),
+        (["train", "tuned", "--env", "CartPol-v1"], "Did you mean: `CartPole`?"),
+        (["train", "tuned", "--env=CartPole-v1", "--preset=paper"], "has a preset of its own: leave out --preset"),
+        (["train", "tuned", "--env", "CartPole-v1", "--betta", "1"], "'--betta' is not a flag of `rlox train awr`"),
+        (["train", "tund", "--env", "CartPole-v1"], "Did you mean 'tuned'?"),
+        (["tune", "tuned", "--env", "CartPole-v1"], "'tuned' is the best of several algorithms: name one of them"),
+    ],
+)
+def test_what_cannot_be_tuned_is_said_in_one_line(args: list[str], told: str, capsys: pytest.CaptureFixture[str]):
+    with pytest.raises(SystemExit) as exit_:
+        main(args)
+    lines = [line for line in capsys.readouterr().err.splitlines() if line.startswith("rlox: error:")]
+    assert exit_.value.code == 2
+    assert len(lines) == 1
+    assert told in lines[0]
+
+
+def test_tuned_needs_an_environment_and_takes_no_other_preset():
+    with pytest.raises(ConfigError, match=r"pass env=, or name an algorithm\."):
+        Trainer("tuned", dataset="cartpole-medium")
+    with pytest.raises(ConfigError, match="leave out preset='paper'"):
+        Trainer("tuned", "CartPole-v1", preset="paper")
+    with pytest.raises(ConfigError, match="here, name an algorithm, such as 'awr'"):
+        find_algorithm("Tuned")
+    with pytest.raises(ConfigError, match="'tuned' is an algorithm already"):
+        register("tuned", ALGORITHMS["awr"])

@@ -1,7 +1,7 @@
 """What rlox raises. Every message is one line: the value, the rule, the way out."""
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 
 _OTHER_WORDS = {
     "net_arch": ("hidden",),
@@ -78,15 +78,18 @@ class DivergedError(RloxError):
     """A loss or a parameter is no longer finite."""
 
 
-def did_you_mean(word: str, known: Iterable[str]) -> str:
-    """Return ``" Did you mean 'x'?"`` for the nearest of ``known``, or a list that is not too long if none is near."""
-    known = sorted(known)
-    near = difflib.get_close_matches(word, known, n=5, cutoff=0.5)
+def did_you_mean(word: str, known: Iterable[str], plain: Callable[[str], str] = str) -> str:
+    """Return ``" Did you mean 'x'?"`` for the nearest of ``known``, or a list that is not too long if none is near.
+
+    ``plain`` gives what of the names is compared.
+    """
+    word, names = plain(word), {plain(name): name for name in sorted(known)}
+    near = difflib.get_close_matches(word, names, n=5, cutoff=0.5)
     if near:
         # Of names that are equally near, the one with the same letters: 'awr' for 'arw', not 'marwil'.
         best = max(near, key=lambda name: (_ratio(word, name), sorted(name) == sorted(word)))
-        return f" Did you mean '{best}'?"
-    return f" Known: {', '.join(known)}." if 0 < len(known) <= 60 else ""
+        return f" Did you mean '{names[best]}'?"
+    return f" Known: {', '.join(names.values())}." if 0 < len(names) <= 60 else ""
 
 
 def _ratio(word: str, name: str) -> float:
@@ -97,7 +100,7 @@ def suggest(word: str, known: Iterable[str]) -> str:
     """Return ``did_you_mean`` for a setting or its flag, where ``word`` may be another library's name for it."""
     names = {_plain(name): name for name in known}
     meant = next((names[name] for name in _OTHER_WORDS.get(_plain(word), ()) if name in names), None)
-    return f" Did you mean '{meant}'?" if meant else did_you_mean(word, names.values())
+    return f" Did you mean '{meant}'?" if meant else did_you_mean(word, names.values(), _plain)
 
 
 def _plain(flag: str) -> str:

@@ -14,6 +14,7 @@ from rlox.data.bundled import is_bundled, reference
 from rlox.data.reading import ACTIONS, Reading
 from rlox.envs.envs import find_spec, names_module
 from rlox.errors import ConfigError, suggest
+from rlox.presets import TUNED, resolve_tuned
 from rlox.runs.history import data_name
 from rlox.spec import Budget, RunSpec, check_positive
 
@@ -104,6 +105,8 @@ class Plan(NamedTuple):
             )
         if not isinstance(env, str):
             raise ConfigError(f"env = {env!r} of '{data}' must be the id of an environment.")
+        if data is None:
+            algorithm, preset = resolve_tuned(algorithm, preset, env, lambda: is_discrete(env, None))
         columns = {name: given.pop(name) for name in COLUMNS if name in given}
         budget = {name: value for name, value in given.items() if name in BUDGET}
         config = {name: value for name, value in given.items() if name not in BUDGET}
@@ -176,7 +179,7 @@ def folder_of(env: str | None, data: str | None) -> str:
 
 
 def named_settings(algorithms: Iterable[str]) -> dict[str, dict[str, Any]]:
-    """Return the settings that ``awr``, or ``awr:tuned`` with its preset, stand for, by label.
+    """Return the settings that ``awr``, ``awr:tuned`` with its preset, or ``tuned``, stand for, by label.
 
     Raises:
         ConfigError: an unknown algorithm.
@@ -184,7 +187,7 @@ def named_settings(algorithms: Iterable[str]) -> dict[str, dict[str, Any]]:
     found = {}
     for entry in algorithms:
         name, _, preset = entry.strip().partition(":")
-        algorithm = find_algorithm(name)[0]
+        algorithm = TUNED if name.lower() == TUNED else find_algorithm(name)[0]
         found[f"{algorithm}-{preset}" if preset else algorithm] = {"algorithm": algorithm, "preset": preset or None}
     return found
 

@@ -107,7 +107,60 @@ PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
             OTHER_DISCRETE: _TUNED_SMALL | {"rollout_steps": 2048, "entropy_coef": 0.05},
         },
     },
+    "mpo": {
+        # Its defaults: one set for all of them, but for the discount of a task whose steps are 50 ms apart.
+        "tuned": {
+            "Ant-v5": {},
+            "HalfCheetah-v5": {},
+            "Hopper-v5": {},
+            "Walker2d-v5": {},
+            "CartPole-v1": {},
+            "Pendulum-v1": {"gamma": 0.95},
+            OTHER_CONTINUOUS: {},
+            OTHER_DISCRETE: {},
+        },
+    },
 }
+
+TUNED = "tuned"
+"""Stands for the best algorithm of an environment with its preset of this name."""
+BEST = {
+    "Ant-v5": "mpo",
+    "HalfCheetah-v5": "mpo",
+    "Hopper-v5": "mpo",
+    "Walker2d-v5": "mpo",
+    "CartPole-v1": "awr",
+    "Acrobot-v1": "awr",
+    "MountainCarContinuous-v0": "awr",
+    "Pendulum-v1": "awr",
+    "InvertedDoublePendulum-v5": "awr",
+    "LunarLander-v3": "awr",
+    OTHER_CONTINUOUS: "mpo",
+    OTHER_DISCRETE: "awr",
+}
+"""Which that is, by docs/benchmarks.md: the higher return; the sooner, if they differ less than their seeds do."""
+
+
+def resolve_tuned(
+    algorithm: str, preset: str | None, env_id: str | None, discrete: Callable[[], bool]
+) -> tuple[str, str | None]:
+    """Return the algorithm and the preset that ``"tuned"`` stands for in an environment; others as they are.
+
+    Args:
+        algorithm: a name, in any case.
+        preset: its preset.
+        env_id: of the environment, if it has one.
+        discrete: tells whether its actions are discrete; asked if there is no choice for the id.
+
+    Raises:
+        ConfigError: another preset beside ``"tuned"``.
+    """
+    if algorithm.lower() != TUNED:
+        return algorithm, preset
+    if preset not in (None, TUNED):
+        raise ConfigError(f"'{TUNED}' has a preset of its own: leave out preset='{preset}', or name the algorithm.")
+    other = OTHER_DISCRETE if env_id not in BEST and discrete() else OTHER_CONTINUOUS
+    return BEST.get(env_id or other, BEST[other]), TUNED
 
 
 def check_preset(algorithm: str, name: str) -> None:

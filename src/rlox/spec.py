@@ -15,7 +15,7 @@ from rlox.algorithms import find_algorithm
 from rlox.core.config import Settings, make_config
 from rlox.data.reading import AS_IT_IS, Reading
 from rlox.errors import ConfigError, did_you_mean, one_line
-from rlox.presets import with_preset
+from rlox.presets import resolve_tuned, with_preset
 
 
 def check_positive(**numbers: Any) -> None:
@@ -143,7 +143,7 @@ class RunSpec:
         """Return a specification, its settings from ``config`` over those of ``preset`` over the defaults.
 
         Args:
-            algorithm: a name, in any case.
+            algorithm: a name, in any case; ``"tuned"`` is the best for the environment, with its preset.
             config: the algorithm's settings, as a dict or its dataclass.
             preset: a named set of settings.
             env: id of the environment, if it has one.
@@ -153,6 +153,7 @@ class RunSpec:
         Raises:
             ConfigError: an unknown algorithm, preset or setting, or a value out of range.
         """
+        algorithm, preset = resolve_tuned(algorithm, preset, env, discrete)
         name, found = find_algorithm(algorithm)
         if preset is not None:
             config = with_preset(name, preset, env, discrete, config)

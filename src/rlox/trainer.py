@@ -29,6 +29,7 @@ from rlox.loggers import Loggers, LoggersLike
 from rlox.policy.episodes import evaluate
 from rlox.policy.policy import TrainedPolicy
 from rlox.policy.recording import record, replay_dataset
+from rlox.presets import TUNED
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
 from rlox.runs.folder import RunFolder, last_saved, may_write
@@ -49,7 +50,8 @@ class Trainer:
     A context manager: leaving it closes the environments that it made, as ``close`` does.
 
     Args:
-        algorithm: name of one of ``rlox.ALGORITHMS``, in any case.
+        algorithm: name of one of ``rlox.ALGORITHMS``, in any case; or ``"tuned"``, the best known for the environment,
+            with its preset.
         env: an id (``module:Id`` imports the module first), a ``gymnasium.Env``, a callable that makes one, or a
             ``VectorEnv``.
         dataset: logged data: a file, a Minari id, a bundled name, a ``Dataset``, or a mapping of columns (see
@@ -87,6 +89,8 @@ class Trainer:
         logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ):
+        if env is None and str(algorithm).lower() == TUNED:
+            raise ConfigError("'tuned' is the best for learning in an environment: pass env=, or name an algorithm.")
         data = None if dataset is None else make_dataset(dataset)
         spec = RunSpec.resolve(
             algorithm,

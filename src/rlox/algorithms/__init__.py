@@ -17,6 +17,7 @@ from rlox.algorithms.others import PPO, SAC, TD3, Other
 from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config
 from rlox.errors import CheckpointError, ConfigError, did_you_mean
+from rlox.presets import TUNED
 
 ALGORITHMS: dict[str, Any] = {
     "awr": AWR,
@@ -40,8 +41,13 @@ def find_algorithm(name: str) -> tuple[str, Algorithm | Other]:
         ConfigError: no such algorithm; the nearest is named.
     """
     key = str(name).lower()
+    if key == TUNED:
+        raise ConfigError(
+            "'tuned' is the best algorithm of an environment to learn in (rlox list presets): here, name an algorithm, "
+            "such as 'awr'."
+        )
     if key not in ALGORITHMS:
-        raise ConfigError(f"'{name}' is not an algorithm of rlox.{did_you_mean(key, ALGORITHMS)}")
+        raise ConfigError(f"'{name}' is not an algorithm of rlox.{did_you_mean(key, [*ALGORITHMS, TUNED])}")
     return key, ALGORITHMS[key]
 
 
@@ -73,7 +79,7 @@ def register(name: str, algorithm: Algorithm) -> None:
         raise ConfigError(
             f"{name!r} cannot name an algorithm: use lower-case letters, digits and underscores, such as 'my_awr'."
         )
-    if name in ALGORITHMS:
+    if name in (*ALGORITHMS, TUNED):
         raise ConfigError(f"'{name}' is an algorithm already: register yours under another name.")
     if not isinstance(algorithm, Algorithm):
         raise ConfigError(f"'{name}' is a {type(algorithm).__name__}: register takes an rlox.Algorithm.")

@@ -19,6 +19,7 @@ from cyclopts import (
 from rlox import habits
 from rlox.cli.values import arms_of, describe_type
 from rlox.errors import RloxError, did_you_mean, one_line, suggest
+from rlox.presets import TUNED
 
 
 def explain(error: CycloptsError) -> str:
@@ -51,6 +52,8 @@ def _unknown_command(error: UnknownCommandError, command: str) -> str:
         algorithms = [name for name in known if name.islower() and not name.startswith("-")]
         if token.startswith("-"):
             return f"The first argument of `{command}` is the algorithm, not '{token}': `{command} awr {token} ...`."
+        if token.lower() == TUNED:
+            return f"'{token}' is the best of several algorithms: name one of them, such as `{command} awr`."
         near = did_you_mean(token.lower(), algorithms)
         own = "" if "Did you mean" in near else " One of your own needs --import MODULE."
         return f"'{token}' is not an algorithm of rlox.{near}{own}"

@@ -34,14 +34,16 @@ def _presets() -> None:
     import json
     from importlib.resources import files
 
-    from rlox.presets import PRESETS
+    from rlox.presets import BEST, PRESETS, TUNED
 
     scores = json.loads((files("rlox") / "scores.json").read_text())
     for algorithm, presets in PRESETS.items():
         for name, environments in presets.items():
             for env in environments:
                 told = _told(scores.get(algorithm, {}).get(name, {}).get(env))
-                print(f"{algorithm:8} {name:8} {env:28} {told}".rstrip())
+                mark = "*" if name == TUNED and BEST.get(env) == algorithm else " "
+                print(f"{mark} {algorithm:8} {name:8} {env:28} {told}".rstrip())
+    print("\n* what `rlox train tuned` takes in this environment")
 
 
 def _datasets() -> None:

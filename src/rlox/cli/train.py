@@ -52,6 +52,29 @@ def add_algorithms() -> None:
     add_commands(app, _command)
 
 
+def tuned(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]) -> None:
+    """Train with the best algorithm for the environment, and its preset (rlox list presets).
+
+    Takes the flags of that algorithm: `rlox train mpo --help`, `rlox train awr --help`.
+
+    Raises:
+        ConfigError: no environment is named.
+    """
+    from rlox.assemble import is_discrete
+    from rlox.cli import app as whole
+    from rlox.presets import TUNED, resolve_tuned
+
+    given = [after for flag, after in itertools.pairwise([*tokens, ""]) if flag == "--env"]
+    given += [token.removeprefix("--env=") for token in tokens if token.startswith("--env=")]
+    if not given or not given[0]:
+        raise ConfigError("rlox train tuned needs --env ID, since it is the best algorithm for an environment.")
+    if any(token.partition("=")[0] == "--preset" for token in tokens):
+        raise ConfigError("rlox train tuned has a preset of its own: leave out --preset, or name the algorithm.")
+    algorithm, preset = resolve_tuned(TUNED, None, given[0], lambda: is_discrete(given[0], None))
+    print(f"The best for {given[0]}: {algorithm}, preset {preset}.", file=sys.stderr, flush=True)
+    whole(["train", algorithm, "--preset", str(preset), *tokens])
+
+
 def _command(name: str, algorithm: Algorithm | Other) -> Callable[..., None]:
     def run(**given: Any) -> None:
         options, reading = given.pop("options", Options()), take_reading(given)
@@ -322,4 +345,5 @@ def _last_run_dir(name: str) -> Path | None:
     return next(reversed(list(itertools.takewhile(Path.exists, _run_dirs(name)))), None)
 
 
+app.command(tuned, sort_key=0, config=())
 add_algorithms()
