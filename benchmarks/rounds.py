@@ -4,7 +4,8 @@
 
 Preset `paper`: 2048 steps, 200 critic and 1000 actor steps a round, a replay of 50,000, which is full before anything
 is timed. Modes alternate, each run in a fresh process. `collect` is the time until the round's last environment step,
-`learn` the rest of the round, until its actor is computed.
+`learn` the rest of the round, until its actor is computed. Where rounds overlap, a round is learned while the next steps
+are collected: `learn` is what is left to wait for.
 
 The products are those that no implementation of the round can leave out: forward and backward ones of every critic and
 actor step, and two forward passes of the critic over the replay; operands in cache, results in place, on one thread, in
@@ -23,7 +24,13 @@ from common import ONE_THREAD, Row, print_table, ratios, run, select, spread
 from update import Product, find_mkl, layer, time_products
 
 ENV, OBS_DIM, ACTION_DIM, N_ROUNDS, CHUNK = "HalfCheetah-v5", 17, 6, 8, 512
-MODES = {"envpool": ("envpool", 32), "sync": ("sync", 8), "one": ("sync", 1), "async": ("async", 8)}
+MODES = {
+    "overlap": ("envpool", 32),
+    "envpool": ("envpool", 32),
+    "sync": ("sync", 8),
+    "one": ("sync", 1),
+    "async": ("async", 8),
+}
 
 
 def worker(mode: str, xla_threads: int | None = None, mkl: str | None = None) -> Row:
@@ -38,7 +45,7 @@ def worker(mode: str, xla_threads: int | None = None, mkl: str | None = None) ->
     from rlox.assemble import make_learner
 
     vectorization_mode, n_envs = MODES[mode]
-    settings = {"n_envs": n_envs, "vectorization_mode": vectorization_mode}
+    settings = {"n_envs": n_envs, "vectorization_mode": vectorization_mode, "overlap": mode == "overlap"}
     spec = RunSpec.resolve("awr", env=ENV, preset="paper", config=settings)
     learner: Any = make_learner(spec, ENV, None)
     config: Any = spec.config
@@ -51,7 +58,8 @@ def worker(mode: str, xla_threads: int | None = None, mkl: str | None = None) ->
             learner.advance(1)
         collected = time.perf_counter()
         learner.advance(1)
-        jax.block_until_ready(learner.state.train)
+        if mode != "overlap":
+            jax.block_until_ready(learner.state.train)
         end = time.perf_counter()
         if round_ >= n_before:
             collecting.append(collected - begin)
@@ -97,7 +105,9 @@ def show(rows: list[Row]) -> None:
             select(rows, key, mode=mode, xla_threads=threads) for key in ("collect_ms", "learn_ms", "steps_per_second")
         )
         cells = spread(collect), spread(learn), ratios(learn, limit), spread(speed, 0)
-        lines.append([f"{MODES[mode][0]}, {MODES[mode][1]}", threads or "all", *cells])
+        lines.append(
+            [f"{MODES[mode][0]}, {MODES[mode][1]}{', overlap' * (mode == 'overlap')}", threads or "all", *cells]
+        )
     print(f"Products of a round: {spread(limit)} ms\n")
     print_table(["environments", "XLA threads", "collect, ms", "learn, ms", "learn / products", "steps / s"], lines)
 

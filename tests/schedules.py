@@ -92,6 +92,9 @@ def pendulum() -> str:
 SCHEDULES = {
     "every step": Schedule("awr", {**SMALL, "tau": 0.5, "updates_per_step": 2}, cartpole),
     "rounds": Schedule("awr", {**ROUNDS, **WHITENED, "buffer_size": 120}, pendulum),
+    "overlapped": Schedule(
+        "awr", {**ROUNDS, **WHITENED, "overlap": True, "n_envs": 2, "buffer_size": 120}, lambda: World
+    ),
     "several": Schedule("awac", {**SMALL, "n_envs": 3, "buffer_size": 150}, pendulum, env_steps=240),
     "processes": Schedule("awr", {**ROUNDS, "n_envs": 2, "vectorization_mode": "async"}, cartpole),
     "offline": Schedule("iql", SMALL, dataset="pendulum-medium", env_steps=0, gradient_steps=200),

@@ -17,8 +17,9 @@ from numpy.typing import NDArray
 
 from rlox.core import replay as replays
 from rlox.core import rollout as rollouts
-from rlox.core.acting import act
+from rlox.core.acting import act, behavior_of
 from rlox.core.algorithm import Algorithm
+from rlox.core.behavior import Behavior
 from rlox.core.normalizer import Normalizer
 from rlox.core.pack import checksum, pack
 from rlox.core.programs import Mix, Report, compile_programs
@@ -43,7 +44,7 @@ _NOT_FOUND = {
     "actions (its world or a wrapper remembers earlier episodes, or it draws random numbers of its own).",
     False: "An EnvPool or a ready-made VectorEnv cannot be brought back to where it was.",
 }
-_REPORT = "report."
+_REPORT, _COMING = "report.", "coming."
 _CUT = "The episode that was under way is cut there, as truncated, and a new one begins."
 RECENT = 100
 """Finished training episodes that ``mean_reward`` is the mean of."""
@@ -92,7 +93,8 @@ class RegressionLearner:
             rows = max(config.buffer_size // self._n, len(data.reward) // self._n if data and self._rows else 0, 1)
             check_memory(replays.n_bytes(rows, self._n, *self._dims), config.buffer_size)
         self._programs = compile_programs(algorithm, config, self._n)
-        network_seed, self._collector_seed = np.random.SeedSequence(seed).spawn(2)
+        network_seed, self._collector_seed, behavior_seed = np.random.SeedSequence(seed).spawn(3)
+        self._behavior_seed = int(behavior_seed.generate_state(1)[0])
         train = init_state(
             algorithm, config, self.encoder.dim, self.codec.nvec, self.codec.dim, int(network_seed.generate_state(1)[0])
         )
@@ -107,6 +109,7 @@ class RegressionLearner:
             replay=None if in_replay is None else replays.fill(in_replay, config.buffer_size, self._n),
             rollout=self._new_rollout(),
             action=None,
+            behavior=None,
             env_steps=0,
             forgotten=0,
             episodes=0,
@@ -116,6 +119,10 @@ class RegressionLearner:
         )
         self._has_data = data is not None
         self._report: Report | None = None
+        # With ``overlap``, of the round that is being learned: its report, and the gradient steps after it.
+        self._coming: Report | None = None
+        self._expected: int | None = None
+        self._behavior: Behavior | None = None
         self._chunk = 64
         self._policy: tuple[TrainState, Policy] | None = None
         self._samples = SampleStream(int(np.random.SeedSequence([seed, 1]).generate_state(2)[1]))
@@ -123,7 +130,8 @@ class RegressionLearner:
     @property
     def counters(self) -> Counters:
         state = self.state
-        return Counters(state.env_steps, int(state.train.gradient_steps), state.episodes)
+        gradient_steps = int(state.train.gradient_steps) if self._expected is None else self._expected
+        return Counters(state.env_steps, gradient_steps, state.episodes)
 
     @property
     def forgot(self) -> bool:
@@ -184,8 +192,8 @@ class RegressionLearner:
 
     def take_offline(self, train: TrainState, report: Report) -> None:
         """Go on from a state that has learned from the data, which reports this."""
-        self._report = report
-        self.state = self.state._replace(train=train, action=None, pretrained=True)
+        self._report, self._coming, self._expected = report, None, None
+        self.state = self.state._replace(train=train, action=None, behavior=None, pretrained=True)
 
     def _step(self) -> None:
         """Act, step the environments, and learn if it is time to."""
@@ -236,6 +244,11 @@ class RegressionLearner:
             return np.asarray(state.action)
         if not state.pretrained and state.env_steps + 1 < self.config.learning_starts:
             return collector.random_action(state.env_steps)
+        if state.behavior is not None:
+            if self._behavior is None:
+                self._behavior = behavior_of(*state.behavior)
+            rng = np.random.default_rng([self._behavior_seed, state.env_steps])
+            return self._behavior.sample(collector.obs, rng)
         action, key = act(state.train.actor, state.train.normalizer, collector.obs, state.train.key)
         self.state = state._replace(train=state.train._replace(key=key))
         return np.asarray(action)
@@ -247,13 +260,28 @@ class RegressionLearner:
             return
         if learning:
             mix = self._mix(int(rollout.valid.sum()))
-            train, replay, self._report = self._programs.learn_round(
+            if self.config.overlap:
+                self._let_act(mix)
+            train, replay, report = self._programs.learn_round(
                 self.state.train, self._replay(), mix, rollout.steps, rollout.valid
             )
             self.state = self.state._replace(train=train, replay=replay)
+            self._report, self._coming = (self._coming, report) if self.config.overlap else (report, None)
         else:
             self._store(rollout.steps, rollout.valid)
         self.state = self.state._replace(rollout=self._new_rollout())
+
+    def _let_act(self, mix: Mix) -> None:
+        """Wait for the round before, whose policy then collects while the next one is learned.
+
+        Raises:
+            DivergedError: it is not finite.
+        """
+        self.check_finite()
+        train = self.state.train
+        self._expected = int(train.gradient_steps) + (0 if mix.actor_waits else self.config.n_actor_updates)
+        self.state = self.state._replace(behavior=jax.tree.map(np.array, (train.actor, train.normalizer)))
+        self._behavior = None
 
     def _store(self, steps: Transition, valid: NDArray[np.bool_]) -> None:
         train, frozen = self.state.train, Mix(frozen=self._mix(int(valid.sum())).frozen)
@@ -310,7 +338,8 @@ class RegressionLearner:
         return share_in_use(self.algorithm, self.config, self.state.train, steps, seed)
 
     def metrics(self) -> dict[str, float]:
-        self.check_finite()
+        if not self.config.overlap:  # Which would wait for the round that is being learned.
+            self.check_finite()
         returns, lengths = self.state.recent.T if len(self.state.recent) else (np.nan, np.nan)
         return {
             **(self._report.fetch() if self._report else {}),
@@ -347,8 +376,11 @@ class RegressionLearner:
         """
         self.check_finite()
         streams = self._collector.streams() if self._collector else self.state.streams
-        report = self._report.fetch() if self._report else {}
-        named = {f"{_REPORT}{name}": np.array(value, np.float32) for name, value in report.items()}
+        named = {
+            f"{prefix}{name}": np.array(value, np.float32)
+            for prefix, report in ((_REPORT, self._report), (_COMING, self._coming))
+            for name, value in (report.fetch() if report else {}).items()
+        }
         return {**to_arrays(self.state._replace(streams=streams), replay=replay), **named}
 
     def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
@@ -360,19 +392,20 @@ class RegressionLearner:
         Raises:
             CheckpointError: it was made with another configuration.
         """
-        report = {name: array for name, array in arrays.items() if name.startswith(_REPORT)}
+        self._report, self._coming = (_report_in(arrays, prefix) for prefix in (_REPORT, _COMING))
+        arrays = {name: array for name, array in arrays.items() if not name.startswith((_REPORT, _COMING))}
+        self._expected, self._behavior, train = None, None, self.state.train
         fresh = self.state._replace(
             replay=replays.create(1, self._n, *self._dims),
             rollout=self._new_rollout(),
             action=jnp.zeros((self._n, self.codec.dim), self.codec.dtype),
+            behavior=jax.tree.map(np.array, (train.actor, train.normalizer)),
             streams=begin_at(np.zeros(self._n, np.int64), self.codec),
         )
         from_data = self.state.replay
-        self.state = state = from_arrays(fresh, {name: x for name, x in arrays.items() if name not in report})
+        self.state = state = from_arrays(fresh, arrays)
         if state.replay is None:
             self.state = state = state._replace(replay=from_data)
-        if report:
-            self._report = Report.of({name.removeprefix(_REPORT): jnp.asarray(x) for name, x in report.items()})
         begin = state.streams or begin_at(np.full(self._n, state.episodes, np.int64), self.codec)
         self._collector = self._new_collector(begin)
         if state.streams is None:
@@ -381,6 +414,12 @@ class RegressionLearner:
     def close(self) -> None:
         if self.envs:
             self.envs.close()
+
+
+def _report_in(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Report | None:
+    """Return the report that a snapshot has under a prefix, if it has one."""
+    found = {name.removeprefix(prefix): jnp.asarray(x) for name, x in arrays.items() if name.startswith(prefix)}
+    return Report.of(found) if found else None
 
 
 def next_chunk(n: int, seconds: float) -> int:

@@ -7,6 +7,7 @@ import importlib
 import logging
 import os
 import signal
+import socket
 import sys
 import tempfile
 import threading
@@ -31,6 +32,8 @@ OBJECT_STORE = 100 * 2**20
 """Bytes of shared memory of a Ray that is started here: tasks are sent a few kilobytes, and return less."""
 RETRIES = 10
 """Times that a run goes on elsewhere, because its worker, its process or its machine was lost."""
+KNOCK = 10.0
+"""Seconds that the address of a cluster has to answer in."""
 STARTS = 3
 """Times that a Ray is started here: on a busy machine it may miss its own deadline of half a minute."""
 ENDING = 600.0
@@ -284,6 +287,8 @@ def _connect(ray: Any, address: str, n: int | None) -> None:
         # Runs are what is to be done here, and no guests: by default Ray gives way to all else.
         os.environ.setdefault("RAY_worker_niceness", "0")
         own |= {"num_cpus": n, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
+    else:
+        _knock(address)
     handlers = {number: signal.getsignal(number) for number in SIGNALS}
     try:
         for left in reversed(range(STARTS)):
@@ -298,6 +303,21 @@ def _connect(ray: Any, address: str, n: int | None) -> None:
         if threading.current_thread() is threading.main_thread():
             for number, handler in handlers.items():
                 signal.signal(number, handler)
+
+
+def _knock(address: str) -> None:
+    """Find out soon that nothing answers at an address: Ray itself tries again for minutes.
+
+    Raises:
+        ConfigError: nothing does.
+    """
+    host, _, port = address.removeprefix("ray://").rpartition(":")
+    if not host or not port.isdigit():
+        return  # A word of Ray's own, such as auto.
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK).close()
+    except (OSError, OverflowError) as error:
+        raise _no_ray(address, error) from None
 
 
 def _no_ray(address: str, error: Exception) -> ConfigError:

@@ -26,6 +26,8 @@ class AWRConfig(Config):
     """Critic steps per update or per round, each on a fresh minibatch; in an update the actor learns from the last."""
     rollout_steps: int | None = setting(None, group="Rounds", at_least=1, fixed=True)
     """Learn in rounds, as published: environment steps collected between them; None learns after every step."""
+    overlap: bool = setting(False, group="Rounds", fixed=True)
+    """Collect the next steps while a round is learned, on a second core: the policy that acts is one round old."""
     n_actor_updates: int = setting(1, group="Rounds", at_least=1)
     """Actor steps per round, each on a fresh minibatch; an update of the schedule without rounds has one."""
     td_lambda: float = setting(0.0, group="Rounds", at_least=0, at_most=1)
@@ -50,6 +52,8 @@ class AWRConfig(Config):
                     f"n_actor_updates={self.n_actor_updates} needs rounds: set rollout_steps=2048, or use "
                     "updates_per_step."
                 )
+            if self.overlap:
+                raise ConfigError("overlap=True needs rounds: set rollout_steps=2048, or leave overlap at False.")
 
 
 def value_target(config: AWRConfig, networks: Networks, batch: Transition, key: PRNGKeyArray) -> Float[Array, " B"]:

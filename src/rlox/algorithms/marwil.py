@@ -22,6 +22,8 @@ class MARWILConfig(Config):
     """Temperature: divides the scaled advantage; very large is behaviour cloning."""
     rollout_steps: int = setting(2048, group="Rounds", at_least=1, fixed=True)
     """Environment steps between rounds of learning."""
+    overlap: bool = setting(False, group="Rounds", fixed=True)
+    """Collect the next steps while a round is learned, on a second core: the policy that acts is one round old."""
     n_critic_updates: int = setting(200, group="Rounds", at_least=1)
     """Critic steps per round."""
     n_actor_updates: int = setting(200, group="Rounds", at_least=1)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import functools
 
 import jax
+import numpy as np
 from jax.typing import ArrayLike
 from jaxtyping import Array, PRNGKeyArray
 
+from rlox.core.behavior import Behavior
 from rlox.core.distributions import Distribution
 from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer, normalize
@@ -19,6 +21,27 @@ N_SAMPLES = 8
 def distribution(actor: Actor, normalizer: Normalizer | None, obs: ArrayLike) -> Distribution:
     """Return pi(.|s) at stored observations ``(n, obs_dim)``."""
     return actor(normalize(normalizer, jax.numpy.asarray(obs)))
+
+
+def behavior_of(actor: Actor, normalizer: Normalizer | None) -> Behavior:
+    """Return the same policy in NumPy; waits for what computes it."""
+    network = actor.network
+    weights, biases, norms, log_std = jax.tree.map(
+        np.array, (network.weights, network.biases, network.norms, actor.log_std)
+    )
+    whitens = normalizer is not None and float(normalizer.count) > 0
+    return Behavior(
+        weights,
+        biases,
+        norms=tuple((norm.weight, norm.bias) for norm in norms),
+        mean=np.array(normalizer.mean) if whitens else None,
+        std=np.array(normalizer.std) if whitens else None,
+        nvec=actor.nvec,
+        log_std=log_std,
+        min_std=actor.min_std,
+        max_std=actor.max_std,
+        state_std=actor.state_std,
+    )
 
 
 @jax.jit

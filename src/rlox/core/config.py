@@ -102,6 +102,7 @@ class Config(Settings):
     tau = 1.0
     batch_norm = False
     rollout_steps = None
+    overlap = False
 
     learning_rate: float = _steps(3e-4, above=0)
     """Step size of actor and critic."""

@@ -11,6 +11,8 @@ from numpy.typing import NDArray
 
 from rlox.core import replay as replays
 from rlox.core import rollout as rollouts
+from rlox.core.networks import Actor
+from rlox.core.normalizer import Normalizer
 from rlox.core.pack import pack, unpack
 from rlox.core.replay import Replay
 from rlox.core.rollout import Rollout
@@ -45,6 +47,8 @@ class RunState(NamedTuple):
     """In rounds, the steps since the last one."""
     action: Array | None
     """The next actions ``(n, action_dim)``, if the last update has chosen them already."""
+    behavior: tuple[Actor, Normalizer | None] | None
+    """With ``overlap`` what acts, one round old, in NumPy's arrays; None before the first round."""
     env_steps: int
     forgotten: int
     """Environment steps of which the replay knows nothing, since it was left out of the checkpoint."""
@@ -92,6 +96,7 @@ def from_arrays(fresh: RunState, arrays: Mapping[str, NDArray[Any]]) -> RunState
         replay=replays.trim(fresh.replay) if rows else None,
         rollout=rollouts.trim(rollout) if rollout and "rollout.filled" in kept else None,
         action=fresh.action if "action" in kept else None,
+        behavior=fresh.behavior if any(name.startswith("behavior") for name in kept) else None,
         recent=np.zeros((0, 2)),
         streams=fresh.streams if "streams.episode" in kept else None,
     )
