@@ -36,7 +36,7 @@ def main() -> None:
         with Trainer.load(run) as trainer:
             cells = []
             for policy, mode in itertools.product(policies(trainer), (True, False)):
-                with contextlib.closing(make_envs(trainer.spec.env, n_envs=4)) as envs:
+                with contextlib.closing(make_envs(str(trainer.spec.env), n_envs=4)) as envs:
                     found = evaluate(policy, envs, given.episodes, deterministic=mode)
                 cells.append(f"{found['mean_reward']:.0f} ± {found['std_reward']:.0f}")
             print(f"| {'/'.join(run.parts[-2:])} | {trainer.env_steps:,} | {' | '.join(cells)} |", flush=True)

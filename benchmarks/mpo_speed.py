@@ -66,7 +66,7 @@ def mpo_update(obs_dim: int, action_dim: int) -> float:
     from jax import lax
 
     from rlox.algorithms import ALGORITHMS
-    from rlox.core.state import Transition
+    from rlox.core.transition import Transition
     from rlox.core.update import init_state, make_update
 
     algorithm: Any = ALGORITHMS["mpo"]

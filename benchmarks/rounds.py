@@ -4,8 +4,8 @@
 
 Preset `paper`: 2048 steps, 200 critic and 1000 actor steps a round, a replay of 50,000, which is full before anything
 is timed. Modes alternate, each run in a fresh process. `collect` is the time until the round's last environment step,
-`learn` the rest of the round, until its actor is computed. Where rounds overlap, a round is learned while the next steps
-are collected: `learn` is what is left to wait for.
+`learn` the rest of the round, until its actor is computed. Where rounds overlap, a round is learned while the next
+steps are collected: `learn` is what is left to wait for.
 
 The products are those that no implementation of the round can leave out: forward and backward ones of every critic and
 actor step, and two forward passes of the critic over the replay; operands in cache, results in place, on one thread, in

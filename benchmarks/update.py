@@ -118,7 +118,7 @@ class Compiled:
         from rlox.algorithms import ALGORITHMS
         from rlox.core import replay as replays
         from rlox.core.programs import Mix, compile_programs
-        from rlox.core.state import Transition
+        from rlox.core.transition import Transition
         from rlox.core.update import init_state
 
         self.algorithm: Any = ALGORITHMS["awr"]

@@ -16,7 +16,8 @@ from rlox.algorithms.marwil import MARWILConfig
 from rlox.core.distributions import Categorical, Gaussian, joint_actions
 from rlox.core.networks import QFunction
 from rlox.core.round import make_round
-from rlox.core.state import Networks, Transition
+from rlox.core.state import Networks
+from rlox.core.transition import Transition
 from rlox.core.update import init_state, make_optimizer, make_update
 from rlox.errors import ConfigError
 

@@ -16,6 +16,7 @@ from rlox.core.acting import behavior_of, distribution
 from rlox.core.distributions import Categorical
 from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
+from rlox.envs.collector import Collector
 from rlox.errors import ConfigError, DivergedError
 from rlox.regression import RegressionLearner
 
@@ -107,14 +108,14 @@ def test_what_acts_is_one_round_old(monkeypatch: pytest.MonkeyPatch):
         return learn_round(train, *rest)
 
     monkeypatch.setattr(learner, "_programs", learner._programs._replace(learn_round=learned))
-    step = type(learner._collector).step
+    step = Collector.step
 
     def stepped(collector: Any, action: Any) -> Any:
         if acted:
             acted[-1].append((learner.state.env_steps, collector.obs.copy(), np.array(action)))
         return step(collector, action)
 
-    monkeypatch.setattr(type(learner._collector), "step", stepped)
+    monkeypatch.setattr(Collector, "step", stepped)
     trainer.train(120, progress=False)
     assert len(policies) == 6
     assert len({policy[0].network.weights[0].tobytes() for policy in policies}) == 6, "each has learned"

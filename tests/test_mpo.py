@@ -12,7 +12,8 @@ from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.mpo import MPO, MPOConfig, solve_beta
 from rlox.core.distributions import Categorical, Gaussian
-from rlox.core.state import TrainState, Transition
+from rlox.core.state import TrainState
+from rlox.core.transition import Transition
 from rlox.core.update import init_state, make_update
 from rlox.errors import ConfigError
 

@@ -10,9 +10,9 @@ from gymnasium import spaces
 from scipy import stats
 
 from rlox import Dataset, Trainer
-from rlox.core.distributions import AT_BOUND, Categorical, Gaussian
+from rlox.core.distributions import Categorical, Gaussian
 from rlox.core.fqe import FQEConfig
-from rlox.core.state import Transition
+from rlox.core.transition import AT_BOUND, Transition
 from rlox.errors import ConfigError, DatasetError
 from rlox.policy.estimates import (
     Actions,

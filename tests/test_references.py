@@ -15,7 +15,8 @@ from rlox.core.distributions import Gaussian
 from rlox.core.layers import BatchNormMLP
 from rlox.core.normalizer import Normalizer
 from rlox.core.round import make_round
-from rlox.core.state import TrainState, Transition
+from rlox.core.state import TrainState
+from rlox.core.transition import Transition
 from rlox.core.update import init_state, make_update
 
 OBS_DIM, BATCH = 3, 8

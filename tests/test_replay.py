@@ -17,7 +17,7 @@ from rlox.core import replay as replays
 from rlox.core import rollout as rollouts
 from rlox.core.programs import Mix, compile_programs
 from rlox.core.replay import Replay
-from rlox.core.state import Transition
+from rlox.core.transition import Transition
 from rlox.core.update import init_state
 
 ROWS = 7

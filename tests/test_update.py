@@ -18,7 +18,8 @@ from rlox.algorithms import ALGORITHMS, awr
 from rlox.algorithms.awr import AWRConfig
 from rlox.core.algorithm import Algorithm, equal_weight
 from rlox.core.networks import Critic
-from rlox.core.state import Networks, TrainState, Transition
+from rlox.core.state import Networks, TrainState
+from rlox.core.transition import Transition
 from rlox.core.update import init_state, make_update
 
 AWR = ALGORITHMS["awr"]

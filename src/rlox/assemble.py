@@ -10,21 +10,26 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
+from gymnasium.vector import VectorEnv
 
 from rlox import compilation
 from rlox.algorithms import ALGORITHMS, find_algorithm, find_saved
 from rlox.algorithms.others import Other, OtherConfig
+from rlox.collecting import CollectingLearner
 from rlox.core.algorithm import Algorithm
 from rlox.core.config import silenced
+from rlox.core.transition import Transition
 from rlox.data.bundled import is_bundled
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
 from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_module
+from rlox.envs.remote import Worksite
 from rlox.envs.space_json import restore
 from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
 from rlox.errors import CheckpointError, ConfigError, DatasetError, one_line
 from rlox.learner import Learner
 from rlox.loggers import read_ids
 from rlox.loop import Standing
+from rlox.modules import IMPORTED
 from rlox.policy.policy import Policy, TrainedPolicy, check_networks
 from rlox.regression import RegressionLearner
 from rlox.runs import checkpoint
@@ -82,13 +87,38 @@ def make_learner(
             warnings.warn(" ".join(useless), stacklevel=4)
         steps = None if data is None else data.within(*spaces).transitions()
         if isinstance(algorithm, Algorithm):
-            learner = RegressionLearner(
-                algorithm, spec.config, *spaces, envs=envs, seed=spec.seed, data=steps, n_streams=n_streams
-            )
+            learner = _make_ours(algorithm, spec, env, *spaces, envs=envs, data=steps, n_streams=n_streams)
         else:
             learner = _make_other(spec, *spaces, envs=envs, n_streams=n_streams)
         opened.pop_all()
     return learner
+
+
+def _make_ours(
+    algorithm: Algorithm,
+    spec: RunSpec,
+    env: EnvLike | None,
+    *spaces: gym.Space[Any],
+    envs: Envs | None,
+    data: Transition | None,
+    n_streams: int,
+) -> RegressionLearner:
+    """Return the learner of an algorithm of ours, whose environments are here or at collectors.
+
+    Raises:
+        ConfigError: collectors for an environment that is ready-made.
+    """
+    config: Any = spec.config
+    if envs is None or not config.n_workers:
+        n = None if envs else n_streams
+        return RegressionLearner(algorithm, config, *spaces, envs=envs, seed=spec.seed, data=data, n_streams=n)
+    if not isinstance(env, str) and (isinstance(env, gym.Env | VectorEnv) or not callable(env)):
+        raise ConfigError(
+            f"n_workers={config.n_workers} collectors make environments of their own: pass an id or a callable that "
+            "makes one, and not a ready-made environment."
+        )
+    site = Worksite(env, config.n_envs, config.vectorization_mode, config.env_timeout, spec.seed, tuple(IMPORTED))
+    return CollectingLearner(algorithm, config, envs, site, seed=spec.seed, data=data)
 
 
 def _make_other(
@@ -113,6 +143,8 @@ def _make_other(
 
 def _make_envs(spec: RunSpec, env: EnvLike) -> Envs:
     config = spec.config
+    if getattr(config, "n_workers", 0):
+        return make_envs(env)  # For its spaces; those of the collectors are elsewhere.
     return make_envs(env, config.n_envs, config.vectorization_mode, spec.seed, timeout=config.env_timeout)
 
 
@@ -242,7 +274,8 @@ def _check_sizes(path: Path, arrays: checkpoint.Arrays, spec: RunSpec, spaces: S
     check_networks(path, held, spec.config, n_inputs, action_codec(spaces[1]))
     found = [len(arrays[name]) for name in ("streams.episode", "replay.size") if name in arrays and arrays[name].ndim]
     n = found[0] if found else 1
-    if (found and spec.config.n_envs not in (1, n)) or spec.config.n_envs > 10_000:
+    n_envs = spec.config.n_envs * max(getattr(spec.config, "n_workers", 0), 1)
+    if (found and n_envs not in (1, n)) or n_envs > 10_000:
         raise CheckpointError(f"Checkpoint '{path}' says n_envs={spec.config.n_envs}, but holds {n}.")
     return n
 

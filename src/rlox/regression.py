@@ -25,8 +25,10 @@ from rlox.core.pack import checksum, pack
 from rlox.core.programs import Mix, Report, compile_programs
 from rlox.core.replay import Replay
 from rlox.core.rollout import Rollout
-from rlox.core.run_state import RunState, Streams, from_arrays, to_arrays
-from rlox.core.state import TrainState, Transition
+from rlox.core.run_state import RunState, from_arrays, to_arrays
+from rlox.core.state import TrainState
+from rlox.core.streams import Streams
+from rlox.core.transition import Transition
 from rlox.core.update import init_state
 from rlox.core.weigh import share_in_use
 from rlox.data.columns import available_memory
@@ -61,7 +63,7 @@ class RegressionLearner:
         envs: where to act; None learns from data only.
         seed: covers networks, sampling, environments and random actions.
         data: logged steps to learn from, ``(N, ...)``.
-        n_streams: of the replay, if there are no environments.
+        n_streams: of the replay; by default one an environment.
 
     Raises:
         ConfigError: the replay does not fit in memory.
@@ -77,12 +79,12 @@ class RegressionLearner:
         envs: Envs | None,
         seed: int,
         data: Transition | None = None,
-        n_streams: int = 1,
+        n_streams: int | None = None,
     ):
         self.algorithm, self.config, self.envs, self._seed = algorithm, config, envs, seed
         self.observation_space, self.action_space = observation_space, action_space
         self.encoder, self.codec = obs_encoder(observation_space), action_codec(action_space)
-        self._n = envs.n if envs else n_streams
+        self._n = n_streams or (envs.n if envs else 1)
         self._dims = self.encoder.dim, self.encoder.dtype, self.codec.dim, self.codec.dtype
         self._rows = -(-config.rollout_steps // self._n) if config.rollout_steps else 0
         self.data_digest = (
@@ -246,7 +248,8 @@ class RegressionLearner:
             return collector.random_action(state.env_steps)
         if state.behavior is not None:
             if self._behavior is None:
-                self._behavior = behavior_of(*state.behavior)
+                actor, normalizer = state.behavior
+                self._behavior = behavior_of(actor, normalizer)
             rng = np.random.default_rng([self._behavior_seed, state.env_steps])
             return self._behavior.sample(collector.obs, rng)
         action, key = act(state.train.actor, state.train.normalizer, collector.obs, state.train.key)

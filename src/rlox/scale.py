@@ -1,4 +1,4 @@
-"""Past one machine, on Ray: each run is a task of it. The only file that imports Ray (extra ``ray``)."""
+"""Past one machine, on Ray: where collectors live, runs as tasks. The only file that imports Ray (extra ``ray``)."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ import sys
 import tempfile
 import threading
 import time
+import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -45,6 +46,33 @@ SHARE = 0.05
 STOPPED = "It was stopped, with a checkpoint."
 
 
+class Connection:
+    """A Ray to start collectors on: the one that is connected, else that of ``RAY_ADDRESS``, else one of this machine.
+
+    Args:
+        n_cpus: cores that are needed; a Ray that is started here promises as many.
+
+    Raises:
+        ConfigError: the extra is missing, nothing answers at the address, or there are too few cores.
+    """
+
+    def __init__(self, n_cpus: int):
+        address = os.environ.get("RAY_ADDRESS") or LOCAL
+        self.ray = _import_for(address)
+        self._owned = not self.ray.is_initialized()
+        if self._owned:
+            _connect(self.ray, address, n_cpus)
+        found = int(self.ray.cluster_resources().get("CPU", 0))
+        if found < n_cpus:
+            self.close()
+            raise ConfigError(f"n_workers={n_cpus} needs a core each, but this Ray has {found}: add machines to it.")
+
+    def close(self) -> None:
+        """Leave it; one that was started here ends."""
+        if self._owned:
+            self.ray.shutdown()
+
+
 class LostError(Exception):
     """A run's process was killed, and may go on from its checkpoint."""
 
@@ -65,10 +93,7 @@ class Trials:
     def __init__(
         self, address: str, *, processes: int | None = None, storage: str | None = None, modules: Sequence[str] = ()
     ):
-        if address == LOCAL:
-            # Which keeps all that Ray starts to the loopback address, on Linux too; it is read when Ray is imported.
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        self._ray, self._address, self._modules, self._storage = _require(), address, modules, storage
+        self._ray, self._address, self._modules, self._storage = _import_for(address), address, modules, storage
         self._n = len(cores_for(processes)) if processes is not None or address == LOCAL else None
         if storage is not None:
             open_address(storage)
@@ -293,7 +318,10 @@ def _connect(ray: Any, address: str, n: int | None) -> None:
     try:
         for left in reversed(range(STARTS)):
             try:
-                ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
+                with warnings.catch_warnings():
+                    # JAX warns of a fork while its threads run, which here only starts programs.
+                    warnings.filterwarnings("ignore", "os.fork", RuntimeWarning)
+                    ray.init(**own, log_to_driver=False, logging_level=logging.ERROR)
                 return
             except Exception as error:  # Ray has no class of its own for it.
                 ray.shutdown()
@@ -331,13 +359,16 @@ def _no_ray(address: str, error: Exception) -> ConfigError:
     )
 
 
-def _require() -> Any:
-    """Return Ray.
+def _import_for(address: str) -> Any:
+    """Return Ray, for a cluster or for this machine.
 
     Raises:
         ConfigError: the extra rlox[ray] is missing.
     """
+    if address == LOCAL:
+        # Which keeps all that Ray starts to the loopback address, on Linux too; it is read when Ray is imported.
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:
         return importlib.import_module("ray")
     except ImportError:
-        raise ConfigError("Runs on Ray need the extra rlox[ray]: pip install 'rlox[ray]'.") from None
+        raise ConfigError("Runs and collectors on Ray need the extra rlox[ray]: pip install 'rlox[ray]'.") from None

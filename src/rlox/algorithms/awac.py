@@ -12,7 +12,8 @@ from rlox.core.config import Config, setting
 from rlox.core.losses import Metrics, exponential_weight, softmax_weight
 from rlox.core.networks import QFunction
 from rlox.core.q_learning import policy_values, q_value, squared_loss, td_target
-from rlox.core.state import Networks, Transition
+from rlox.core.state import Networks
+from rlox.core.transition import Transition
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -10,7 +10,8 @@ from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config, setting
 from rlox.core.losses import Metrics, expectile_loss, explained_variance, exponential_weight, whiten
 from rlox.core.networks import Critic
-from rlox.core.state import Networks, Transition
+from rlox.core.state import Networks
+from rlox.core.transition import Transition
 from rlox.errors import ConfigError
 
 

@@ -13,7 +13,8 @@ from rlox.core.config import Config, setting
 from rlox.core.losses import Metrics, expectile_loss, explained_variance, exponential_weight
 from rlox.core.networks import Critic, QFunction
 from rlox.core.q_learning import q_value, squared_loss
-from rlox.core.state import Networks, Transition
+from rlox.core.state import Networks
+from rlox.core.transition import Transition
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -11,7 +11,8 @@ from rlox.core.algorithm import Algorithm
 from rlox.core.config import Config, setting
 from rlox.core.losses import Metrics, explained_variance
 from rlox.core.networks import Critic
-from rlox.core.state import Networks, Transition
+from rlox.core.state import Networks
+from rlox.core.transition import Transition
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)

@@ -20,7 +20,8 @@ from rlox.core.layers import polyak
 from rlox.core.losses import Metrics, softmax_weight
 from rlox.core.networks import Actor, QFunction
 from rlox.core.q_learning import q_value, squared_error, squared_loss
-from rlox.core.state import Networks, Transition
+from rlox.core.state import Networks
+from rlox.core.transition import Transition
 from rlox.errors import ConfigError
 
 

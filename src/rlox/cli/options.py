@@ -65,7 +65,7 @@ class Options:
     processes: int | None = None
     """With --seeds, runs at a time; as many as there are cores by default."""
     ray: str | None = None
-    """With --seeds, run on Ray: local for one on this machine, or the address of a cluster."""
+    """With --seeds or --n-workers, use Ray: local for one on this machine, or the address of a cluster."""
     storage: str | None = None
     """Address where runs of a cluster are kept, such as s3://bucket/runs; by default its machines share --run-dir."""
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import os
 from pathlib import Path
 
 from rlox.cli.options import Options
@@ -11,14 +12,18 @@ from rlox.errors import ConfigError
 from rlox.spec import RunSpec, check_positive
 
 
-def check_alone(options: Options) -> None:
-    """Refuse the flags of several runs for one.
+def check_alone(options: Options, n_workers: int) -> None:
+    """Refuse the flags of several runs for one; ``--ray`` is also where the collectors of one are.
 
     Raises:
         ConfigError: the first of them.
     """
-    given = {name: getattr(options, name) for name in ("processes", "ray", "storage")}
+    given = {name: getattr(options, name) for name in ("processes", "storage")}
     check_no_effect("on one run: it is for several, by --seeds N", **given)
+    if not n_workers:
+        check_no_effect("on one run without collectors: add --n-workers N, or --seeds N", ray=options.ray)
+    elif options.ray is not None:
+        os.environ["RAY_ADDRESS"] = options.ray
 
 
 def train_seeds(spec: RunSpec, options: Options) -> None:

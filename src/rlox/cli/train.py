@@ -131,7 +131,7 @@ def train(
     if options.seeds is not None:
         train_seeds(spec, options)
         return
-    check_alone(options)
+    check_alone(options, getattr(config, "n_workers", 0))
     from rlox.runs.checkpoint import exists
     from rlox.trainer import Trainer
 

@@ -29,13 +29,12 @@ def behavior_of(actor: Actor, normalizer: Normalizer | None) -> Behavior:
     weights, biases, norms, log_std = jax.tree.map(
         np.array, (network.weights, network.biases, network.norms, actor.log_std)
     )
-    whitens = normalizer is not None and float(normalizer.count) > 0
+    seen = None if normalizer is None or not float(normalizer.count) else normalizer
     return Behavior(
         weights,
         biases,
         norms=tuple((norm.weight, norm.bias) for norm in norms),
-        mean=np.array(normalizer.mean) if whitens else None,
-        std=np.array(normalizer.std) if whitens else None,
+        whitening=None if seen is None else (np.array(seen.mean), np.array(seen.std)),
         nvec=actor.nvec,
         log_std=log_std,
         min_std=actor.min_std,

@@ -13,7 +13,8 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from rlox.core.config import Config
 from rlox.core.losses import Metrics, describe_weights
 from rlox.core.slots import check_arguments, check_pair
-from rlox.core.state import Networks, Transition
+from rlox.core.state import Networks
+from rlox.core.transition import Transition
 from rlox.errors import AlgorithmError, did_you_mean
 
 

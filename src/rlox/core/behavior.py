@@ -24,9 +24,8 @@ class Behavior:
     biases: tuple[NDArray[np.float32], ...]
     norms: tuple[tuple[NDArray[np.float32], NDArray[np.float32]], ...]
     """Scale and offset of the layer normalisation before each activation; empty for none."""
-    mean: NDArray[np.float32] | None
-    """What observations are whitened by; None for none."""
-    std: NDArray[np.float32] | None
+    whitening: tuple[NDArray[np.float32], NDArray[np.float32]] | None
+    """Mean and standard deviation that observations are whitened by; None for none."""
     nvec: tuple[int, ...]
     """Discrete actions: the number of choices of each component; empty for continuous ones."""
     log_std: NDArray[np.float32] | None
@@ -40,8 +39,9 @@ class Behavior:
         x = obs.astype(np.float32)
         if obs.dtype == np.uint8:
             x /= np.float32(255)
-        if self.mean is not None:
-            x = (x - self.mean) / self.std
+        if self.whitening is not None:
+            mean, std = self.whitening
+            x = (x - mean) / std
         x = x @ self.weights[0] + self.biases[0]
         for i, (weight, bias) in enumerate(zip(self.weights[1:], self.biases[1:], strict=True)):
             if self.norms:
@@ -51,7 +51,7 @@ class Behavior:
             x = np.maximum(x, 0) @ weight + bias
         return x
 
-    def gaussian(self, outputs: NDArray[np.float32]) -> tuple[NDArray[np.float32], NDArray[np.float32]]:
+    def gaussian(self, outputs: NDArray[np.float32]) -> tuple[NDArray[Any], NDArray[Any]]:
         """Return means and standard deviations ``(n, action_dim)`` of continuous actions."""
         if self.log_std is None:
             return outputs, np.full_like(outputs, self.min_std)

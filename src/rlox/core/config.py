@@ -174,6 +174,13 @@ class Config(Settings):
     env_timeout: float | None = _env(None, above=0, needs={"vectorization_mode": "async"})
     """Seconds that a step or a reset may take before training stops; None waits as long as it takes."""
 
+    n_workers: int = _env(0, at_least=0, fixed=True)
+    """Collectors in processes of their own, on Ray (an extra), each with `n_envs` environments; 0 steps them here."""
+    publish_interval: int = _env(200, at_least=1, needs={"n_workers": True, "rollout_steps": None})
+    """Gradient steps after which collectors are sent the policy; in rounds, each round sends it."""
+    max_staleness: int = _env(3, at_least=1, needs={"n_workers": True})
+    """Policies that collectors may be behind: the learner waits for steps where it would become more."""
+
     data_ratio: float = _data(0.5, at_least=0, at_most=1, needs={"dataset": True, "rollout_steps": None})
     """Share of the minibatches that comes from the data while learning from an environment."""
     data_ratio_decay: int | None = _data(None, at_least=1, needs={"dataset": True, "rollout_steps": None})
@@ -190,6 +197,11 @@ class Config(Settings):
             )
         if self.rollout_steps is not None:
             self._check_rounds(self.rollout_steps)
+        if self.n_workers and self.overlap:
+            raise ConfigError(
+                f"overlap=True is for environments of this process: n_workers={self.n_workers} collectors step theirs "
+                "while it learns anyway. Leave overlap at False."
+            )
         if self.learn_std and self.initial_std <= self.min_std:
             raise ConfigError(f"initial_std={self.initial_std} must be greater than min_std={self.min_std}.")
         if self.learn_std and self.max_std is not None and self.initial_std >= self.max_std:
@@ -224,7 +236,7 @@ def silenced(config: Settings, *, actions: Literal["discrete", "continuous"], da
             continue
         for name, wanted in field.metadata.get("needs", {}).items():
             value = context[name] if name in context else getattr(config, name)
-            if value != wanted:
+            if (bool(value) if wanted is True else value) != wanted:
                 given = f"{field.name}={getattr(config, field.name)!r}"
                 found.append(f"{given} has no effect {_because(name, value, wanted)}.")
                 break
@@ -236,7 +248,7 @@ def _because(name: str, value: Any, wanted: Any) -> str:
         return f"on {value} actions"
     if name == "dataset":
         return "without a dataset"
-    return f"with {name}={value!r}: it needs {name}={wanted!r}"
+    return f"with {name}={value!r}: it needs {name}" + ("" if wanted is True and value == 0 else f"={wanted!r}")
 
 
 def make_config(kind: type[C], algorithm: str, values: object) -> C:

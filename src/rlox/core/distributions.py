@@ -11,11 +11,10 @@ import numpy as np
 from jaxtyping import Array, Float, Int, PRNGKeyArray
 from numpy.typing import NDArray
 
+from rlox.core.transition import AT_BOUND
 from rlox.errors import ConfigError
 
 MAX_JOINT_ACTIONS = 4096
-AT_BOUND = 1e-6
-"""How near to a bound an action counts as clipped to it, in units of half the range."""
 _NEVER = -1e30  # logit of a choice that does not exist; finite, so that p log p is 0 and not nan
 
 

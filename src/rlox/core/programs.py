@@ -21,7 +21,8 @@ from rlox.core.losses import Metrics
 from rlox.core.normalizer import Normalizer, as_float, normalize
 from rlox.core.replay import Replay
 from rlox.core.round import make_round
-from rlox.core.state import TrainState, Transition
+from rlox.core.state import TrainState
+from rlox.core.transition import Transition
 from rlox.core.update import make_update
 
 
@@ -54,6 +55,9 @@ class Mix(NamedTuple):
     """Whether the normaliser stays as it is."""
 
 
+NOTHING_MIXED = Mix()
+
+
 class Programs(NamedTuple):
     """The compiled programs of a configuration. A state or a replay that is given is used up, unless it says so."""
 
@@ -65,9 +69,9 @@ class Programs(NamedTuple):
     """All that follows a step of the environments: store, sample, update, act."""
     learn_round: Callable[[TrainState, Replay, Mix, Transition, ArrayLike], tuple[TrainState, Replay, Report]]
     """Store ``(k, n, ...)`` transitions, and learn from the whole replay."""
-    learn_offline: Callable[[TrainState, Replay, ArrayLike], tuple[TrainState, Report]]
-    """So many updates from a replay as it is, which stays usable."""
-    learn_round_offline: Callable[[TrainState, Replay], tuple[TrainState, Report]]
+    learn_offline: Callable[..., tuple[TrainState, Report]]
+    """So many updates from a replay as it is, which stays usable; and what is in the mix, if anything is."""
+    learn_round_offline: Callable[..., tuple[TrainState, Report]]
     """A round from a replay as it is, which stays usable."""
 
 
@@ -114,18 +118,18 @@ def compile_programs(algorithm: Algorithm, config: Any, n_envs: int) -> Programs
     )
 
 
-def make_learn_offline(
-    algorithm: Algorithm, config: Any
-) -> Callable[[TrainState, Replay, ArrayLike], tuple[TrainState, Report]]:
-    """Return ``learn(state, data, n)``: so many updates from a replay as it is."""
+def make_learn_offline(algorithm: Algorithm, config: Any) -> Callable[..., tuple[TrainState, Report]]:
+    """Return ``learn(state, data, n, mix)``: so many updates from a replay as it is."""
     update_from = _make_update_from(algorithm, config)
 
-    def learn_offline(state: TrainState, data: Replay, n: ArrayLike) -> tuple[TrainState, Report]:
+    def learn_offline(
+        state: TrainState, data: Replay, n: ArrayLike, mix: Mix = NOTHING_MIXED
+    ) -> tuple[TrainState, Report]:
         def update_once(_: Array, carry: tuple[TrainState, Metrics]) -> tuple[TrainState, Metrics]:
             key, sample_key, update_key = jax.random.split(carry[0].key, 3)
-            return update_from(carry[0]._replace(key=key), data, Mix(), sample_key, update_key)
+            return update_from(carry[0]._replace(key=key), data, mix, sample_key, update_key)
 
-        shapes = jax.eval_shape(update_from, state, data, Mix(), state.key, state.key)[1]
+        shapes = jax.eval_shape(update_from, state, data, mix, state.key, state.key)[1]
         nothing = jax.tree.map(lambda shape: jnp.zeros(shape.shape, shape.dtype), shapes)
         state, metrics = lax.fori_loop(0, n, update_once, (state, nothing))
         return state, Report.of(metrics)

@@ -10,7 +10,8 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlox.core.losses import Metrics, explained_variance
 from rlox.core.networks import Actor, QFunction
-from rlox.core.state import Networks, Transition
+from rlox.core.state import Networks
+from rlox.core.transition import Transition
 
 
 def td_target(config: Any, networks: Networks, batch: Transition, key: PRNGKeyArray) -> Float[Array, " B"]:

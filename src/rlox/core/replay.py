@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from numpy.typing import NDArray
 
-from rlox.core.state import Transition
+from rlox.core.transition import Transition
 
 
 class Replay(NamedTuple):

@@ -7,7 +7,7 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlox.core.state import Transition
+from rlox.core.transition import Transition
 
 
 class Rollout(NamedTuple):

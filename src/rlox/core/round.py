@@ -17,7 +17,8 @@ from rlox.core.networks import Critic
 from rlox.core.normalizer import Normalizer, normalize
 from rlox.core.returns import lambda_returns
 from rlox.core.slots import check_per_sample
-from rlox.core.state import TrainState, Transition
+from rlox.core.state import TrainState
+from rlox.core.transition import Transition
 from rlox.core.update import check_fit, keep_where, make_actor_step, make_critic_step, mark_divergence
 
 Draw = Callable[[PRNGKeyArray, tuple[int, ...]], Int[Array, "..."]]

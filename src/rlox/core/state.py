@@ -1,4 +1,4 @@
-"""The two values that travel: a transition, and all that changes while a policy is learned."""
+"""All that changes while a policy is learned."""
 
 from __future__ import annotations
 
@@ -9,26 +9,6 @@ from jaxtyping import Array, Int, PRNGKeyArray
 
 from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
-
-
-class Transition(NamedTuple):
-    """Steps of an environment; any leading axes, the same in every field.
-
-    ``next_obs`` is the observation that the action led to, also where the episode ended there.
-    """
-
-    obs: Any
-    """``(..., obs_dim)``."""
-    action: Any
-    """``(..., action_dim)``: whole numbers (choices), or floats in units of half the action range."""
-    reward: Any
-    """``(...)``."""
-    next_obs: Any
-    """``(..., obs_dim)``."""
-    terminated: Any
-    """``(...)`` bool: the episode ended in a terminal state; its value is not bootstrapped."""
-    truncated: Any
-    """``(...)`` bool: the episode was cut from outside; its value is bootstrapped."""
 
 
 class Networks(NamedTuple):

@@ -11,7 +11,6 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 from jax import lax
-from jax.typing import ArrayLike
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlox.core.algorithm import ActorTarget, Algorithm, CriticFit
@@ -20,7 +19,8 @@ from rlox.core.losses import Metrics
 from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
 from rlox.core.slots import check_critic, check_metrics, check_pair, check_per_sample, named, wrong
-from rlox.core.state import TrainState, Transition
+from rlox.core.state import TrainState
+from rlox.core.transition import Transition
 from rlox.errors import AlgorithmError
 
 Update = Callable[..., tuple[TrainState, Metrics]]
@@ -182,7 +182,7 @@ def check_fit(algorithm: Algorithm, fit: Any, batch: Transition, *, rounds: bool
 
 
 def make_optimizer(
-    config: Any, learning_rate: ArrayLike | None, decay_steps: int | None = None
+    config: Any, learning_rate: float | Array | None, decay_steps: int | None = None
 ) -> optax.GradientTransformation:
     """Return Adam, or gradient descent with momentum, after a clip of the global gradient norm if one is set."""
     rate = config.learning_rate if learning_rate is None else learning_rate

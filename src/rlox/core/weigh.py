@@ -15,7 +15,8 @@ from rlox.core.algorithm import Algorithm
 from rlox.core.losses import effective_sample_size
 from rlox.core.normalizer import normalize
 from rlox.core.round import label
-from rlox.core.state import TrainState, Transition
+from rlox.core.state import TrainState
+from rlox.core.transition import Transition
 
 N_WEIGHED = 4096
 """Steps whose weights are described."""

@@ -11,7 +11,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
-from rlox.core.state import Transition
+from rlox.core.transition import Transition
 from rlox.data import checks, encoding, formats, parts, sources
 from rlox.data.columns import Column, ColumnNames, MinariLike, Source, episode_returns, group
 from rlox.data.episodes import mark_by_ids

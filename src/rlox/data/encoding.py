@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.core.state import Transition
+from rlox.core.transition import Transition
 from rlox.data.columns import Column, check_memory, group, pieces
 from rlox.envs.spaces import action_codec, obs_encoder
 from rlox.errors import DatasetError, InvalidStepError

@@ -7,8 +7,8 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from rlox.core.run_state import Streams
-from rlox.core.state import Transition
+from rlox.core.streams import Streams
+from rlox.core.transition import Transition
 from rlox.envs.envs import Envs, Step
 from rlox.envs.spaces import ActionCodec, ObsEncoder
 from rlox.envs.streams import Place

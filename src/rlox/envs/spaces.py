@@ -13,7 +13,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.core.distributions import AT_BOUND
+from rlox.core.transition import AT_BOUND
 from rlox.errors import InvalidStepError, SpaceError
 
 _OBS_SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"

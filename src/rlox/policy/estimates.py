@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from rlox.core import acting, fqe
 from rlox.core.losses import effective_sample_size
 from rlox.core.normalizer import Normalizer, normalize
-from rlox.core.state import Transition
+from rlox.core.transition import Transition
 from rlox.data.dataset import Dataset
 from rlox.errors import DatasetError, DivergedError
 from rlox.policy.policy import Policy

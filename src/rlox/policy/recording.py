@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 
 from rlox.core import replay as replays
 from rlox.core.replay import Replay
-from rlox.core.state import Transition
+from rlox.core.transition import Transition
 from rlox.data.dataset import Dataset
 from rlox.envs.envs import Envs
 from rlox.envs.spaces import ActionCodec, ObsEncoder

@@ -1,0 +1,154 @@
+"""Weighted regression from remote collectors: they step the environments while one learner learns."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from rlox.collectors import Collectors
+from rlox.core import rollout as rollouts
+from rlox.core.acting import behavior_of
+from rlox.core.algorithm import Algorithm
+from rlox.core.rollout import Rollout
+from rlox.core.streams import Streams
+from rlox.core.transition import Transition
+from rlox.envs.envs import Envs
+from rlox.envs.remote import Batch, Worksite
+from rlox.regression import PATIENCE, RECENT, RegressionLearner
+
+LENGTH = 16
+"""Steps of each environment to a batch, unless it learns in rounds."""
+
+
+class CollectingLearner(RegressionLearner):
+    """Weighted regression whose steps come from ``n_workers`` collectors on Ray.
+
+    Each collector has ``n_envs`` environments, and with them as many streams of the replay. It cannot go on bit for
+    bit: which steps come first depends on the time that they take, and steps that are under way at a checkpoint are
+    lost.
+
+    Args:
+        algorithm: its functions.
+        config: its settings.
+        envs: environments like those of a collector; they are not stepped.
+        site: what collectors are made with.
+        seed: covers networks, sampling, environments and random actions.
+        data: logged steps to learn from, ``(N, ...)``.
+    """
+
+    def __init__(
+        self,
+        algorithm: Algorithm,
+        config: Any,
+        envs: Envs,
+        site: Worksite,
+        *,
+        seed: int,
+        data: Transition | None = None,
+    ):
+        spaces, n = (envs.observation_space, envs.action_space), config.n_workers * config.n_envs
+        super().__init__(algorithm, config, *spaces, envs=envs, seed=seed, data=data, n_streams=n)
+        self._length = self._rows or LENGTH
+        self._collectors = Collectors(site, config.n_workers, self._length)
+        self._pending = self._unsent = 0
+        self._ages: list[int] = []
+
+    def advance(self, limit: int, *, offline: bool = False) -> None:
+        if offline:
+            super().advance(limit, offline=True)
+            return
+        deadline, end = time.perf_counter() + PATIENCE, self.state.env_steps + limit
+        if self._collectors.version == 0 and (self.state.pretrained or self._learning):
+            self._publish()
+        self._take()
+        while self.state.env_steps < end and time.perf_counter() < deadline:
+            self._take()
+
+    def metrics(self) -> dict[str, float]:
+        found, ages = super().metrics(), self._ages
+        self._ages = []
+        told = {"collect/staleness": float(np.mean(ages)), "collect/max_staleness": max(ages)} if ages else {}
+        return {**found, **told, "collect/version": self._collectors.version, "collect/lost": self._collectors.lost}
+
+    def close(self) -> None:
+        self._collectors.close()
+        super().close()
+
+    @property
+    def _learning(self) -> bool:
+        state = self.state
+        return state.env_steps - state.forgotten >= max(self.config.learning_starts, self.config.batch_size)
+
+    def _take(self) -> None:
+        """Store what collectors have taken, and learn what is due by then."""
+        batches, lost = self._collectors.take(more=not (self._due() and self._too_old))
+        if lost:
+            self._cut(np.isin(np.arange(self._n) // self.config.n_envs, lost))
+        if not batches:
+            return
+        n = self._keep(batches)
+        if self._learning:
+            self._pending += n
+            self._learn()
+
+    def _keep(self, batches: Sequence[Batch]) -> int:
+        """Store batches of different collectors; returns how many steps they have."""
+        block = rollouts.create(self._length, self._n, *self._dims)
+        for batch in batches:
+            first = batch.origin.collector * self.config.n_envs
+            own = slice(first, first + self.config.n_envs)
+            for column, new in zip(block.steps, batch.steps, strict=True):
+                column[:, own] = new
+            block.valid[:, own] = batch.valid
+            self._ages.append(self._collectors.version - batch.version)
+        n, state = int(block.valid.sum()), self.state
+        episodes = [episode for batch in batches for episode in batch.episodes]
+        recent = np.concatenate([state.recent, np.reshape(episodes, (-1, 2))])[-RECENT:]
+        self.state = state._replace(
+            env_steps=state.env_steps + n, episodes=state.episodes + len(episodes), recent=recent
+        )
+        self._store(block.steps, block.valid)
+        return n
+
+    @property
+    def _too_old(self) -> bool:
+        """Whether, after another policy, collectors would act by one that is older than allowed."""
+        return self._collectors.version + 1 - self._collectors.oldest > self.config.max_staleness
+
+    def _due(self) -> int:
+        """Return the updates, or in rounds the rounds, that the steps so far allow."""
+        config = self.config
+        if config.rollout_steps:
+            return self._pending // config.rollout_steps
+        return self._pending // config.train_freq * config.updates_per_step
+
+    def _learn(self) -> None:
+        """Learn what is due, and send the policy; unless collectors would act by too old a one then."""
+        config, mix = self.config, self._mix(0)
+        while (due := self._due()) and not self._too_old:
+            train, replay = self.state.train, self._replay()
+            if config.rollout_steps:
+                train, self._report = self._programs.learn_round_offline(train, replay, mix.actor_waits)
+                self._pending -= config.rollout_steps
+            else:
+                n = min(due, config.publish_interval - self._unsent)
+                train, self._report = self._programs.learn_offline(train, replay, n, mix)
+                self._pending -= -(-n // config.updates_per_step) * config.train_freq
+                self._unsent = (self._unsent + n) % config.publish_interval
+            self.state = self.state._replace(train=train)
+            if config.rollout_steps or self._unsent == 0:
+                self._publish()
+
+    def _publish(self) -> None:
+        train = self.state.train
+        self._collectors.publish(behavior_of(train.actor, train.normalizer))
+
+    def _new_collector(self, streams: Streams | None) -> None:
+        """Return none: collectors are elsewhere."""
+
+    def _new_rollout(self) -> Rollout | None:
+        """Return none: steps are stored as they come."""
+        return None
