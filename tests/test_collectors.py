@@ -20,7 +20,7 @@ from gymnasium import spaces
 
 from rlox import Trainer
 from rlox.collecting import LENGTH
-from rlox.collectors import AHEAD, Collectors
+from rlox.collectors import AHEAD, PATIENCE, Collectors
 from rlox.core import replay as replays
 from rlox.core.acting import behavior_of
 from rlox.core.behavior import Behavior
@@ -87,6 +87,7 @@ class Here:
         """Collector and version of each call."""
         self.outstanding, self.most, self.delivered = {}, 0, 0
         self.batches: list[Batch] = []
+        self.limits: list[float | None] = []
 
     def put(self, value: Any) -> Any:
         self.puts += 1
@@ -127,6 +128,7 @@ class Here:
         return batch
 
     def wait(self, calls: list[Any], *, num_returns: int, timeout: float | None = None) -> Any:
+        self.limits.append(timeout)
         ready = self.rng.sample(calls, self.rng.randint(1, len(calls)))
         return [call for call in calls if call in ready], []
 
@@ -203,6 +205,7 @@ def test_each_has_at_most_two_calls_and_every_batch_is_taken_once(monkeypatch: p
     for turn in range(40):
         batches, lost = collectors.take()
         assert not lost
+        assert ray.limits[-2:] == [PATIENCE, 0], "it comes back"
         seen += [batch.origin for batch in batches]
         assert len({batch.origin.collector for batch in batches}) == len(batches)
         if turn % 7 == 0:

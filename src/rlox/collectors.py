@@ -12,6 +12,8 @@ from rlox.scale import Connection
 
 AHEAD = 2
 """Calls that a collector has at most: one that it works on, and the next."""
+PATIENCE = 0.5
+"""Seconds after which ``take`` comes back, so that whoever takes can stop."""
 FUTILE = 3
 """Collectors of the same number that may be lost one after another without a batch."""
 
@@ -40,7 +42,6 @@ class Collectors:
         site: what they are made with.
         n: how many.
         length: steps of each environment to a batch.
-
     """
 
     def __init__(self, site: Worksite, n: int, length: int):
@@ -60,7 +61,7 @@ class Collectors:
         self._policy, self.version = self._ray.put(behavior), self.version + 1
 
     def take(self, *, more: bool = True) -> tuple[list[Batch], list[int]]:
-        """Wait for steps; returns at most one batch of each collector, and the numbers of those that were lost.
+        """Wait for steps, but not for long; returns at most one batch of each collector, and the numbers of those lost.
 
         Of a lost collector, all that it had delivered was taken before.
 
@@ -79,7 +80,7 @@ class Collectors:
             if more:
                 self._keep_busy(member)
         first = {member.calls[0].result: member for member in self._members if member.calls}
-        ray.wait(list(first), num_returns=1)
+        ray.wait(list(first), num_returns=1, timeout=PATIENCE)
         ready, _ = ray.wait(list(first), num_returns=len(first), timeout=0)
         batches, lost = [], []
         for result in ready:
@@ -87,7 +88,7 @@ class Collectors:
             try:
                 batch: Batch = ray.get(result)
             except ray.exceptions.RayTaskError as error:
-                raise error.cause from None
+                raise error.cause or error from None
             except ray.exceptions.RayError as error:
                 self._replace(member, error)
                 lost.append(member.number)

@@ -1,0 +1,240 @@
+"""What one run with collectors costs, part by part, and what follows for more of them than this machine has cores for.
+
+    python benchmarks/cost_model.py
+
+Measures the parts, each by itself: a step of the environment, the policy in NumPy, a call of a collector through Ray
+with its batch, storing it, an update, sending the policy. Then it measures whole runs with 1, 2 and 4 collectors in
+environments that sleep, and compares them with what the parts predict; and draws what they predict for up to 1,000.
+A second part is of trials: starting one, and looking at those that go on.
+
+    a collector takes        t_c = L m (e + p) + o            seconds for a batch: L steps of m environments
+    the learner takes        t_l = c + b / B + s + L m u      seconds for it: call, bytes, storing, updates
+    steps a second           min(n L m / t_c, L m / t_l, cores L m / (t_c - L m e))
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import statistics
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import gymnasium as gym
+import numpy as np
+
+from common import RESULTS, ROOT, print_table
+from rlox import Trainer
+from rlox.collectors import Collectors
+from rlox.core import rollout as rollouts
+from rlox.core.acting import behavior_of
+from rlox.envs.remote import RemoteCollector, Worksite
+from rlox.plan import Plan
+from rlox.processes import progress_of
+
+SLEEPS = (0.005, 0.02)
+COUNTS = (1, 2, 4)
+FAR = (10, 100, 1000)
+FILE = RESULTS / "cost_model.json"
+CONFIG: dict[str, Any] = {"hidden": 64, "learning_starts": 256, "n_critic_updates": 20, "n_actor_updates": 100}
+ROUND = 2048
+
+
+class Sleepy(gym.Wrapper[Any, Any, Any, Any]):
+    """Takes a time of its own for a step."""
+
+    def __init__(self, env: gym.Env[Any, Any], seconds: float):
+        super().__init__(env)
+        self.seconds = seconds
+
+    def step(self, action: Any) -> Any:
+        time.sleep(self.seconds)
+        return self.env.step(action)
+
+
+class Maker:
+    """Makes them."""
+
+    def __init__(self, seconds: float):
+        self.seconds = seconds
+
+    def __call__(self) -> gym.Env[Any, Any]:
+        env = gym.make("HalfCheetah-v5")
+        return Sleepy(env, self.seconds) if self.seconds else env
+
+
+def median(call: Callable[[], object], n: int) -> float:
+    """Return the median seconds of ``n`` calls."""
+    found = []
+    for _ in range(n):
+        began = time.perf_counter()
+        call()
+        found.append(time.perf_counter() - began)
+    return statistics.median(found)
+
+
+def parts() -> dict[str, float]:
+    """Return the seconds of each part, and the bytes of a step."""
+    import jax
+
+    with Trainer("awr", Maker(0), config={**CONFIG, "rollout_steps": ROUND}) as trainer:
+        trainer.train(4 * ROUND, progress=False)
+        learner: Any = trainer._learner
+        behavior = behavior_of(trainer.state.actor, None)
+        site = Worksite(Maker(0), 1, "sync", None, 0)
+        worker = RemoteCollector(site, 0, 0)
+        obs, rng = worker._collector.obs, np.random.default_rng(0)
+        policy = median(lambda: behavior.sample(obs, rng), 2000)
+        step = median(lambda: worker.collect(behavior, 0, 64), 30) / 64 - policy
+        round_ = median(lambda: jax.block_until_ready(_round(learner)), 5)
+        send = median(lambda: behavior_of(trainer.state.actor, None), 50)
+        store = {}
+        for n in (1, 8, 64):
+            store[n] = _store_seconds(n, 2048 // n)
+        calls = {length: _call_seconds(site, behavior, length) for length in (1, 64, 512)}
+    n_bytes = (2 * 17 + 6 + 1) * 4 + 2
+    # What a call costs beside its steps, and what a byte does.
+    per_step = (calls[512] - calls[64]) / (512 - 64)
+    call = max(calls[64] - 64 * per_step, 0.0)
+    return {
+        "policy": policy,
+        "step": step,
+        "call": call,
+        "call_of_one": calls[1],
+        "bandwidth": n_bytes / max(per_step - policy - step, 1e-9),
+        "bytes": n_bytes,
+        "store_1": store[1],
+        "store_8": store[8],
+        "store_64": store[64],
+        "round": round_,
+        "send": send,
+    }
+
+
+def _round(learner: Any) -> Any:
+    train, report = learner._programs.learn_round_offline(learner.state.train, learner.state.replay, None)
+    learner.state = learner.state._replace(train=train)
+    return report.values
+
+
+def _store_seconds(n: int, rows: int) -> float:
+    """Return the seconds that a round's steps of ``n`` streams take to be stored."""
+    import jax
+
+    from rlox.core import replay as replays
+    from rlox.core.programs import Mix, store
+
+    dims = 17, np.dtype(np.float32), 6, np.dtype(np.float32)
+    block = rollouts.create(rows, n, *dims)
+    block.valid[:] = True
+    replay, program = replays.create(100_000, n, *dims), jax.jit(store, donate_argnums=1)
+
+    def once() -> None:
+        nonlocal replay
+        _, replay = program(None, replay, Mix(), block.steps, block.valid)
+        jax.block_until_ready(replay)
+
+    once()
+    return median(once, 20)
+
+
+def _call_seconds(site: Worksite, behavior: Any, length: int) -> float:
+    """Return the seconds from asking a collector for a batch, that is not asked for two, to having it."""
+    collectors = Collectors(site, 1, length)
+    collectors.publish(behavior)
+    collectors.take()
+
+    def once() -> None:
+        collectors.take()
+        while collectors._members[0].calls:
+            collectors.take(more=False)
+
+    found = median(once, 20 if length > 100 else 100) / 2
+    collectors.close()
+    return found
+
+
+def measured(n: int, sleep: float) -> float:
+    """Return the steps a second of a run."""
+    with Trainer("awr", Maker(sleep), config={**CONFIG, "rollout_steps": ROUND, "n_workers": n}) as trainer:
+        trainer.train(2 * ROUND if sleep < 0.01 else ROUND, progress=False)
+        return trainer.train(2 * ROUND, progress=False)["env_steps_per_second"]
+
+
+def predicted(found: dict[str, float], n: int, sleep: float, *, cores: float, rollout: int = ROUND) -> dict[str, float]:
+    """Return the steps a second that each part allows."""
+    length = max(rollout / n, 1)
+    own = length * (found["step"] + found["policy"])
+    batch = length * sleep + own + found["call"]
+    learner = (
+        found["call"]
+        + length * found["bytes"] / found["bandwidth"]
+        + (found["store_8"] + found["round"] + found["send"]) / n
+    )
+    return {"collectors": n * length / batch, "learner": length / learner, "cores": cores * length / own}
+
+
+def trials() -> dict[str, float]:
+    """Return the seconds that a trial takes to start, and to be looked at."""
+    import subprocess
+    import sys
+
+    folder = Path(tempfile.mkdtemp(prefix="cost-model-"))
+    (job,) = Plan({"awr": {}}, ["CartPole-v1"], seeds=[0], shared={"total_timesteps": 500}).jobs(folder)
+    command = [sys.executable, "-m", "rlox", "train", "awr", "--env", "CartPole-v1", "--total-timesteps", "500"]
+    began = time.perf_counter()
+    subprocess.run([*command, "--run-dir", str(job.folder)], check=True, capture_output=True)
+    start = time.perf_counter() - began
+    return {"start": start, "look": median(lambda: progress_of(job), 200)}
+
+
+def main() -> None:
+    """Measure, write and print."""
+    found = parts()
+    print(json.dumps({name: round(value, 7) for name, value in found.items()}), flush=True)
+    cores = len(os.sched_getaffinity(0))
+    rows, lines = [], []
+    for sleep in SLEEPS:
+        for n in COUNTS:
+            bounds = predicted(found, n, sleep, cores=cores)
+            rows.append({"n": n, "sleep": sleep, "measured": measured(n, sleep), "predicted": min(bounds.values())})
+            lines.append([n, f"{sleep * 1e3:.0f} ms", *(f"{rows[-1][key]:,.0f}" for key in ("measured", "predicted"))])
+            print(rows[-1], flush=True)
+    print_table(["collectors", "a step", "measured", "predicted"], lines)
+    far = [
+        {"n": n, "sleep": sleep, "rollout": rollout, **predicted(found, n, sleep, cores=n, rollout=rollout)}
+        for sleep in SLEEPS
+        for rollout in (ROUND, 64 * ROUND)
+        for n in (*COUNTS, *FAR)
+    ]
+    tried = trials()
+    print(tried)
+    FILE.write_text(json.dumps({"parts": found, "rows": rows, "far": far, "trials": tried}, indent=1) + "\n")
+    draw(rows, far)
+
+
+def draw(rows: list[dict[str, float]], far: list[dict[str, float]]) -> None:
+    """Draw what was measured on what is predicted."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(7, 4), layout="constrained")
+    axes = figure.subplots()
+    for color, sleep in zip(("#1f77b4", "#d95f02"), SLEEPS, strict=True):
+        for rollout, style in ((ROUND, "-"), (64 * ROUND, "--")):
+            own = [row for row in far if row["sleep"] == sleep and row["rollout"] == rollout]
+            speeds = [min(row[part] for part in ("collectors", "learner", "cores")) for row in own]
+            label = f"{sleep * 1e3:.0f} ms a step, rounds of {rollout:,}"
+            axes.plot([row["n"] for row in own], speeds, style, color=color, label=label)
+        points = [row for row in rows if row["sleep"] == sleep]
+        axes.plot([row["n"] for row in points], [row["measured"] for row in points], "o", color=color)
+    axes.set(xscale="log", yscale="log", xlabel="collectors", ylabel="environment steps a second")
+    axes.grid(visible=True, which="major", alpha=0.3)
+    axes.legend(title="lines: predicted; dots: measured here")
+    figure.savefig(ROOT / "docs" / "images" / "cost_model.png", dpi=150)
+
+
+if __name__ == "__main__":
+    main()
