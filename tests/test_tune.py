@@ -106,7 +106,8 @@ def test_every_algorithm_has_a_space_of_settings_that_it_takes(name: str, discre
     check_space(space, Task(base=base, space=space).spec)
     left_out = SPACES[name].keys() - space.keys()
     needs = {field.name: field.metadata["needs"] for field in dataclasses.fields(base.config)}
-    assert all(needs[field]["actions"] != ("discrete" if discrete else "continuous") for field in left_out)
+    context = {**dataclasses.asdict(base.config), "actions": "discrete" if discrete else "continuous"}
+    assert all(any(context[name] != value for name, value in needs[field].items()) for field in left_out)
 
 
 def test_data_and_presets_choose_the_space_of_awr():
@@ -117,6 +118,19 @@ def test_data_and_presets_choose_the_space_of_awr():
     assert space_of(data, {}, {}, discrete=True).keys() == SPACES[AWR_STEPS].keys()
     assert space_of(base, {"rollout_steps": None}, {}, discrete=True).keys() == SPACES[AWR_STEPS].keys()
     assert space_of(tuned, {}, {}, discrete=True).keys() == SPACES["awr"].keys()
+
+
+def test_what_has_no_effect_beside_the_fixed_settings_is_not_searched():
+    def tried(**fixed: object) -> set[str]:
+        base = RunSpec.resolve("mpo", env="Pendulum-v1", config=fixed)
+        return set(space_of(base, fixed, {}, discrete=False))
+
+    assert {"tau", "epsilon"} & tried() == {"epsilon"}  # with batch normalisation there is no target critic
+    assert {"tau", "epsilon"} & tried(batch_norm=False) == {"tau", "epsilon"}
+    assert {"tau", "epsilon"} & tried(batch_norm=False, beta=1.0) == {"tau"}
+    base = RunSpec.resolve("mpo", env="Pendulum-v1")
+    assert "tau" in space_of(base, {}, {"batch_norm": [False, True]}, discrete=False)
+    assert "tau" in space_of(base, {}, {"tau": (0.1, 0.2)}, discrete=False), "what is asked for is tried"
 
 
 def test_what_is_fixed_is_not_searched_and_what_is_given_is():
