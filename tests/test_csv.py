@@ -44,6 +44,7 @@ def test_a_file_gives_the_steps_of_the_same_frame(tmp_path: Path):
     with gzip.open(tmp_path / "logs.csv.gz", "wt") as file:
         file.write(LOGS)
     other = written(tmp_path, "\ufeff" + LOGS.replace('"a, 1"', "a1").replace(",", ";").replace("\n", "\r\n"), "b.csv")
+    assert open_csv(other).names == open_csv(path).names, "the mark of UTF-8 is no part of a name"
     for found in (
         Dataset.load(path, columns=NAMES, episode="batch"),
         Dataset.load(tmp_path / "logs.csv.gz", columns=NAMES, episode="batch"),

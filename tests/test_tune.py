@@ -30,7 +30,7 @@ from rlox.search.results import table
 from rlox.search.space import AWR_STEPS, SPACES, Choice, Range, check_space, entry, shown, space_of
 from rlox.search.study import JOURNAL, Study
 from rlox.search.trials import Outcome, Task, Trial
-from rlox.search.tune import Search
+from rlox.search.tune import Search, run_trials
 from rlox.spec import Budget
 
 optuna = pytest.importorskip("optuna")
@@ -411,6 +411,15 @@ def test_settings_that_diverge_are_a_trial_that_failed(tmp_path: Path):
     assert ended[1e30].state == "failed"
     assert "Training diverged" in ended[1e30].why
     assert found.best.settings["learning_rate"] == 1e-3
+
+
+def test_trials_that_have_ended_do_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    task, trials = a_search(tmp_path)
+    folder.finish(tmp_path, trials[4], Outcome("pruned", 2.0, 2))
+    monkeypatch.setattr("rlox.processes.Processes.start", lambda _, job: pytest.fail(f"{job.folder} began"))
+    found = run_trials(task, tmp_path, 5, cores=[0], progress=False)
+    states = [trial.outcome.state for trial in found.trials if trial.outcome]
+    assert states == ["complete", "complete", "pruned", "failed", "pruned"]
 
 
 def test_one_parent_at_a_time(tmp_path: Path):
