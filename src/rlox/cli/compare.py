@@ -114,7 +114,7 @@ def _run(
     """Run what is missing; returns the folder and how the runs ended."""
     from rlox.cli.sources import read_toml
     from rlox.compare import run_jobs
-    from rlox.data.sources import check_names
+    from rlox.data.steps import check_names
     from rlox.modules import IMPORTED
     from rlox.plan import COLUMNS, Plan, named_settings, plan_of, seeds_of
     from rlox.processes import cores_for
