@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from rlox.data.checks import check_finite
 from rlox.data.columns import (
     OPTIONAL,
     PER_STEP,
@@ -33,6 +34,9 @@ ALIASES = {
 }
 
 
+_ENDS = ("terminals", "timeouts", "episode")
+
+
 def take(source: Source, theirs: Mapping[str, str | list[str]], rows: slice, name: str) -> dict[str, Column]:
     """Return rows of columns under the names they have here.
 
@@ -43,13 +47,20 @@ def take(source: Source, theirs: Mapping[str, str | list[str]], rows: slice, nam
         name: what errors call the source.
 
     Raises:
-        DatasetError: a column is not of numbers, or columns to be put side by side differ in length.
+        DatasetError: a column is not of numbers, or holds one that is not finite; columns to be put side by side differ
+            in length.
     """
     read = source.read(list(dict.fromkeys(part for parts in theirs.values() for part in _as_list(parts))), rows)
     for key, column in read.items():
         # Ids may be text; not of variable length in a file, which HDF5 can read forever if it is damaged.
         if key != theirs.get("episode") or (column.dtype.kind == "O" and not isinstance(column, np.ndarray)):
             _check_numbers(column, key, name, choice=key in _as_list(theirs.get("actions", ())))
+    for ours, parts in theirs.items():
+        for part in _as_list(parts):
+            column = read[part]
+            # Later, what is not finite would be said of our names. Flags and ids have checks of their own.
+            if part != ours and ours not in _ENDS and isinstance(column, np.ndarray):
+                check_finite(column, part, 0, name)
     table: dict[str, Column] = {}
     for ours, parts in theirs.items():
         if isinstance(parts, str):
