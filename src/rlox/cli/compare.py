@@ -94,7 +94,7 @@ def compare(
         check_no_effect("on runs that are there", **given, config=config, processes=processes)
         paths: Sequence[Path] = run
     else:
-        output, outcome = _run(given, config, output, processes)
+        output, outcome = _run(given, config, output, processes, save)
         if not outcome.finished:
             _fail(outcome.failures)
         paths = [job.folder for job in outcome.finished]
@@ -109,12 +109,13 @@ compare.__signature__ = inspect.Signature([*_own, *column_flags()])  # pyright: 
 
 
 def _run(
-    given: dict[str, Any], config: Path | None, output: Path | None, processes: int | None
+    given: dict[str, Any], config: Path | None, output: Path | None, processes: int | None, save: Path | None
 ) -> tuple[Path, Outcome]:
     """Run what is missing; returns the folder and how the runs ended."""
     from rlox.cli.sources import read_toml
     from rlox.compare import run_jobs
     from rlox.data.steps import check_names
+    from rlox.files import check_place
     from rlox.modules import IMPORTED
     from rlox.plan import COLUMNS, Plan, named_settings, plan_of, seeds_of
     from rlox.processes import cores_for
@@ -148,6 +149,9 @@ def _run(
         name = config.stem if config else "-".join([*plan.settings, *plan.envs, *(Path(d).stem for d in plan.datasets)])
         output = Path("runs") / f"compare-{name}".replace("/", "-").replace(":", "-")
     jobs = plan.jobs(output)
+    # The output's own folder is made with the first run.
+    if save is not None and save.parent != output:
+        check_place(save)
     for data, reading in dict.fromkeys((job.spec.dataset, job.spec.reading) for job in jobs):
         if data is not None:
             check_names(data, reading.columns)
