@@ -277,6 +277,7 @@ class Trainer:
             cursor = before.until(cursor)
         return Results(loop.train(self, self._learner, cursor, progress))
 
+    @habits.answered
     def evaluate(self, n_episodes: int = 10, *, deterministic: bool = True, seed: int | None = None) -> Metrics:
         """Run whole episodes and return their statistics.
 
