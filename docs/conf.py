@@ -6,13 +6,16 @@ import dataclasses
 import doctest
 import inspect
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 from docutils import nodes
+from pygments.formatters import HtmlFormatter
 from sphinx import addnodes
 from sphinx.application import Sphinx
 from sphinx.environment import BuildEnvironment
+from sphinx.highlighting import PygmentsBridge
 from sphinx.util.inspect import stringify_signature
 from sphinx.util.typing import stringify_annotation
 
@@ -166,8 +169,17 @@ def as_written(
     return stringify_signature(found.replace(parameters=parameters, return_annotation=empty)), returned
 
 
+class InLines(HtmlFormatter):
+    """Makes each line of code an element of its own, so that a long command goes on below, indented."""
+
+    def wrap(self, source: Iterator[tuple[int, str]]) -> Iterator[tuple[int, str]]:
+        """Return what is written, line by line."""
+        return super().wrap((i, f'<span class="line">{line}</span>' if i else line) for i, line in source)
+
+
 def setup(app: Sphinx) -> None:
     """Connect the functions above."""
+    PygmentsBridge.html_formatter = InLines
     app.connect("source-read", link_pages_of_the_root)
     app.connect("doctree-resolved", link_code)
     app.connect("missing-reference", find_short_name, priority=100)

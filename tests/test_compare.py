@@ -432,6 +432,10 @@ def test_the_command_compares_reports_and_keeps(tmp_path: Path, capsys: pytest.C
         (["nowhere", "--seeds", "3"], "--seeds 3 has no effect on runs that are there"),
         (["--config", "nowhere.toml"], "there is no such file"),
         (["--algorithms", "awr", "--env", "CartPole-v1", "--total-timesteps", "9", "--processes", "0"], "processes=0"),
+        (
+            ["--algorithms", "awr", "--env", "CartPole-v1", "--total-timesteps", "9", "--save", "no/x.json"],
+            "folder 'no'",
+        ),
     ],
 )
 def test_a_mistake_is_one_line(

@@ -326,7 +326,12 @@ def test_a_broken_environment_stops_training_with_its_step():
 
 @pytest.mark.parametrize(
     ("name", "suggestion"),
-    [("CartPol-v1", "CartPole"), ("CartPole-v9", "CartPole-v1|v1"), ("cartpole", "CartPole|cartpole")],
+    [
+        ("CartPol-v1", "CartPole"),
+        ("CartPole", "Did you mean 'CartPole-v1'"),
+        ("CartPole-v9", "CartPole-v1|v1"),
+        ("cartpole", "CartPole|cartpole"),
+    ],
 )
 def test_an_unknown_id_keeps_gymnasiums_suggestion(name: str, suggestion: str):
     with pytest.raises(ConfigError, match=f"Environment '{name}' could not be created.*({suggestion})") as error:

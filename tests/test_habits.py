@@ -40,7 +40,8 @@ def test_arguments_of_other_libraries_are_told_ours(given: dict[str, Any], messa
 
 def test_methods_of_other_libraries_are_told_ours(trainer: Trainer):
     for name, ours in [("learn", "train(total_timesteps="), ("fit", "train_offline"), ("save_model", "save('folder/')"),
-                       ("num_timesteps", "env_steps"), ("set_env", "Trainer(..., env=...)")]:  # fmt: skip
+                       ("num_timesteps", "env_steps"), ("set_env", "Trainer(..., env=...)"),
+                       ("save_replay_buffer", "trainer.save('folder/')")]:  # fmt: skip
         with pytest.raises(AttributeError) as error:
             getattr(trainer, name)
         assert str(error.value).startswith(f"Trainer has no '{name}': ")
@@ -52,6 +53,14 @@ def test_methods_of_other_libraries_are_told_ours(trainer: Trainer):
         trainer.train_offline(5, callback=None)  # pyright: ignore[reportCallIssue]
     with pytest.raises(ConfigError, match=r"train has no argument 'log_intervals'\. Did you mean 'log_interval'"):
         trainer.train_offline(5, log_intervals=3)  # pyright: ignore[reportCallIssue]
+
+
+def test_arguments_of_an_evaluation_there_are_told_ours(trainer: Trainer):
+    evaluate: Any = trainer.evaluate
+    with pytest.raises(ConfigError, match=r"evaluate has no argument 'n_eval_episodes': evaluate\(n_episodes=...\)"):
+        evaluate(n_eval_episodes=3)
+    with pytest.raises(ConfigError, match=r"evaluate has no argument 'n_episode'\. Did you mean 'n_episodes'"):
+        evaluate(n_episode=3)
 
 
 def test_an_action_that_is_taken_apart_is_refused(trainer: Trainer):

@@ -145,6 +145,21 @@ def test_values_that_no_majority_has_are_all_named(tmp_path: Path):
     assert list(group_runs(find_runs([tmp_path]))["CartPole-v1"]) == ["awr, beta=0.5", "awr, beta=1.0", "awr, beta=2.0"]
 
 
+def test_a_setting_that_an_older_run_does_not_have_was_its_default(tmp_path: Path):
+    new = {"actor_tau": 1.0, "hidden": [64, 64], "n_critics": 2}
+    write_run(tmp_path / "old", algorithm="iql", config={"hidden": [64, 64]})
+    write_run(tmp_path / "new", algorithm="iql", config=new, seed=1)
+    write_run(tmp_path / "other", algorithm="iql", config={**new, "actor_tau": 0.5}, seed=2)
+    groups = group_runs(find_runs([tmp_path]))["CartPole-v1"]
+    assert {name: sorted(run.seed for run in runs) for name, runs in groups.items()} == {
+        "iql, actor_tau=1.0": [0, 1],
+        "iql, actor_tau=0.5": [2],
+    }
+    write_run(tmp_path / "own", algorithm="of_somebody", config={"beta": 1.0})
+    write_run(tmp_path / "own2", algorithm="of_somebody", config={"beta": 1.0, "top": 2}, seed=1)
+    assert len(group_runs(find_runs([tmp_path / "own", tmp_path / "own2"]))["CartPole-v1"]) == 2
+
+
 def test_a_comparison_has_labels_of_its_own(tmp_path: Path):
     (tmp_path / COMPARISON).write_text("{}")
     for seed in range(2):

@@ -12,7 +12,7 @@ import pytest
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.awr import AWRConfig
 from rlox.core.distributions import Categorical, Gaussian
-from rlox.core.layers import MLP, affine
+from rlox.core.layers import MLP, BatchNormMLP, affine
 from rlox.core.networks import Actor, Critic
 from rlox.core.state import TrainState
 from rlox.core.update import init_state
@@ -78,6 +78,22 @@ def test_the_perceptron_is_affine_layers_with_relu_between_them(layer_norm: bool
                 expected = centred / np.sqrt(centred.var(axis=1, keepdims=True) + 1e-5)
             expected = np.maximum(expected, 0)
     np.testing.assert_allclose(jax.jit(MLP.__call__)(network, x), expected, rtol=1e-4, atol=1e-5)
+
+
+def test_batch_normalisation_is_folded_into_the_layers():
+    plain, rng = perceptron(3, 8, 5, 2), np.random.default_rng(1)
+    network, x = BatchNormMLP(plain), numbers(7, 3)
+    expected = np.asarray(x)
+    for i, weight in enumerate(plain.weights):
+        scale, offset, mean, std = rng.uniform(0.5, 2, size=(4, len(weight)))
+        norm: Any = network.norms[i]
+        moved = tuple(jnp.array(part, jnp.float32) for part in (scale, offset, mean, std**2))
+        norm = eqx.tree_at(lambda one: (one.scale, one.offset, one.mean, one.variance), norm, moved)
+        network = eqx.tree_at(lambda one, i=i: one.norms[i], network, norm)
+        expected = np.maximum(expected, 0) if i else expected
+        expected = scale * (expected - mean) / np.sqrt(std**2 + 1e-3) + offset
+        expected = expected @ np.asarray(weight) + np.asarray(plain.biases[i])
+    np.testing.assert_allclose(network(x), expected, rtol=1e-3, atol=1e-4)
 
 
 def test_initial_weights_and_biases_have_the_documented_scale():

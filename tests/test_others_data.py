@@ -34,7 +34,9 @@ def test_a_file_of_d3rlpy_has_its_episodes():
 
 
 def test_choices_and_several_observations_of_d3rlpy():
-    assert Dataset.load(FILES / "discrete.h5").action_space == spaces.Discrete(3)
+    choices = Dataset.load(FILES / "discrete.h5")
+    assert choices.action_space == spaces.Discrete(3)
+    assert choices.columns["actions"].shape == (12,), "one number a step, as the environment takes them"
     dataset = Dataset.load(FILES / "tuple.h5")
     assert isinstance(dataset.observation_space, spaces.Dict)
     assert {key: space.shape for key, space in dataset.observation_space.spaces.items()} == {"0": (2,), "1": (3,)}

@@ -121,6 +121,17 @@ def test_a_page_of_settings_says_what_they_may_be(site: Path):
 
 
 @pytest.mark.slow
+def test_each_command_of_a_block_is_a_line_that_goes_on_below_indented(site: Path):
+    block = re.search(r'<div class="highlight-bash.*?</pre>', (site / "tune.html").read_text(), flags=re.DOTALL)
+    assert block is not None
+    assert block[0].count('<span class="line">') == 2
+    assert (
+        "div.highlight-bash .line { display: block; padding-left: 1.6rem; text-indent: -1.6rem; }"
+        in (DOCS / "_static" / "site.css").read_text()
+    )
+
+
+@pytest.mark.slow
 @pytest.mark.skipif(chromium() is None, reason="no Chromium is installed (apt install chromium)")
 @pytest.mark.parametrize("width", [1280, 360])
 def test_pages_ask_nothing_of_the_network_and_fit(site: Path, width: int):

@@ -30,7 +30,7 @@ from rlox.search.results import table
 from rlox.search.space import AWR_STEPS, SPACES, Choice, Range, check_space, entry, shown, space_of
 from rlox.search.study import JOURNAL, Study
 from rlox.search.trials import Outcome, Task, Trial
-from rlox.search.tune import Search
+from rlox.search.tune import Search, run_trials
 from rlox.spec import Budget
 
 optuna = pytest.importorskip("optuna")
@@ -106,7 +106,8 @@ def test_every_algorithm_has_a_space_of_settings_that_it_takes(name: str, discre
     check_space(space, Task(base=base, space=space).spec)
     left_out = SPACES[name].keys() - space.keys()
     needs = {field.name: field.metadata["needs"] for field in dataclasses.fields(base.config)}
-    assert all(needs[field]["actions"] != ("discrete" if discrete else "continuous") for field in left_out)
+    context = {**dataclasses.asdict(base.config), "actions": "discrete" if discrete else "continuous"}
+    assert all(any(context[name] != value for name, value in needs[field].items()) for field in left_out)
 
 
 def test_data_and_presets_choose_the_space_of_awr():
@@ -117,6 +118,19 @@ def test_data_and_presets_choose_the_space_of_awr():
     assert space_of(data, {}, {}, discrete=True).keys() == SPACES[AWR_STEPS].keys()
     assert space_of(base, {"rollout_steps": None}, {}, discrete=True).keys() == SPACES[AWR_STEPS].keys()
     assert space_of(tuned, {}, {}, discrete=True).keys() == SPACES["awr"].keys()
+
+
+def test_what_has_no_effect_beside_the_fixed_settings_is_not_searched():
+    def tried(**fixed: object) -> set[str]:
+        base = RunSpec.resolve("mpo", env="Pendulum-v1", config=fixed)
+        return set(space_of(base, fixed, {}, discrete=False))
+
+    assert {"tau", "epsilon"} & tried() == {"epsilon"}  # with batch normalisation there is no target critic
+    assert {"tau", "epsilon"} & tried(batch_norm=False) == {"tau", "epsilon"}
+    assert {"tau", "epsilon"} & tried(batch_norm=False, beta=1.0) == {"tau"}
+    base = RunSpec.resolve("mpo", env="Pendulum-v1")
+    assert "tau" in space_of(base, {}, {"batch_norm": [False, True]}, discrete=False)
+    assert "tau" in space_of(base, {}, {"tau": (0.1, 0.2)}, discrete=False), "what is asked for is tried"
 
 
 def test_what_is_fixed_is_not_searched_and_what_is_given_is():
@@ -397,6 +411,15 @@ def test_settings_that_diverge_are_a_trial_that_failed(tmp_path: Path):
     assert ended[1e30].state == "failed"
     assert "Training diverged" in ended[1e30].why
     assert found.best.settings["learning_rate"] == 1e-3
+
+
+def test_trials_that_have_ended_do_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    task, trials = a_search(tmp_path)
+    folder.finish(tmp_path, trials[4], Outcome("pruned", 2.0, 2))
+    monkeypatch.setattr("rlox.processes.Processes.start", lambda _, job: pytest.fail(f"{job.folder} began"))
+    found = run_trials(task, tmp_path, 5, cores=[0], progress=False)
+    states = [trial.outcome.state for trial in found.trials if trial.outcome]
+    assert states == ["complete", "complete", "pruned", "failed", "pruned"]
 
 
 def test_one_parent_at_a_time(tmp_path: Path):

@@ -139,7 +139,7 @@ def test_five_seeds_of_three_algorithms_are_a_picture_in_two_lines(tmp_path: Pat
     told = subprocess.run(shell, cwd=tmp_path, capture_output=True, text=True, check=True).stdout
     main(shlex.split(lines[1])[1:])
     table = [line for line in told.splitlines() if line.startswith("|")]
-    assert [line.split("|")[1].strip() for line in table[-3:]] == ["bc", "iql", "awr"]
+    assert [line.split("|")[2].strip() for line in table[-3:]] == ["bc", "iql", "awr"]
     assert len(list((tmp_path / "runs" / "three").glob("*/*/*/config.json"))) == 15
     assert (tmp_path / "three.png").stat().st_size > 10_000
 

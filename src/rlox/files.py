@@ -57,6 +57,18 @@ def remove_sides(path: Path) -> None:
         side.unlink(missing_ok=True)
 
 
+def check_place(path: Path) -> None:
+    """Refuse a path where no file can be.
+
+    Raises:
+        ConfigError: there is no such folder, or it is one.
+    """
+    if not path.parent.is_dir():
+        raise ConfigError(f"'{path}' cannot be written: there is no folder '{path.parent}'. Make it first.")
+    if path.is_dir():
+        raise ConfigError(f"'{path}' cannot be written: it is a folder. Choose another name.")
+
+
 @contextlib.contextmanager
 def writing(path: Path) -> Iterator[Path]:
     """Do as ``whole``, and refuse a path that cannot be written to in one line.
@@ -66,10 +78,7 @@ def writing(path: Path) -> Iterator[Path]:
     Raises:
         ConfigError: there is no such folder, or no file can be written there; what was there stays.
     """
-    if not path.parent.is_dir():
-        raise ConfigError(f"'{path}' cannot be written: there is no folder '{path.parent}'. Make it first.")
-    if path.is_dir():
-        raise ConfigError(f"'{path}' cannot be written: it is a folder. Choose another name.")
+    check_place(path)
     with contextlib.ExitStack() as stack:
         with refusing(path):
             side = stack.enter_context(whole(path))

@@ -27,6 +27,8 @@ METHODS = {
     "save_policy": "trainer.export_onnx('policy.onnx') writes the policy to an ONNX file",
     "set_env": "the environment is given once, as Trainer(..., env=...) or Trainer.load(path, env=...)",
     "get_env": "the environment is the one that was given as Trainer(..., env=...)",
+    "save_replay_buffer": "trainer.save('folder/') keeps the replay too",
+    "load_replay_buffer": "rlox.Trainer.load('folder/') has the replay of the run",
     "num_timesteps": "trainer.env_steps counts environment steps",
     "build_with_dataset": "Trainer(..., dataset=...) builds the networks",
     "build_with_env": "Trainer(..., env=...) builds the networks",
@@ -45,6 +47,7 @@ ARGUMENTS = {
     "reset_num_timesteps": "a second train continues, and a new Trainer begins anew",
     "eval_env": "an environment given by its id is evaluated on one of its own: train(..., eval_interval=1000)",
     "eval_freq": "it is called eval_interval",
+    "n_eval_episodes": "evaluate(n_episodes=...) and train(..., n_eval_episodes=...) take it",
     "n_steps": "train takes total_timesteps, train_offline gradient_steps",
     "n_steps_per_epoch": "intervals are log_interval and eval_interval, in steps",
     "experiment_name": "run_dir='runs/1' names the folder of a run",
@@ -80,21 +83,22 @@ def missing_attribute(owner: object, name: str) -> Any:
     raise AttributeError(said, name=name, obj=owner)
 
 
-def answered(init: Callable[P, R]) -> Callable[P, R]:
-    """Return an ``__init__`` that answers arguments which it has not in our words, instead of a ``TypeError``.
+def answered(call: Callable[P, R]) -> Callable[P, R]:
+    """Return an ``__init__`` or a method that answers arguments which it has not in our words, not by a ``TypeError``.
 
     Raises:
         ConfigError: such an argument; a setting is told its place.
     """
-    known = inspect.signature(init).parameters
-    owner = init.__qualname__.partition(".")[0]
+    known = inspect.signature(call).parameters
+    owner, _, method = call.__qualname__.partition(".")
+    name_of = owner if method == "__init__" else method
 
-    @functools.wraps(init)
+    @functools.wraps(call)
     def checked(*args: P.args, **kwargs: P.kwargs) -> R:
         for name, value in kwargs.items():
             if name not in known:
-                raise ConfigError(f"{owner} has no argument '{name}'{_place_of(name, value, [*known])}")
-        return init(*args, **kwargs)
+                raise ConfigError(f"{name_of} has no argument '{name}'{_place_of(name, value, [*known])}")
+        return call(*args, **kwargs)
 
     return checked
 

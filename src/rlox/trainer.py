@@ -302,6 +302,7 @@ class Trainer:
             return before.until(cursor)
         return cursor
 
+    @habits.answered
     def evaluate(self, n_episodes: int = 10, *, deterministic: bool = True, seed: int | None = None) -> Metrics:
         """Run whole episodes and return their statistics.
 

@@ -102,7 +102,7 @@ def compare(
         check_no_effect("on runs that are there", **given, config=config, **where)
         paths: Sequence[Path] = run
     else:
-        output, outcome = _run(given, config, output, where)
+        output, outcome = _run(given, config, output, where, save)
         if not outcome.finished:
             fail(outcome.failures)
         paths = [job.folder for job in outcome.finished]
@@ -117,11 +117,12 @@ compare.__signature__ = inspect.Signature([*_own, *column_flags()])  # pyright: 
 
 
 def _run(
-    given: dict[str, Any], config: Path | None, output: Path | None, where: dict[str, Any]
+    given: dict[str, Any], config: Path | None, output: Path | None, where: dict[str, Any], save: Path | None
 ) -> tuple[Path, Outcome]:
     """Run what is missing; returns the folder and how the runs ended."""
     from rlox.cli.sources import read_toml
-    from rlox.data.sources import check_names
+    from rlox.data.steps import check_names
+    from rlox.files import check_place
     from rlox.plan import COLUMNS, Plan, named_settings, plan_of, seeds_of
 
     columns = {name: given[name] for name in COLUMNS if name in given}
@@ -152,6 +153,9 @@ def _run(
         name = config.stem if config else "-".join([*plan.settings, *plan.envs, *(Path(d).stem for d in plan.datasets)])
         output = Path("runs") / f"compare-{name}".replace("/", "-").replace(":", "-")
     jobs = plan.jobs(output)
+    # The output's own folder is made with the first run.
+    if save is not None and save.parent != output:
+        check_place(save)
     for data, reading in dict.fromkeys((job.spec.dataset, job.spec.reading) for job in jobs):
         if data is not None:
             check_names(data, reading.columns)

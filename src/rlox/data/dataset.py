@@ -12,7 +12,7 @@ from gymnasium import spaces
 from numpy.typing import ArrayLike, NDArray
 
 from rlox.core.transition import Transition
-from rlox.data import checks, encoding, formats, parts, sources
+from rlox.data import checks, encoding, formats, parts, sources, steps
 from rlox.data.columns import Column, ColumnNames, MinariLike, Source, episode_returns, group
 from rlox.data.episodes import mark_by_ids
 from rlox.data.minari import is_minari, minari_source
@@ -167,11 +167,11 @@ class Dataset:
         name: str,
         reading: Reading = AS_IT_IS,
     ) -> Dataset:
-        theirs = sources.resolve(source.names, chosen, name)
-        table = checks.check_columns(sources.take(source, theirs, sources.check_rows(rows), name), name)
+        theirs = steps.resolve(source.names, chosen, name)
+        table = checks.check_columns(steps.take(source, theirs, steps.check_rows(rows), name), name)
         if "episode" in table:
-            mark_by_ids(table, name, goes_on=sources.goes_on(source, theirs, rows, name))
-        partial = sources.starts_inside(source, theirs, rows, name), checks.mark_ends(table, name)
+            mark_by_ids(table, name, goes_on=steps.goes_on(source, theirs, rows, name))
+        partial = steps.starts_inside(source, theirs, rows, name), checks.mark_ends(table, name)
         limits = checks.action_range(table["actions"], name)
         # Not `or`: an empty space is false, and one of two axes warns when it is asked for its length.
         obs_space = source.observation_space if observation_space is None else observation_space
@@ -196,7 +196,7 @@ class Dataset:
         Raises:
             DatasetError: something else than a slice without a stride, or no steps.
         """
-        return parts.rows_of(self, sources.check_rows(rows))
+        return parts.rows_of(self, steps.check_rows(rows))
 
     def split(self, fraction: float, *, seed: int = 0) -> tuple[Dataset, Dataset]:
         """Return two datasets: about a ``fraction`` of the whole episodes, drawn at random, and the others.

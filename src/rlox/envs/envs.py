@@ -354,7 +354,9 @@ def find_spec(env_id: str) -> EnvSpec:
     try:
         return gym.spec(name)
     except (gym.error.Error, ModuleNotFoundError) as error:
-        raise ConfigError(f"Environment '{env_id}' could not be created: {one_line(error)}") from None
+        told = one_line(error)
+        near = "" if "Did you mean" in told or "available" in told else did_you_mean(name, gym.registry)
+        raise ConfigError(f"Environment '{env_id}' could not be created: {told}{near}") from None
 
 
 def _make_from_spec(spec: EnvSpec) -> gym.Env[Any, Any]:

@@ -272,6 +272,19 @@ def group_runs(runs: Iterable[Run]) -> dict[str, dict[str, list[Run]]]:
     return {place: _group(own) for place, own in places.items()}
 
 
+def _completed(algorithm: str, configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
+    """Return settings with those that only some have, being of a later version: they were as the default is."""
+    names = {name for config in configs for name in config}
+    if all(config.keys() == names for config in configs):
+        return configs
+    from rlox.algorithms import ALGORITHMS
+
+    fields = ALGORITHMS[algorithm].config.__dataclass_fields__ if algorithm in ALGORITHMS else {}
+    # As JSON has them: lists, no tuples.
+    defaults = json.loads(json.dumps({name: fields[name].default for name in names if name in fields}))
+    return [{**defaults, **config} for config in configs]
+
+
 def _group(runs: list[Run]) -> dict[str, list[Run]]:
     groups: dict[str, list[Run]] = {}
     alike: dict[tuple[str, str | None, str], list[Run]] = {}
@@ -280,7 +293,7 @@ def _group(runs: list[Run]) -> dict[str, list[Run]]:
         alike.setdefault(key, []).append(run)
     for (algorithm, preset, label), own in alike.items():
         name = label or (f"{algorithm}-{preset}" if preset else algorithm)
-        configs = [run.spec.get("config", {}) for run in own]
+        configs = _completed(algorithm, [run.spec.get("config", {}) for run in own])
         differing = [
             setting
             for setting in dict.fromkeys(setting for config in configs for setting in config)

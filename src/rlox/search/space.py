@@ -144,7 +144,7 @@ def space_of(base: RunSpec, fixed: Mapping[str, Any], own: Mapping[str, object],
         base: the run that it starts from. For an algorithm of your own, step size, discount and width are tried.
         fixed: settings that are not searched.
         own: what is tried of some settings, in place of the usual, as ``entry`` takes it.
-        discrete: kind of the actions: what has no effect on them is left out.
+        discrete: kind of the actions. What has no effect on them, or beside a setting that is not tried, is left out.
 
     Raises:
         ConfigError: a setting that the algorithm does not have, one that is both fixed and tried, or nothing to try.
@@ -162,14 +162,17 @@ def space_of(base: RunSpec, fixed: Mapping[str, Any], own: Mapping[str, object],
     if algorithm == "awr" and "rollout_steps" not in own and getattr(base.config, "rollout_steps", None) is None:
         # Rounds, as published, unless there are data, or they are turned off.
         usual = SPACES[AWR_STEPS] if base.dataset is not None or "rollout_steps" in fixed else usual
-    actions = "discrete" if discrete else "continuous"
-    found = {
-        name: tried
-        for name, tried in usual.items()
-        if name not in fixed and known[name].metadata.get("needs", {}).get("actions", actions) == actions
-    }
+    tried = {name: values for name, values in usual.items() if name not in fixed}
+    settled = {**vars(base.config), "actions": "discrete" if discrete else "continuous"}
+    settled = {name: value for name, value in settled.items() if name not in tried and name not in own}
+
+    def has_effect(name: str) -> bool:
+        needs = known[name].metadata.get("needs", {})
+        return all(settled.get(other, wanted) == wanted for other, wanted in needs.items())
+
+    found = {name: values for name, values in tried.items() if has_effect(name)}
     hints = get_type_hints(kind)
-    found |= {name: _typed(entry(name, tried), hints[name]) for name, tried in own.items()}
+    found |= {name: _typed(entry(name, values), hints[name]) for name, values in own.items()}
     if not found:
         raise ConfigError(f"All settings that are searched ({', '.join(usual)}) are fixed: leave one of them out.")
     return found

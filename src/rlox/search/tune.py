@@ -12,7 +12,7 @@ from typing import Any, NamedTuple, Unpack
 from rlox.algorithms import find_algorithm
 from rlox.assemble import is_discrete, named
 from rlox.data.reading import AS_IT_IS, Reading
-from rlox.data.sources import check_names
+from rlox.data.steps import check_names
 from rlox.engine import Engine, make_engine
 from rlox.envs.envs import find_spec
 from rlox.errors import ConfigError, RunsFailedError, did_you_mean
