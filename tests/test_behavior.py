@@ -132,7 +132,7 @@ def test_what_acts_is_one_round_old(monkeypatch: pytest.MonkeyPatch):
     assert len(np.unique(draws)) == np.size(draws), "no noise is used twice"
 
 
-def test_nothing_waits_for_a_round_before_the_next_is_full():
+def test_nothing_waits_for_a_round_before_the_next_is_full(monkeypatch: pytest.MonkeyPatch):
     trainer, learner = begin()
     trainer.train(60, progress=False)
     train = learner.state.train
@@ -144,11 +144,15 @@ def test_nothing_waits_for_a_round_before_the_next_is_full():
             raise AssertionError("nobody may look at what is being learned")
 
     learner.state = learner.state._replace(train=Late())  # pyright: ignore[reportArgumentType]
+    computed: list[Any] = []
+    monkeypatch.setattr(Normalizer, "std", property(computed.append))
     for _ in range(9):
         learner.advance(1)
         assert learner.counters.gradient_steps == 9
         assert "actor/loss" in learner.metrics()
     assert learner.state.env_steps == 78
+    assert computed == [], "JAX does one thing after another"
+    monkeypatch.undo()
     learner.state = learner.state._replace(train=train)
     learner.advance(1)
     assert (learner.counters.gradient_steps, int(learner.state.train.gradient_steps)) == (12, 12)

@@ -284,7 +284,8 @@ class RegressionLearner:
         train = self.state.train
         self._expected = int(train.gradient_steps) + (0 if mix.actor_waits else self.config.n_actor_updates)
         self.state = self.state._replace(behavior=jax.tree.map(np.array, (train.actor, train.normalizer)))
-        self._behavior = None
+        # Now: what JAX would compute for it later waits for the round.
+        self._behavior = behavior_of(train.actor, train.normalizer)
 
     def _store(self, steps: Transition, valid: NDArray[np.bool_]) -> None:
         train, frozen = self.state.train, Mix(frozen=self._mix(int(valid.sum())).frozen)
