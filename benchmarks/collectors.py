@@ -23,7 +23,7 @@ import gymnasium as gym
 from common import print_table
 from rlox import Trainer
 
-SLEEP, ROUND, TURNS, EVERY = 0.005, 2048, 3, 10.0
+SLEEP, ROUND, TURNS, EVERY = 0.005, 2048, 2, 10.0
 CONFIG: dict[str, Any] = {"rollout_steps": ROUND, "n_critic_updates": 20, "n_actor_updates": 100, "hidden": 64}
 
 
