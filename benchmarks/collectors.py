@@ -23,7 +23,7 @@ import gymnasium as gym
 from common import print_table
 from rlox import Trainer
 
-SLEEP, ROUND, TURNS, EVERY = 0.005, 2048, 2, 10.0
+SLEEP, ROUND, EVERY = 0.005, 2048, 10.0
 CONFIG: dict[str, Any] = {"rollout_steps": ROUND, "n_critic_updates": 20, "n_actor_updates": 100, "hidden": 64}
 
 
@@ -95,13 +95,15 @@ def main() -> None:
     """Print a table."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--kill", type=float, metavar="SECONDS")
+    parser.add_argument("--counts", type=int, nargs="+", default=[1, 2, 4, 8], help="of collectors; begin with 1")
+    parser.add_argument("--turns", type=int, default=3)
     given = parser.parse_args()
     if given.kill:
         kill(given.kill)
         return
     rows: dict[int, list[float]] = {}
     metrics: dict[int, dict[str, float]] = {}
-    for n in [1, 2, 4, 8] * TURNS:
+    for n in given.counts * given.turns:
         steps, metrics[n] = speed(n)
         rows.setdefault(n, []).append(steps)
         print(f"{n} collectors: {steps:,.0f} steps a second", flush=True)

@@ -7,9 +7,9 @@ with its batch, storing it, an update, sending the policy. Then it measures whol
 environments that sleep, and compares them with what the parts predict; and draws what they predict for up to 1,000.
 A second part is of trials: starting one, and looking at those that go on.
 
-    a collector takes        t_c = L m (e + p) + o            seconds for a batch: L steps of m environments
-    the learner takes        t_l = c + b / B + s + L m u      seconds for it: call, bytes, storing, updates
-    steps a second           min(n L m / t_c, L m / t_l, cores L m / (t_c - L m e))
+    a collector takes       t_c = L (e + p) + c          seconds for a batch of L steps: environment, policy, call
+    the learner takes       t_l = c + b + (s + u) / n    seconds for it: call, transfer, storing and learning
+    steps a second          min(n L / t_c, L / t_l, cores L / (L (e' + p)))    e' without its sleep
 """
 
 from __future__ import annotations
@@ -91,27 +91,28 @@ def parts() -> dict[str, float]:
         step = median(lambda: worker.collect(behavior, 0, 64), 30) / 64 - policy
         round_ = median(lambda: jax.block_until_ready(_round(learner)), 5)
         send = median(lambda: behavior_of(trainer.state.actor, None), 50)
-        store = {}
-        for n in (1, 8, 64):
-            store[n] = _store_seconds(n, 2048 // n)
-        calls = {length: _call_seconds(site, behavior, length) for length in (1, 64, 512)}
-    n_bytes = (2 * 17 + 6 + 1) * 4 + 2
-    # What a call costs beside its steps, and what a byte does.
-    per_step = (calls[512] - calls[64]) / (512 - 64)
-    call = max(calls[64] - 64 * per_step, 0.0)
+        one = _call_seconds(site, behavior, 1)
+        move = _move_seconds(worker.collect(behavior, 0, ROUND))
     return {
         "policy": policy,
         "step": step,
-        "call": call,
-        "call_of_one": calls[1],
-        "bandwidth": n_bytes / max(per_step - policy - step, 1e-9),
-        "bytes": n_bytes,
-        "store_1": store[1],
-        "store_8": store[8],
-        "store_64": store[64],
+        "call": max(one - step - policy, 0.0),
+        "move": move / ROUND,
+        "store": _store_seconds(8, ROUND // 8),
         "round": round_,
         "send": send,
     }
+
+
+def _move_seconds(batch: Any) -> float:
+    """Return the seconds that a batch takes from one process to another, by Ray's shared memory."""
+    from rlox.scale import Connection
+
+    connection = Connection(1)
+    ray = connection.ray
+    found = median(lambda: ray.get(ray.put(batch)), 50)
+    connection.close()
+    return found
 
 
 def _round(learner: Any) -> Any:
@@ -169,11 +170,8 @@ def predicted(found: dict[str, float], n: int, sleep: float, *, cores: float, ro
     length = max(rollout / n, 1)
     own = length * (found["step"] + found["policy"])
     batch = length * sleep + own + found["call"]
-    learner = (
-        found["call"]
-        + length * found["bytes"] / found["bandwidth"]
-        + (found["store_8"] + found["round"] + found["send"]) / n
-    )
+    shared = found["store"] + found["round"] * rollout / ROUND + found["send"]
+    learner = found["call"] + length * found["move"] + shared / n
     return {"collectors": n * length / batch, "learner": length / learner, "cores": cores * length / own}
 
 
@@ -199,7 +197,8 @@ def main() -> None:
     rows, lines = [], []
     for sleep in SLEEPS:
         for n in COUNTS:
-            bounds = predicted(found, n, sleep, cores=cores)
+            slept = median(lambda sleep=sleep: time.sleep(sleep), 50)
+            bounds = predicted(found, n, slept, cores=cores)
             rows.append({"n": n, "sleep": sleep, "measured": measured(n, sleep), "predicted": min(bounds.values())})
             lines.append([n, f"{sleep * 1e3:.0f} ms", *(f"{rows[-1][key]:,.0f}" for key in ("measured", "predicted"))])
             print(rows[-1], flush=True)

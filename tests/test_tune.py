@@ -23,7 +23,7 @@ from rlox import ALGORITHMS, RunSpec
 from rlox.cli import main
 from rlox.errors import ConfigError, RunInUseError, RunsFailedError
 from rlox.plan import plan_of
-from rlox.processes import last_record
+from rlox.processes import Processes, last_record
 from rlox.runs.lock import claim, release
 from rlox.search import trials as folder
 from rlox.search.results import table
@@ -417,7 +417,7 @@ def test_trials_that_have_ended_do_not_run_again(tmp_path: Path, monkeypatch: py
     task, trials = a_search(tmp_path)
     folder.finish(tmp_path, trials[4], Outcome("pruned", 2.0, 2))
     monkeypatch.setattr("rlox.processes.Processes.start", lambda _, job: pytest.fail(f"{job.folder} began"))
-    found = run_trials(task, tmp_path, 5, cores=[0], progress=False)
+    found = run_trials(task, tmp_path, 5, engine=Processes([0]), progress=False)
     states = [trial.outcome.state for trial in found.trials if trial.outcome]
     assert states == ["complete", "complete", "pruned", "failed", "pruned"]
 
