@@ -107,7 +107,7 @@ def test_rlox_has_the_commands_of_the_page():
     from rlox.cli import app
 
     found = [words[1:] for words in commands() if words[0] == "rlox"]
-    assert len(found) == 6
+    assert len(found) == 8
     for words in found:
         _, bound, *_ = app.parse_args(words, exit_on_error=False, print_error=False)
         assert bound.arguments

@@ -140,6 +140,7 @@ def test_a_run_that_fails_by_itself_is_told_in_its_own_words(tmp_path: Path):
     assert "there is no module 'no_such_module'" in told
 
 
+@pytest.mark.slow
 def test_a_task_goes_on_from_the_storage_however_it_was_ended(tmp_path: Path):
     job, launch = begin(tmp_path, LONG)
     address = f"file://{tmp_path}/kept"
@@ -193,7 +194,10 @@ def test_only_one_file_imports_ray():
 def test_flags_of_several_runs_need_seeds(capsys: pytest.CaptureFixture[str], tmp_path: Path):
     command = ["train", "bc", "--env", "CartPole-v1", "--total-timesteps", "60", "--run-dir", str(tmp_path / "out")]
     for more, told in (
-        (["--ray", "local"], "--ray local has no effect on one run: it is for several, by --seeds N."),
+        (
+            ["--ray", "local"],
+            "--ray local has no effect on one run without collectors: add --n-workers N",
+        ),
         (["--seeds", "0"], "seeds=0 must be a whole number of at least 1."),
         (["--seeds", "2", "--logger", "csv"], "--logger csv has no effect with --seeds."),
         (["--seeds", "2", "--storage", "s3://b"], "storage 's3://b' is for runs on other machines"),

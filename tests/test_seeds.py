@@ -69,8 +69,9 @@ def test_the_settings_have_every_algorithm_of_ours():
     }
 
 
-@pytest.mark.parametrize("name", ["cartpole-random", "pendulum-random"])
-@pytest.mark.parametrize("case", SETTINGS)
+@pytest.mark.parametrize(
+    ("case", "name"), zip(SETTINGS, itertools.cycle(["cartpole-random", "pendulum-random"]), strict=False)
+)
 def test_each_seed_ends_as_its_own_run_does(case: str, name: str, data: dict[str, Dataset]):
     spec = spec_of(case)
     found = train_offline_seeds(spec, [5, 2], dataset=data[name], progress=False)

@@ -91,7 +91,7 @@ class CollectingLearner(RegressionLearner):
             return
         n = self._keep(batches)
         if self._learning:
-            self._pending += n
+            self._pending += n * (1 if self._rows else self.config.updates_per_step)
             self._learn()
 
     def _keep(self, batches: Sequence[Batch]) -> int:
@@ -120,10 +120,7 @@ class CollectingLearner(RegressionLearner):
 
     def _due(self) -> int:
         """Return the updates, or in rounds the rounds, that the steps so far allow."""
-        config = self.config
-        if config.rollout_steps:
-            return self._pending // config.rollout_steps
-        return self._pending // config.train_freq * config.updates_per_step
+        return self._pending // (self.config.rollout_steps or self.config.train_freq)
 
     def _learn(self) -> None:
         """Learn what is due, and send the policy; unless collectors would act by too old a one then."""
@@ -136,7 +133,7 @@ class CollectingLearner(RegressionLearner):
             else:
                 n = min(due, config.publish_interval - self._unsent)
                 train, self._report = self._programs.learn_offline(train, replay, n, mix)
-                self._pending -= -(-n // config.updates_per_step) * config.train_freq
+                self._pending -= n * config.train_freq
                 self._unsent = (self._unsent + n) % config.publish_interval
             self.state = self.state._replace(train=train)
             if config.rollout_steps or self._unsent == 0:
