@@ -214,15 +214,15 @@ def train_together(trainers: Sequence[Trainer], progress: bool | None = None) ->
     begun = [trainer._begin_offline() for trainer in trainers]
     group = _Group([learner for learner, _ in begun])
     total = sum(cursor.end - cursor.begin for _, cursor in begun)
-    done = [cursor.clock(learner.counters) - cursor.begin for learner, cursor in begun]
+    passed = [cursor.clock(learner.counters) - cursor.begin for learner, cursor in begun]
     with contextlib.ExitStack() as stack:
-        bar = stack.enter_context(Progress(max(total, 1), progress, passed=sum(done), what=f"{len(trainers)} runs"))
+        bar = stack.enter_context(Progress(max(total, 1), progress, passed=sum(passed), what=f"{len(trainers)} runs"))
         interrupts = stack.enter_context(Interrupts())
 
         def show(i: int) -> Callable[[int, Mapping[str, float]], None]:
             def update(steps: int, _: Mapping[str, float]) -> None:
-                done[i] = steps
-                bar.update(sum(done), _means([trainer.standing.metrics for trainer in trainers]))
+                passed[i] = steps
+                bar.update(sum(passed), _means([trainer.standing.metrics for trainer in trainers]))
 
             return update
 
