@@ -70,7 +70,7 @@ def test_the_settings_have_every_algorithm_of_ours():
 
 
 @pytest.mark.parametrize(
-    ("case", "name"), zip(SETTINGS, itertools.cycle(["cartpole-random", "pendulum-random"]), strict=False)
+    ("case", "name"), list(zip(SETTINGS, itertools.cycle(["cartpole-random", "pendulum-random"]), strict=False))
 )
 def test_each_seed_ends_as_its_own_run_does(case: str, name: str, data: dict[str, Dataset]):
     spec = spec_of(case)
