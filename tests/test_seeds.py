@@ -20,7 +20,8 @@ from rlox.compare import run_jobs
 from rlox.core import together
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError, DivergedError
-from rlox.plan import Plan, at_once
+from rlox.groups import at_once
+from rlox.plan import Plan
 from rlox.processes import Processes, is_finished
 from rlox.runs.history import find_runs
 from rlox.runs.interrupts import Interrupted

@@ -9,7 +9,6 @@ from typing import Any, NamedTuple
 
 from rlox.algorithms import find_algorithm
 from rlox.assemble import is_discrete, named
-from rlox.core.algorithm import Algorithm
 from rlox.data.bundled import is_bundled, reference
 from rlox.data.reading import ACTIONS, Reading
 from rlox.envs.envs import find_spec, names_module
@@ -125,31 +124,6 @@ class Plan(NamedTuple):
             reading=Reading(**(columns if data else {})),
         )
         return dataclasses.replace(spec, budget=budget_of(label, data, budget))
-
-
-def at_once(jobs: Sequence[Job], n_cores: int) -> list[list[Job]]:
-    """Return runs in the order in which they begin, those together that are one program.
-
-    These are seeds of the same settings that learn from data only, by an algorithm of ours; no more of them than keeps
-    all cores busy.
-    """
-    most = -(-len(jobs) // n_cores)
-    same: dict[object, list[Job]] = {}
-    for job in jobs:
-        alone = job if not learns_offline(job.spec) else None
-        same.setdefault((job.label, dataclasses.replace(job.spec, seed=0), alone), []).append(job)
-    groups = []
-    for seeds in same.values():
-        n = -(-len(seeds) // most)
-        groups += [seeds[i::n] for i in range(n)]
-    return sorted(groups, key=lambda group: jobs.index(group[0]))
-
-
-def learns_offline(spec: RunSpec) -> bool:
-    """Return whether a run learns from data only, by an algorithm of ours."""
-    budget = spec.budget
-    ours = isinstance(find_algorithm(spec.algorithm)[1], Algorithm)
-    return ours and spec.dataset is not None and budget.gradient_steps is not None and budget.total_timesteps is None
 
 
 def budget_of(label: str, data: str | None, given: Mapping[str, Any]) -> Budget:

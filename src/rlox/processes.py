@@ -62,7 +62,7 @@ class Processes:
 
     def together(self, jobs: Sequence[Job]) -> list[list[Job]]:
         """Return what to start at a time: seeds that learn from the same data are one process."""
-        from rlox.plan import at_once
+        from rlox.groups import at_once
 
         return at_once(jobs, len(self._cores))
 
