@@ -88,6 +88,7 @@ class Here:
         self.outstanding, self.most, self.delivered = {}, 0, 0
         self.batches: list[Batch] = []
         self.limits: list[float | None] = []
+        self.failed: dict[Any, TaskError] = {}
 
     def put(self, value: Any) -> Any:
         self.puts += 1
@@ -133,7 +134,12 @@ class Here:
         return [call for call in calls if call in ready], []
 
     def get(self, call: Any) -> Batch:
-        return call()
+        if call not in self.failed:
+            try:
+                return call()
+            except TaskError as error:
+                self.failed[call] = error
+        raise self.failed[call]
 
     def kill(self, actor: Any) -> None:
         del self.outstanding[actor.number]
@@ -368,6 +374,32 @@ def test_an_environments_error_is_told_in_its_own_words(monkeypatch: pytest.Monk
     connect(monkeypatch, Here())
     with Trainer("awr", Broken, config=ROUNDS) as trainer, pytest.raises(InvalidStepError, match="nan"):
         trainer.train(100, progress=False)
+
+
+def test_what_others_have_delivered_is_kept_when_an_environment_fails(monkeypatch: pytest.MonkeyPatch):
+    ray = connect(monkeypatch, Here(seed=11))
+    step, calls = Numbered.step, itertools.count()
+
+    def fail_once(env: Numbered, action: Any) -> Any:
+        if next(calls) == 700:
+            raise RuntimeError("the valve is stuck")
+        return step(env, action)
+
+    monkeypatch.setattr(Numbered, "step", fail_once)
+    with Trainer("awr", Numbered, config=ROUNDS) as trainer:
+        with pytest.raises(RuntimeError, match="the valve is stuck"):
+            trainer.train(1_200, progress=False)
+        assert trainer.env_steps == sum(int(batch.valid.sum()) for batch in ray.batches) > 0
+        trainer.train(600, progress=False)
+        assert trainer.env_steps == sum(int(batch.valid.sum()) for batch in ray.batches)
+        assert max(batch.origin.incarnation for batch in ray.batches) == 1
+
+
+def test_an_evaluation_and_a_checkpoint_in_the_middle_take_no_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    ray = connect(monkeypatch, Here(seed=12))
+    with Trainer("awr", Numbered, config=ROUNDS, run_dir=tmp_path) as trainer:
+        trainer.train(600, eval_interval=100, n_eval_episodes=1, checkpoint_interval=50, progress=False)
+        assert trainer.env_steps == sum(int(batch.valid.sum()) for batch in ray.batches)
 
 
 def test_what_cannot_be_collected_is_refused():

@@ -187,6 +187,8 @@ def test_tuned_needs_an_environment_and_takes_no_other_preset():
         Trainer("tuned", dataset="cartpole-medium")
     with pytest.raises(ConfigError, match="leave out preset='paper'"):
         Trainer("tuned", "CartPole-v1", preset="paper")
+    with pytest.raises(ConfigError, match="'None' is not an algorithm of rlox"):
+        Trainer(None, "CartPole-v1")  # pyright: ignore[reportArgumentType]
     with pytest.raises(ConfigError, match="here, name an algorithm, such as 'awr'"):
         find_algorithm("Tuned")
     with pytest.raises(ConfigError, match="'tuned' is an algorithm already"):

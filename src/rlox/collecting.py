@@ -17,7 +17,7 @@ from rlox.core.streams import Streams
 from rlox.core.transition import Transition
 from rlox.envs.envs import Envs
 from rlox.envs.remote import Batch, Worksite
-from rlox.regression import PATIENCE, RECENT, RegressionLearner
+from rlox.regression import PATIENCE, RegressionLearner
 
 LENGTH = 16
 """Steps of each environment to a batch, unless it learns in rounds."""
@@ -77,11 +77,6 @@ class CollectingLearner(RegressionLearner):
         self._collectors.close()
         super().close()
 
-    @property
-    def _learning(self) -> bool:
-        state = self.state
-        return state.env_steps - state.forgotten >= max(self.config.learning_starts, self.config.batch_size)
-
     def _take(self) -> None:
         """Store what collectors have taken, and learn what is due by then."""
         batches, lost = self._collectors.take(more=not (self._due() and self._too_old))
@@ -104,12 +99,8 @@ class CollectingLearner(RegressionLearner):
                 column[:, own] = new
             block.valid[:, own] = batch.valid
             self._ages.append(self._collectors.version - batch.version)
-        n, state = int(block.valid.sum()), self.state
-        episodes = [episode for batch in batches for episode in batch.episodes]
-        recent = np.concatenate([state.recent, np.reshape(episodes, (-1, 2))])[-RECENT:]
-        self.state = state._replace(
-            env_steps=state.env_steps + n, episodes=state.episodes + len(episodes), recent=recent
-        )
+        n = int(block.valid.sum())
+        self._count(n, [episode for batch in batches for episode in batch.episodes])
         self._store(block.steps, block.valid)
         return n
 

@@ -33,6 +33,11 @@ class Member:
         self.number, self.incarnation, self.delivered, self.futile = number, -1, 0, 0
         self.actor: Any = None
         self.calls: collections.deque[Call] = collections.deque()
+        self.lost_by = ""
+
+    def leave(self) -> None:
+        """Forget the process, so that another takes its place."""
+        self.actor, self.calls = None, collections.deque()
 
 
 class Collectors:
@@ -75,6 +80,11 @@ class Collectors:
         """
         ray = self._ray
         for member in self._members:
+            if member.futile >= FUTILE:
+                raise WorkerDiedError(
+                    f"Collector {member.number} was lost {FUTILE} times before it had taken {self._length} steps "
+                    f"({member.lost_by}): see whether the environment ends its process, or memory runs out."
+                )
             if member.actor is None:
                 self._start(member)
             if more:
@@ -82,21 +92,29 @@ class Collectors:
         first = {member.calls[0].result: member for member in self._members if member.calls}
         ray.wait(list(first), num_returns=1, timeout=PATIENCE)
         ready, _ = ray.wait(list(first), num_returns=len(first), timeout=0)
-        batches, lost = [], []
+        batches, lost, failed = [], [], []
         for result in ready:
             member = first[result]
             try:
                 batch: Batch = ray.get(result)
             except ray.exceptions.RayTaskError as error:
-                raise error.cause or error from None
+                failed.append((member, error.cause or error))
+                continue
             except ray.exceptions.RayError as error:
-                self._replace(member, error)
+                self.lost, member.futile, member.lost_by = self.lost + 1, member.futile + 1, one_line(error)
+                member.leave()
                 lost.append(member.number)
                 continue
             member.calls.popleft()
             if batch.origin == Origin(member.number, member.incarnation, member.delivered):
                 batches.append(batch)
                 member.delivered, member.futile = member.delivered + 1, 0
+        if failed and not batches and not lost:
+            # What the others have delivered was taken before; it is told again until then.
+            member, error = failed[0]
+            ray.kill(member.actor)
+            member.leave()
+            raise error from None
         return batches, lost
 
     def close(self) -> None:
@@ -106,7 +124,7 @@ class Collectors:
         for member in self._members:
             if member.actor is not None:
                 self._ray.kill(member.actor)
-                member.actor, member.calls = None, collections.deque()
+                member.leave()
         self._connection.close()
         self._connection = None
 
@@ -125,14 +143,3 @@ class Collectors:
         while len(member.calls) < AHEAD:
             result = member.actor.collect.remote(self._policy, self.version, self._length)
             member.calls.append(Call(result, self.version))
-
-    def _replace(self, member: Member, error: Exception) -> None:
-        """Start another collector in the place of one that was lost."""
-        self.lost, member.futile = self.lost + 1, member.futile + 1
-        if member.futile >= FUTILE:
-            raise WorkerDiedError(
-                f"Collector {member.number} was lost {FUTILE} times before it had taken {self._length} steps "
-                f"({one_line(error)}): see whether the environment ends its process, or memory runs out."
-            )
-        member.calls.clear()
-        self._start(member)

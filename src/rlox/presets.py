@@ -155,7 +155,7 @@ def resolve_tuned(
     Raises:
         ConfigError: another preset beside ``"tuned"``.
     """
-    if algorithm.lower() != TUNED:
+    if str(algorithm).lower() != TUNED:
         return algorithm, preset
     if preset not in (None, TUNED):
         raise ConfigError(f"'{TUNED}' has a preset of its own: leave out preset='{preset}', or name the algorithm.")

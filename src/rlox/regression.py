@@ -6,7 +6,7 @@ import contextlib
 import functools
 import time
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import gymnasium as gym
@@ -32,7 +32,7 @@ from rlox.core.transition import Transition
 from rlox.core.update import init_state
 from rlox.core.weigh import share_in_use
 from rlox.data.columns import available_memory
-from rlox.envs.collector import Collector, begin_at
+from rlox.envs.collector import Collector, Episode, begin_at
 from rlox.envs.envs import Envs
 from rlox.envs.spaces import action_codec, obs_encoder
 from rlox.errors import ConfigError, DivergedError
@@ -212,12 +212,8 @@ class RegressionLearner:
             with contextlib.suppress(Exception):
                 self._collector = self._new_collector(collector.streams())
             raise
-        state = self.state
-        if episodes:
-            recent = np.concatenate([state.recent, episodes])[-RECENT:]
-            state = state._replace(episodes=state.episodes + len(episodes), recent=recent)
-        self.state = state = state._replace(env_steps=state.env_steps + int(valid.sum()))
-        learning = state.env_steps - state.forgotten >= max(self.config.learning_starts, self.config.batch_size)
+        self._count(int(valid.sum()), episodes)
+        state, learning = self.state, self._learning
         span = self._n * self.config.train_freq
         turn = span == self._n or state.env_steps // span > (state.env_steps - int(valid.sum())) // span
         if state.rollout is not None:
@@ -231,6 +227,20 @@ class RegressionLearner:
             self.state = state._replace(train=train, replay=replay, action=action)
         else:
             self._store(jax.tree.map(lambda x: x[None], transition), valid[None])
+
+    @property
+    def _learning(self) -> bool:
+        """Whether there are steps enough to learn from."""
+        state = self.state
+        return state.env_steps - state.forgotten >= max(self.config.learning_starts, self.config.batch_size)
+
+    def _count(self, n: int, episodes: Sequence[Episode]) -> None:
+        """Count ``n`` more steps of the environments, and the episodes that ended with them."""
+        state = self.state
+        recent = np.concatenate([state.recent, np.reshape(episodes, (-1, 2))])[-RECENT:] if episodes else state.recent
+        self.state = state._replace(
+            env_steps=state.env_steps + n, episodes=state.episodes + len(episodes), recent=recent
+        )
 
     def _start(self, collector: Collector) -> None:
         """Go to where the environments were; cut the episodes that cannot be found again."""
@@ -363,7 +373,8 @@ class RegressionLearner:
         step = int(train.diverged_at)
         if step < 0 and not wrong:
             return
-        report = self._report.fetch() if self._report else {}
+        newest = self._coming or self._report
+        report = newest.fetch() if newest else {}
         losses = [name for name, value in report.items() if name.endswith("loss") and not np.isfinite(value)]
         what = f"parameter {wrong[0]}" if wrong else f"loss {losses[0]}" if losses else "a loss"
         raise DivergedError(

@@ -309,7 +309,7 @@ def _connect(ray: Any, address: str, n: int | None) -> None:
     os.environ.setdefault("RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO", "0")
     own: dict[str, Any] = {"address": address}
     if address == LOCAL:
-        # Runs are what is to be done here, and no guests: by default Ray gives way to all else.
+        # Runs are the work of this machine, and no guests: by default Ray gives way to all else.
         os.environ.setdefault("RAY_worker_niceness", "0")
         own |= {"num_cpus": n, "object_store_memory": OBJECT_STORE, "include_dashboard": False}
     else:
