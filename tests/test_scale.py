@@ -141,7 +141,10 @@ def test_a_run_that_fails_by_itself_is_told_in_its_own_words(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_a_task_goes_on_from_the_storage_however_it_was_ended(tmp_path: Path):
+def test_a_task_goes_on_from_the_storage_however_it_was_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(scratch))
     job, launch = begin(tmp_path, LONG)
     address = f"file://{tmp_path}/kept"
     mirror = Storage(address, job.folder)
@@ -165,7 +168,7 @@ def test_a_task_goes_on_from_the_storage_however_it_was_ended(tmp_path: Path):
     assert "Continuing" in launch.folder.with_suffix(LOG).read_text()
     assert launch.folder.with_suffix(FINISHED).exists()
     assert differences(result(job.folder), serial(job, tmp_path / "serial")) == []
-    assert not [path for path in Path(tempfile.gettempdir()).glob(f"rlox-*/bc/{PLACE}/3") if path.is_dir()]
+    assert list(scratch.iterdir()) == []
 
 
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
