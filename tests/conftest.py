@@ -1,6 +1,7 @@
 """The shape annotations of rlox.core are enforced in every test; compiled programs are kept from test to test."""
 
 import os
+from importlib.metadata import version
 from pathlib import Path
 
 import hypothesis
@@ -13,12 +14,10 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 
 # Most tests compile more than they compute: without optimisations, that takes less than half of the time.
-# jaxlib knows all three from 0.5.3 on.
-UNOPTIMIZED = (
-    "--xla_backend_optimization_level=0",
-    "--xla_llvm_disable_expensive_passes=true",
-    "--xla_cpu_use_fusion_emitters=false",
-)
+UNOPTIMIZED = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
+# XLA ends the process at a flag that it does not know: this one is in jaxlib 0.5.3 to 0.10.
+if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
+    UNOPTIMIZED.append("--xla_cpu_use_fusion_emitters=false")
 
 jaxtyping.install_import_hook("rlox.core", "typechecker.checked")
 

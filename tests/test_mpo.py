@@ -1,5 +1,6 @@
 """MPO: what its policy becomes in closed form, what it adapts, and its limits."""
 
+from dataclasses import replace
 from typing import Any
 
 import jax
@@ -74,7 +75,9 @@ def probabilities(state: TrainState) -> Any:
 
 def test_the_policy_becomes_the_exponential_of_q_over_lambda_beta():
     config = MPOConfig(**SMALL, beta=0.5, initial_lambda=0.8, target_entropy=None)
-    found = probabilities(fit(config, start(config), discrete_steps(), 2500)[0])
+    near, _ = fit(config, start(config), discrete_steps(), 2000)
+    # Adam's last steps at the larger rate leave the critic a little off.
+    found = probabilities(fit(replace(config, learning_rate=1e-3), near, discrete_steps(), 1000)[0])
     likely = np.exp(pays() / (0.8 * 0.5))
     np.testing.assert_allclose(found, likely / likely.sum(axis=1, keepdims=True), atol=0.02)
 
