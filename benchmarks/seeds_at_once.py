@@ -58,14 +58,14 @@ def steps(batch_size: int, how: str) -> Row:
 class Program:
     """So many runs, compiled and warm."""
 
-    def __init__(self, n: int, batch_size: int):
+    def __init__(self, n: int, batch_size: int, hidden: int = HIDDEN):
         from rlox.assemble import make_learner
         from rlox.core.together import compile_together
         from rlox.data.dataset import make_dataset
         from rlox.regression import RegressionLearner
 
         data = make_dataset(DATA)
-        learners = [make_learner(spec_of(seed, batch_size=batch_size), None, data) for seed in range(n)]
+        learners = [make_learner(spec_of(seed, batch_size=batch_size, hidden=hidden), None, data) for seed in range(n)]
         ours = [learner for learner in learners if isinstance(learner, RegressionLearner)]
         self.states, self.data = [learner.state.train for learner in ours], ours[0].data
         self.learn = compile_together(ours[0].algorithm, ours[0].config)
@@ -74,9 +74,13 @@ class Program:
     def cost(self) -> float:
         """Return the processor's seconds of a gradient step of all of them."""
         began = time.process_time()
-        self.states, reports = self.learn(self.states, {}, self.data, STEPS)
-        reports[-1].values.block_until_ready()
+        self.learn_steps(STEPS)
         return (time.process_time() - began) / STEPS
+
+    def learn_steps(self, n: int) -> None:
+        """Let all of them take so many gradient steps, and wait for their end."""
+        self.states, reports = self.learn(self.states, {}, self.data, n)
+        reports[-1].values.block_until_ready()
 
 
 def spec_of(seed: int, **settings: Any) -> Any:

@@ -6,6 +6,7 @@ import dataclasses
 import itertools
 import json
 import os
+import re
 import signal
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 import pytest
 
 from rlox import ALGORITHMS, Algorithm, Dataset, RunSpec, Trainer
+from rlox.assemble import make_learner
 from rlox.cli import main
 from rlox.compare import run_jobs
 from rlox.core import together
@@ -23,6 +25,7 @@ from rlox.errors import ConfigError, DivergedError
 from rlox.groups import at_once
 from rlox.plan import Plan
 from rlox.processes import Processes, is_finished
+from rlox.regression import RegressionLearner
 from rlox.runs.history import find_runs
 from rlox.runs.interrupts import Interrupted
 from rlox.seeds import train_offline_seeds
@@ -95,7 +98,7 @@ def test_a_sweep_ends_as_its_settings_do_alone(
     monkeypatch.setattr(together, "IN_TURN", 0 if in_turn else 10**9)
     together.compile_together.cache_clear()
     dataset, spec = data["pendulum-random"], spec_of("iql")
-    assert together.take_turns(spec.config) == in_turn
+    assert together.take_turns(spec.config) == (in_turn and jax.default_backend() == "cpu")
     lists = {"beta": [0.1, 2.0], "learning_rate": [1e-3, 1e-2], "gamma": 0.9, "expectile": np.array([0.6, 0.9])}
     found = train_offline_seeds(spec, [1], config=lists, dataset=dataset)
     told: list[Any] = [trainer.spec.config for trainer in found]
@@ -107,6 +110,19 @@ def test_a_sweep_ends_as_its_settings_do_alone(
         assert_equal(trainer, alone(trainer.spec, dataset))
     weights = [jax.tree.leaves(trainer.state.actor)[0] for trainer in found]
     assert all(not np.allclose(a, b, rtol=1e-4) for a, b in itertools.combinations(weights, 2))
+
+
+@pytest.mark.parametrize("name", ["cartpole-random", "pendulum-random"])
+@pytest.mark.parametrize("case", SETTINGS)
+def test_products_keep_their_float32_on_accelerators(case: str, name: str, data: dict[str, Dataset]):
+    bounded: dict[str, Any] = {"anchor_tau": 0.005, "anchor_coef": 1.0} if case == "mpo" else {}
+    spec = spec_of(case, **bounded)
+    learner = make_learner(spec, None, data[name])
+    assert isinstance(learner, RegressionLearner)
+    program: Any = together.compile_together(learner.algorithm, learner.config)
+    products = re.findall(r"dot_general.*", program.lower([learner.state.train], {}, learner.data, 1).as_text())
+    assert len(products) >= (3 if spec.algorithm == "bc" else 9)
+    assert [line for line in products if "precision = [HIGHEST, HIGHEST]" not in line] == []
 
 
 @pytest.mark.parametrize("name", ["momentum", "max_advantage", "critic_learning_rate"])

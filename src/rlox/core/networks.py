@@ -12,7 +12,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from rlox.core.distributions import Categorical, Gaussian, joint_actions
-from rlox.core.layers import MLP, BatchNormMLP, affine
+from rlox.core.layers import MLP, BatchNormMLP, affine, product
 
 
 class QFunction(eqx.Module):
@@ -81,7 +81,8 @@ class QFunction(eqx.Module):
             network = network.folded() if isinstance(network, BatchNormMLP) else network
             weight = network.weights[0]
             seen = affine(obs, weight[:n], network.biases[0])
-            return lax.map(lambda one: network.after_first(seen + one @ weight[n:])[:, 0], jnp.clip(action, -1, 1))
+            clipped = jnp.clip(action, -1, 1)
+            return lax.map(lambda one: network.after_first(seen + product(one, weight[n:]))[:, 0], clipped)
 
         return self.scale * jnp.stack([values(network) for network in self.networks])
 

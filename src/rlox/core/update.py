@@ -14,7 +14,7 @@ from jax import lax
 from jaxtyping import Array, Float, PRNGKeyArray
 
 from rlox.core.algorithm import ActorTarget, Algorithm, CriticFit
-from rlox.core.layers import polyak
+from rlox.core.layers import polyak, product
 from rlox.core.losses import Metrics
 from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
@@ -127,7 +127,7 @@ def make_actor_step(config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
         if config.bound_coef or config.logit_coef:
             loss += policy.penalty(config.bound_coef, config.logit_coef).mean()
         if fit.anchor is not None:
-            loss += (fit.anchor_weight @ policy.divergence(fit.anchor)).mean()
+            loss += product(fit.anchor_weight, policy.divergence(fit.anchor)).mean()
         return loss, {"actor/loss": loss, "policy/entropy": policy.entropy().mean(), **policy.metrics()}
 
     def actor_step(state: TrainState, fit: ActorTarget, actor_waits: Array | None = None) -> tuple[TrainState, Metrics]:
