@@ -117,7 +117,7 @@ def test_bounds_are_of_every_component_or_of_each():
         Reading(n_actions=3).action_space((2,), "logs")
 
 
-@pytest.mark.parametrize("algorithm", ["awr", "awac"])
+@pytest.mark.parametrize("algorithm", ["awr", "awac", "iql"])
 def test_rewards_in_the_thousands_are_said_while_a_run_goes_on(algorithm: str):
     trainer = Trainer(algorithm, dataset=logs(UNIFORM, scale=5000.0), config=SMALL)
     with pytest.warns(UserWarning, match=r"(are clipped|nearly all the weight).*divide the rewards by about") as said:
@@ -133,7 +133,7 @@ def test_the_way_out_is_a_number():
     config: Settings = Trainer("awr", dataset=logs(UNIFORM), config=SMALL).config
     record = {"gradient_steps": 1000, "weight/clipped_fraction": 0.98}
     record |= {"advantage/mean": 3000.0, "advantage/std": 4000.0}
-    early, sound = {**record, "gradient_steps": 999}, {**record, "weight/clipped_fraction": 0.9}
+    early, sound = {**record, "gradient_steps": 999}, {**record, "weight/clipped_fraction": 0.1}
     for records in ([early, record], [record], [record, sound, record]):
         alarm = Alarm(config)
         for one in records:
@@ -158,6 +158,9 @@ SMALL_WEIGHT = {"weight/effective_sample_size": 1.5 / 256, "advantage/mean": 0.0
     [
         ("iql", {}, {"weight/clipped_fraction": 0.95}, "95% of the weights are clipped.* set beta to about 100"),
         ("iql", {}, SMALL_WEIGHT, "One sample has nearly all .* advantages are of about 4e"),
+        ("iql", {}, {"weight/clipped_fraction": 0.11}, "11% of the weights are clipped and nearly all others are 0.* 300"),
+        ("iql", {}, {"weight/clipped_fraction": 0.11, "advantage/std": 8.0, "advantage/mean": 4.0}, ""),
+        ("iql", {}, {"weight/clipped_fraction": 0.05}, ""),
         ("crr", {}, SMALL_WEIGHT, "Either divide the rewards by about 400, or set beta to about 400"),
         ("crr", {"weights": "binary"}, SMALL_WEIGHT, ""),
         ("awac", {}, SMALL_WEIGHT, "One sample has nearly all the weight"),

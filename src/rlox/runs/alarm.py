@@ -1,4 +1,4 @@
-"""Said while a run goes on: that its weights teach it nothing, and what to do."""
+"""Said while a run goes on: that its weights do not tell actions apart, and what to do."""
 
 from __future__ import annotations
 
@@ -15,12 +15,15 @@ OWNS = 2.0
 """Samples of a minibatch in effect, below which one has nearly all the weight."""
 FAR = 3.0
 """Size of advantages, in units of beta, from which that is a matter of their scale and not of one outlier."""
+ENDS, AT_END = 30.0, 0.1
+"""Size of advantages, in units of beta, and share of clipped weights, from which hardly any is between 0 and the
+largest."""
 OWNS_STATE = 1.1
 """The same of the policy's own actions in a state, of which there are a few only."""
 
 
 class Alarm:
-    """Warns once, when two records in a row show weights that are nearly all clipped, or on one sample."""
+    """Warns once, when two records in a row show weights nearly all clipped, on one sample, or with nothing between."""
 
     def __init__(self, config: Settings):
         self._config, self._before, self._warned = config, False, False
@@ -45,9 +48,15 @@ class Alarm:
         clipped = record.get("weight/clipped_fraction", 0.0)
         size = math.hypot(record.get("advantage/mean", 0.0), record.get("advantage/std", 0.0))
         owned = share * config.batch_size < OWNS and not size < FAR * beta
-        if not (clipped > CLIPPED or owned):
+        ends = clipped > AT_END and size > ENDS * beta
+        if not (clipped > CLIPPED or owned or ends):
             return ""
         what = "One sample has nearly all the weight of its minibatch, and the others teach nothing"
+        if ends:
+            what = (
+                f"{clipped:.0%} of the weights are clipped and nearly all others are 0, so that an action a little "
+                "better than average counts like the best"
+            )
         if clipped > CLIPPED:
             what = f"{clipped:.0%} of the weights are clipped, so that good actions are imitated like bad ones"
         if not beta < size < math.inf:
