@@ -77,8 +77,8 @@ def _fell(run: Run) -> Finding | None:
     return Finding(
         "Returns fell well below their best.",
         f"The best evaluation, at step {at}, had a mean return of {best:,.4g}; the last ones are at {last:,.4g}.",
-        "The best policy is kept: rlox evaluate RUN/best.safetensors. For a steadier run: "
-        + _advice(run, learning_rate="lower {}", actor_decay_steps="set {} to its length", tau="lower {}"),
+        "The best policy is kept: rlox evaluate RUN/best.safetensors. "
+        + _advice(run, learning_rate="lower {}", actor_decay_steps="set {} to the run's length", tau="lower {}"),
     )
 
 
