@@ -35,7 +35,7 @@ def measure(killed: bool) -> Row:
     from rlox.plan import Plan
 
     shared = {"total_timesteps": STEPS, "checkpoint_interval": max(STEPS // 20, 1)}
-    plan = Plan({"awr": {}}, ["CartPole-v1"], seeds=range(N_TRIALS), shared=shared)
+    plan = Plan({"awr": {"hidden": 64}}, ["CartPole-v1"], seeds=range(N_TRIALS), shared=shared)
     out = Path(tempfile.mkdtemp(prefix="ray-trials-"))
     jobs = plan.jobs(out)
     began = time.monotonic()
