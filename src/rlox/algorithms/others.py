@@ -27,8 +27,8 @@ class Other(NamedTuple):
 def only_ours(what: str, algorithm: str, why: str) -> ConfigError:
     """Return the error that ``what`` is not there for an algorithm of another library."""
     return ConfigError(
-        f"{what} is not there for {algorithm}, which runs on Stable-Baselines3: {why}. awr, bc, marwil, awac, crr and "
-        "iql have it."
+        f"{what} is not there for {algorithm}, which runs on Stable-Baselines3: {why}. awr, bc, marwil, awac, crr, "
+        "iql and mpo have it."
     )
 
 
