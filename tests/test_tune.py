@@ -159,6 +159,14 @@ def test_what_is_tried_can_be_given_in_several_ways(tried: object, found: Range 
     assert entry("beta", tried) == found
 
 
+def test_values_that_do_not_go_together_are_refused_before_the_search():
+    base = RunSpec.resolve("mpo", env="Pendulum-v1", budget=Budget(total_timesteps=100, eval_interval=50))
+    own = {"initial_std": "0.1:1", "max_std": "0.5:2"}
+    space = space_of(base, {}, own, discrete=False)
+    with pytest.raises(ConfigError, match=r"do not go together: initial_std=1\.0 must be less than max_std=0\.5"):
+        check_space(space, Task(base=base, space=space).spec)
+
+
 @pytest.mark.parametrize("tried", [(2, 1), "1:1", "0:1:log", "a:b", (1, 2, "lin"), (1,), [], Choice(()), 3, (True, 2)])
 def test_what_is_no_space_is_one_line(tried: object):
     with pytest.raises(ConfigError, match=r"The space of 'beta' is .*: it must be a range"):

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import dataclasses
+import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_type_hints
 
@@ -217,7 +218,7 @@ def _typed(tried: Range | Choice, hint: Any) -> Range | Choice:
 
 
 def check_space(space: Space, make: Callable[[dict[str, Any]], object]) -> None:
-    """Refuse a space that has a value which its setting does not take.
+    """Refuse a space that has a value which its setting does not take, or not beside a value of another setting.
 
     Args:
         space: what is tried.
@@ -228,6 +229,16 @@ def check_space(space: Space, make: Callable[[dict[str, Any]], object]) -> None:
     """
     for i in range(max(len(tried.values) for tried in space.values())):
         make({name: tried.values[min(i, len(tried.values) - 1)] for name, tried in space.items()})
+    first = {name: tried.values[0] for name, tried in space.items()}
+    for one, other in itertools.combinations(space, 2):
+        for pair in itertools.product(space[one].values, space[other].values):
+            try:
+                make({**first, one: pair[0], other: pair[1]})
+            except ConfigError as error:
+                raise ConfigError(
+                    f"The space has values that do not go together: {error} Any value of one setting must go with any "
+                    "of the others."
+                ) from None
 
 
 def shown(value: object) -> str:
