@@ -105,6 +105,30 @@ def test_a_bad_action_that_was_given_up_gets_no_weight():
     np.testing.assert_allclose(fit.weight.sum(axis=0), 1, rtol=1e-5)
 
 
+class Disagreeing:
+    """Two critics that value what is paid, each off by as much in the other direction, and more in later states."""
+
+    def __init__(self, by: float):
+        self.by = by
+
+    def __call__(self, obs: Any, action: Any) -> Any:
+        value = (obs @ jnp.array(pays()) * jax.nn.one_hot(action[..., 0].astype(int), N_ACTIONS)).sum(axis=-1)
+        off = self.by * (obs @ jnp.arange(N_STATES, dtype=jnp.float32))
+        return jnp.stack([value + off, value - off])
+
+    of_several = __call__
+
+
+def test_the_mean_of_q_weighs_the_replays_actions_too():
+    config = MPOConfig(**SMALL, q_of="mean", replay_share=1.0)
+    batch = jax.tree.map(lambda column: column[0], discrete_steps())
+    weights = []
+    for by in (0.0, 3.0):
+        networks = start(config).networks()._replace(critic=Disagreeing(by))
+        weights.append(MPO.actor_target(MPO, config, networks, batch, jnp.zeros(48), jax.random.key(0)).weight)
+    np.testing.assert_allclose(*weights, rtol=1e-4, atol=1e-6)
+
+
 def eqx_replace(module: Any, **fields: Any) -> Any:
     """Return a module with other leaves in some of its fields."""
     import equinox as eqx

@@ -19,7 +19,7 @@ from rlox.core.config import Config, setting
 from rlox.core.layers import polyak
 from rlox.core.losses import Metrics, softmax_weight
 from rlox.core.networks import Actor, QFunction
-from rlox.core.q_learning import q_value, squared_error, squared_loss
+from rlox.core.q_learning import squared_error, squared_loss
 from rlox.core.state import Networks
 from rlox.core.transition import Transition
 from rlox.errors import ConfigError
@@ -216,8 +216,8 @@ def actor_target(
     actor: Actor = networks.actor if extra.anchor is None else extra.anchor
     policy = actor(obs)
     action, probability = policy.balanced(key, config.n_action_samples)
-    values = networks.critic.of_several(obs, action)
-    q = values.min(axis=0) if config.q_of == "min" else values.mean(axis=0)
+    of_critics = jnp.min if config.q_of == "min" else jnp.mean
+    q = of_critics(networks.critic.of_several(obs, action), axis=0)
     log_prob = policy.log_prob(action)
     prior = log_prob if actor.nvec else jnp.log(probability)  # of choices, p may be 0 in float32
     beta = solve_beta(q, probability, config.epsilon) if config.beta is None else jnp.float32(config.beta)
@@ -232,7 +232,8 @@ def actor_target(
         "advantage/std": jnp.sqrt((probability * (q - (probability * q).sum(axis=0)) ** 2).sum(axis=0)).mean(),
     }
     if config.replay_share:
-        advantage = q_value(networks.critic, obs, batch.action[: len(obs)]) - (probability * q).sum(axis=0)
+        taken = of_critics(networks.critic(obs, batch.action[: len(obs)]), axis=0)
+        advantage = taken - (probability * q).sum(axis=0)
         seen = softmax_weight(advantage / beta, 1.0)
         action = jnp.concatenate([action, batch.action[None, : len(obs)]])
         weight = jnp.concatenate([(1 - config.replay_share) * weight, config.replay_share * seen[None]])
