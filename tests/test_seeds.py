@@ -28,7 +28,7 @@ from rlox.processes import Processes, is_finished
 from rlox.regression import RegressionLearner
 from rlox.runs.history import find_runs
 from rlox.runs.interrupts import Interrupted
-from rlox.seeds import train_offline_seeds
+from rlox.seeds import open_runs, train_offline_seeds, train_together
 from rlox.spec import Budget
 
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16, "learning_rate": 1e-3}
@@ -205,6 +205,29 @@ def test_each_leaves_a_folder_like_that_of_its_own_run(tmp_path: Path):
         trainer.close()
         alone(trainer.spec, None, folder).close()
         assert_same_folder(tmp_path / "at once" / folder.name, folder)
+
+
+@pytest.mark.parametrize("case", ["iql", "awr in rounds"])
+def test_each_goes_on_in_an_environment_as_its_own_run_does(case: str, data: dict[str, Dataset]):
+    spec = dataclasses.replace(spec_of(case, buffer_size=3_000), env="CartPole-v1")
+    found = train_offline_seeds(spec, [0, 1, 2], dataset=data["cartpole-random"], progress=False)
+    for trainer in reversed(found):
+        own = alone(trainer.spec, data["cartpole-random"])
+        for each in (trainer, own):
+            each.train(130, progress=False)
+        assert trainer.env_steps == own.env_steps >= 130
+        assert_equal(trainer, own)
+
+
+def test_the_data_are_in_memory_once_from_the_start(tmp_path: Path):
+    spec = dataclasses.replace(spec_of("iql"), dataset="cartpole-random")
+    for _ in ("new", "continued"):
+        runs = open_runs([dataclasses.replace(spec, seed=seed) for seed in (0, 1)], [tmp_path / "0", tmp_path / "1"])
+        first, second = (trainer._ours("", "").data for trainer in runs)
+        assert all(a is b for a, b in zip(jax.tree.leaves(first), jax.tree.leaves(second), strict=True))
+        train_together(runs, progress=False)
+        for trainer in runs:
+            trainer.close()
 
 
 def test_the_runs_of_a_sweep_are_named_by_what_differs(tmp_path: Path, data: dict[str, Dataset]):

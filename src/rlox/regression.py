@@ -106,6 +106,7 @@ class RegressionLearner:
         # In rounds, whole streams are labelled: the replay starts with the data.
         in_replay = data if self._rows else None
         self._data = None if data is None or self._rows else replays.fill(data, 0, 1)
+        self._shares_replay = False
         self.state = RunState(
             train=train,
             replay=None if in_replay is None else replays.fill(in_replay, config.buffer_size, self._n),
@@ -163,6 +164,7 @@ class RegressionLearner:
         if offline:
             self._learn_offline(limit)
             return
+        self._own_replay()
         deadline, end = time.perf_counter() + PATIENCE, self.state.env_steps + limit
         self._step()
         while self.state.env_steps < end and time.perf_counter() < deadline:
@@ -189,8 +191,15 @@ class RegressionLearner:
         """Learn offline from another's copy of the same data, in the place of an own one."""
         if self._rows:
             self.state = self.state._replace(replay=other.data)
+            self._shares_replay = other._shares_replay = True
         else:
             self._data = other.data
+
+    def _own_replay(self) -> None:
+        """Copy a replay that others have too, before steps are stored in it."""
+        if self._shares_replay:
+            self.state = self.state._replace(replay=jax.tree.map(jnp.copy, self.state.replay))
+            self._shares_replay = False
 
     def take_offline(self, train: TrainState, report: Report) -> None:
         """Go on from a state that has learned from the data, which reports this."""

@@ -200,8 +200,26 @@ def open_runs(
             else:
                 trainer = Trainer._from_data(spec, env, data, run_dir=folder)
             found.append(opened.enter_context(trainer))
+            _share_data([found[0], trainer])
         opened.pop_all()
     return found
+
+
+def _share_data(trainers: Sequence[Trainer]) -> None:
+    """Let all of them learn from one copy of their data.
+
+    Raises:
+        ConfigError: their data, spaces or algorithms are not the same, or one has learned from an environment.
+    """
+    first, *others = (trainer._ours("train_offline_seeds", "it learns from an environment only") for trainer in trainers)
+    for learner in (first, *others):
+        same = (learner.algorithm, learner.data_digest, learner.observation_space, learner.action_space)
+        if same != (first.algorithm, first.data_digest, first.observation_space, first.action_space):
+            raise ConfigError("Runs can be learned at once from the same data and by the same algorithm only.")
+        if learner.counters.env_steps:
+            raise ConfigError("A run that has learned from an environment goes on alone: its data are its own.")
+        if learner is not first:
+            learner.share_data(first)
 
 
 def train_together(trainers: Sequence[Trainer], progress: bool | None = None) -> list[Metrics | RloxError]:
@@ -211,6 +229,7 @@ def train_together(trainers: Sequence[Trainer], progress: bool | None = None) ->
         ConfigError: their data, spaces, algorithms or settings are not such that one program can learn from them.
         Interrupted: a signal came; all of them were saved.
     """
+    _share_data(trainers)
     begun = [trainer._begin_offline() for trainer in trainers]
     group = _Group([learner for learner, _ in begun])
     total = sum(cursor.end - cursor.begin for _, cursor in begun)
@@ -264,23 +283,15 @@ class _Group:
     """Learners of the same data that advance together.
 
     Args:
-        learners: one or more.
+        learners: one or more, with the same data.
 
     Raises:
-        ConfigError: they cannot be in one program.
+        ConfigError: a setting cannot differ in one program.
     """
 
     def __init__(self, learners: Sequence[RegressionLearner]):
         first = learners[0]
         self._learners, self._chunk = learners, 64
-        for learner in learners:
-            same = (learner.algorithm, learner.data_digest, learner.observation_space, learner.action_space)
-            if same != (first.algorithm, first.data_digest, first.observation_space, first.action_space):
-                raise ConfigError("Runs can be learned at once from the same data and by the same algorithm only.")
-            if learner.counters.env_steps:
-                raise ConfigError("A run that has learned from an environment goes on alone: its data are its own.")
-            if learner is not first:
-                learner.share_data(first)
         configs = [learner.config for learner in learners]
         names = differing(configs)
         self._numbers = {name: jnp.array([getattr(each, name) for each in configs], jnp.float32) for name in names}
