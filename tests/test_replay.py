@@ -215,17 +215,17 @@ def test_learning_copies_no_column_of_the_replay(n: int, obs_dim: int, action_di
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_extending_is_writing_one_row_after_another(data: st.DataObject):
-    n = data.draw(st.integers(1, 3))
+    n, k = data.draw(st.integers(1, 3)), data.draw(st.sampled_from([4, ROWS + 2]))
     rollouts = data.draw(
-        st.lists(st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=4, max_size=4), max_size=4)
+        st.lists(st.lists(st.lists(st.booleans(), min_size=n, max_size=n), min_size=k, max_size=k), max_size=4)
     )
     one, many, step = rings(n), rings(n), 0
     for rollout in rollouts:
-        ids = 1000 * np.arange(n) + np.arange(step, step + 4)[:, None]
+        ids = 1000 * np.arange(n) + np.arange(step, step + k)[:, None]
         many = extend(many, coded(ids), np.array(rollout))
         for row, valid in zip(ids, rollout, strict=True):
             one = write(one, coded(row), np.array(valid))
-        step += 4
+        step += k
     for first, second in zip(jax.tree.leaves(one), jax.tree.leaves(many), strict=True):
         np.testing.assert_array_equal(first, second)
 

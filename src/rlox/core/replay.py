@@ -95,10 +95,13 @@ def refill(rows: int, trimmed: Replay) -> Replay:
 def extend(replay: Replay, transitions: Transition, valid: Bool[Array, "k n"]) -> Replay:
     """Return the replay with ``k`` more transitions in each stream, in order, leaving out those not ``valid``.
 
-    ``k`` is at most the number of rows.
+    Of more than there are rows, the last ones are kept.
     """
     rows, n = replay.columns.reward.shape
     count = jnp.cumsum(valid, axis=0)
+    if len(valid) > rows:
+        # Which of two values for one place a scatter keeps is not defined.
+        valid &= count > count[-1] - rows
     # A scatter, for the same reason as the flat index of `sample`.
     row = jnp.where(valid, (replay.position + count - 1) % rows, rows)
     columns = jax.tree.map(
