@@ -85,7 +85,7 @@ def kill(seconds: float) -> None:
         ended.set()
         thread.join()
         trainer.train(ROUND, progress=False)
-        print(f"{len(killed)} collectors killed, {learner._collectors.lost} replaced, in {seconds:.0f} s.")
+        print(f"{len(killed)} collectors killed, {learner._collectors.n_lost} replaced, in {seconds:.0f} s.")
         print(f"{len(origins):,} batches, {len(origins) - len(set(origins))} of them twice.")
         stored = int(learner.state.replay.size.sum())
         print(f"{delivered[0]:,} steps delivered, {trainer.env_steps:,} counted, {stored:,} in the replay.")

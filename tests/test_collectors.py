@@ -251,7 +251,7 @@ def test_one_that_is_lost_is_replaced_and_one_that_is_lost_again_and_again_is_to
     ray = connect(monkeypatch, Here(seed=4, lose=(3, 9)))
     collectors = Collectors(SITE, 2, length=5)
     found = [collectors.take() for _ in range(20)]
-    assert collectors.lost == sum(len(lost) for _, lost in found) == 2
+    assert collectors.n_lost == sum(len(lost) for _, lost in found) == 2
     origins = [batch.origin for batches, _ in found for batch in batches]
     assert len(set(origins)) == len(origins)
     assert max(origin.incarnation for origin in origins) > 0
@@ -461,7 +461,7 @@ def test_collectors_that_are_killed_lose_nothing_that_they_have_delivered(
                 os.kill(alive[0], 9)
                 killed.append(alive[0])
         trainer.train(600, progress=False)
-        assert learner._collectors.lost == 3
+        assert learner._collectors.n_lost == 3
         origins = [batch.origin for batch in delivered]
         assert len(set(origins)) == len(origins)
         assert sum(int(batch.valid.sum()) for batch in delivered) == trainer.env_steps

@@ -71,7 +71,7 @@ class CollectingLearner(RegressionLearner):
         found, ages = super().metrics(), self._ages
         self._ages = []
         told = {"collect/staleness": float(np.mean(ages)), "collect/max_staleness": max(ages)} if ages else {}
-        return {**found, **told, "collect/version": self._collectors.version, "collect/lost": self._collectors.lost}
+        return {**found, **told, "collect/version": self._collectors.version, "collect/lost": self._collectors.n_lost}
 
     def close(self) -> None:
         self._collectors.close()

@@ -54,7 +54,7 @@ class Collectors:
         self._members = [Member(number) for number in range(n)]
         self._connection: Connection | None = None
         self._policy: Any = None
-        self.version, self.lost = 0, 0
+        self.version, self.n_lost = 0, 0
 
     @property
     def oldest(self) -> int:
@@ -101,7 +101,7 @@ class Collectors:
                 failed.append((member, error.cause or error))
                 continue
             except ray.exceptions.RayError as error:
-                self.lost, member.futile, member.lost_by = self.lost + 1, member.futile + 1, one_line(error)
+                self.n_lost, member.futile, member.lost_by = self.n_lost + 1, member.futile + 1, one_line(error)
                 member.leave()
                 lost.append(member.number)
                 continue
