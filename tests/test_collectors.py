@@ -159,6 +159,21 @@ def own_of(trainer: Trainer) -> tuple[Transition, Any, Any]:
     return steps, np.asarray(stored).reshape(order.shape)[::-1], learner
 
 
+def check_ends(trainer: Trainer) -> set[tuple[float, float]]:
+    """Check that a stream's step is followed by the next of its episode, or is an end; returns which steps are there."""
+    steps, _, learner = own_of(trainer)
+    rows, found = len(steps.reward), set[tuple[float, float]]()
+    for stream, n in enumerate(learner.state.replay.size):
+        own, count, ended = (
+            column[rows - int(n) :, stream] for column in (steps.obs[..., 0], steps.obs[..., 1], steps.truncated)
+        )
+        follows = (own[1:] == own[:-1]) & (count[1:] == count[:-1] + 1)
+        assert (follows | ended[:-1]).all(), "what does not go on is cut"
+        assert (ended == ((count + 1) % EPISODE == 0))[:-1][follows].all(), "and nothing else is"
+        found |= set(zip(own.tolist(), count.tolist(), strict=True))
+    return found
+
+
 # A collector
 
 
@@ -274,22 +289,11 @@ def test_every_step_that_was_delivered_is_in_the_replay_once(
     ray = connect(monkeypatch, Here(seed=5, lose=lose))
     with Trainer("awr", Numbered, config=config) as trainer:
         metrics = trainer.train(1_200, log_interval=100, progress=False)
-        steps, stored, learner = own_of(trainer)
+        _, stored, learner = own_of(trainer)
         taken = sum(int(batch.valid.sum()) for batch in ray.batches)
-        assert learner.state.replay.size.sum() == trainer.env_steps == taken >= 1_200
+        assert learner.state.replay.size.sum() == trainer.env_steps == stored.sum() == taken >= 1_200
         assert metrics["collect/lost"] == len(lose)
-        rows = learner.state.replay.columns.reward.shape[0]
-        taken_once = set()
-        for stream in range(6):
-            n = int(learner.state.replay.size[stream])
-            own, count = steps.obs[rows - n :, stream, 0], steps.obs[rows - n :, stream, 1]
-            assert stored.sum() == taken
-            ended = steps.truncated[rows - n :, stream]
-            follows = (own[1:] == own[:-1]) & (count[1:] == count[:-1] + 1)
-            assert (follows | ended[:-1]).all(), "what does not go on is cut"
-            assert (ended == ((count + 1) % EPISODE == 0))[:-1][follows].all(), "and nothing else is"
-            taken_once |= set(zip(own.tolist(), count.tolist(), strict=True))
-        assert len(taken_once) == taken
+        assert len(check_ends(trainer)) == taken
         if not lose:
             assert trainer.episodes == 6 * (taken // 6 // EPISODE) or trainer.episodes > 0
 
@@ -381,7 +385,7 @@ def test_what_others_have_delivered_is_kept_when_an_environment_fails(monkeypatc
     step, calls = Numbered.step, itertools.count()
 
     def fail_once(env: Numbered, action: Any) -> Any:
-        if next(calls) == 700:
+        if next(calls) == 750:
             raise RuntimeError("the valve is stuck")
         return step(env, action)
 
@@ -393,6 +397,7 @@ def test_what_others_have_delivered_is_kept_when_an_environment_fails(monkeypatc
         trainer.train(600, progress=False)
         assert trainer.env_steps == sum(int(batch.valid.sum()) for batch in ray.batches)
         assert max(batch.origin.incarnation for batch in ray.batches) == 1
+        assert len(check_ends(trainer)) == trainer.env_steps, "the episode that failed is cut"
 
 
 def test_an_evaluation_and_a_checkpoint_in_the_middle_take_no_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):

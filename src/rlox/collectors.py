@@ -54,6 +54,7 @@ class Collectors:
         self._members = [Member(number) for number in range(n)]
         self._connection: Connection | None = None
         self._policy: Any = None
+        self._failed: list[int] = []
         self.version, self.n_lost = 0, 0
 
     @property
@@ -68,7 +69,8 @@ class Collectors:
     def take(self, *, more: bool = True) -> tuple[list[Batch], list[int]]:
         """Wait for steps, but not for long; returns at most one batch of each collector, and the numbers of those lost.
 
-        Of a lost collector, all that it had delivered was taken before.
+        Of a lost collector, all that it had delivered was taken before. One whose environment has failed is among the
+        lost ones of the next call.
 
         Args:
             more: whether collectors are given new calls; without, those that are under way are waited for.
@@ -92,7 +94,8 @@ class Collectors:
         first = {member.calls[0].result: member for member in self._members if member.calls}
         ray.wait(list(first), num_returns=1, timeout=PATIENCE)
         ready, _ = ray.wait(list(first), num_returns=len(first), timeout=0)
-        batches, lost, failed = [], [], []
+        batches, lost, failed = [], self._failed, []
+        self._failed = []
         for result in ready:
             member = first[result]
             try:
@@ -114,6 +117,7 @@ class Collectors:
             member, error = failed[0]
             ray.kill(member.actor)
             member.leave()
+            self._failed = [member.number]
             raise error from None
         return batches, lost
 
