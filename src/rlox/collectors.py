@@ -81,12 +81,8 @@ class Collectors:
             Exception: an environment's own.
         """
         ray = self._ray
+        self._check_futile()
         for member in self._members:
-            if member.futile >= FUTILE:
-                raise WorkerDiedError(
-                    f"Collector {member.number} was lost {FUTILE} times before it had taken {self._length} steps "
-                    f"({member.lost_by}): see whether the environment ends its process, or memory runs out."
-                )
             if member.actor is None:
                 self._start(member)
             if more:
@@ -137,6 +133,22 @@ class Collectors:
         if self._connection is None:
             self._connection = Connection(len(self._members))
         return self._connection.ray
+
+    def _check_futile(self) -> None:
+        """Stop if collectors of a number are lost again and again; who then goes on has as many tries as before.
+
+        Raises:
+            WorkerDiedError: they are.
+        """
+        futile = [member for member in self._members if member.futile >= FUTILE]
+        if not futile:
+            return
+        for member in self._members:
+            member.futile = 0
+        raise WorkerDiedError(
+            f"Collector {futile[0].number} was lost {FUTILE} times before it had taken {self._length} steps "
+            f"({futile[0].lost_by}): see whether the environment ends its process, or memory runs out."
+        )
 
     def _start(self, member: Member) -> None:
         member.incarnation, member.delivered = member.incarnation + 1, 0
