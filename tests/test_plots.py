@@ -74,6 +74,20 @@ def test_another_metric_is_drawn_with_its_name_and_unit(runs: Path):
     np.testing.assert_array_equal(panel.get_lines()[0].get_ydata(), [2, 2])
 
 
+def test_returns_are_drawn_over_seconds_too(runs: Path):
+    found = find_runs([runs])[:3]
+    (panel,) = figure(found, over="seconds").axes
+    assert panel.get_xlabel() == "seconds of training, evaluations included"
+    *thin, thick = panel.get_lines()
+    for line, run in zip(thin, found, strict=True):
+        np.testing.assert_array_equal(line.get_xdata(), run.returns.seconds)
+        np.testing.assert_array_equal(line.get_ydata(), run.returns.values)
+    expected = curve(found, lambda run: run.returns._replace(steps=run.returns.seconds))
+    assert not np.array_equal(expected.steps, curve(found).steps)
+    np.testing.assert_array_equal(thick.get_xdata(), expected.steps)
+    np.testing.assert_array_equal(thick.get_ydata(), expected.value)
+
+
 def test_names_of_files_are_shown_as_they_are(tmp_path: Path):
     write_run(tmp_path / "$", evaluated([1.0]), algorithm="_$\\frac", env="$x^")
     made = figure(find_runs([tmp_path]))
@@ -88,7 +102,7 @@ def test_the_command_writes_beside_the_run_and_says_where(
     monkeypatch.chdir(tmp_path)
     main(["plot", "runs"])
     main(["plot", "runs/b", "runs/c", "--metric", "eval/mean_reward"])
-    main(["plot", "runs/b", "--metric", "weight/mean", "--output", "b.svg"])
+    main(["plot", "runs/b", "--metric", "weight/mean", "--over", "seconds", "--output", "b.svg"])
     assert capsys.readouterr().out.splitlines() == [
         "Wrote runs/curves.png, of 5 runs.",
         "Wrote curves.png, of 2 runs.",

@@ -7,7 +7,7 @@ import functools
 import warnings
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Unpack
+from typing import TYPE_CHECKING, Any, Literal, Unpack
 
 import gymnasium as gym
 import numpy as np
@@ -388,8 +388,12 @@ class Trainer:
         self._learner.check_finite()
         return self.policy.export_onnx(path, about={"algorithm": self._spec.algorithm, "env": self._spec.env})
 
-    def plot(self, metric: str | None = None) -> Figure:
+    def plot(self, metric: str | None = None, *, over: Literal["steps", "seconds"] = "steps") -> Figure:
         """Return a picture of the run so far, which Jupyter shows: returns over steps, or another of its metrics.
+
+        Args:
+            metric: its name; None for returns.
+            over: steps, or seconds of training, evaluations included.
 
         Raises:
             ConfigError: there is no run folder, no such metric, no records yet, or the extra rlox[plots] is missing.
@@ -403,7 +407,7 @@ class Trainer:
         from rlox.runs.history import read_run
         from rlox.runs.plots import figure
 
-        return figure([read_run(self.run_dir)], metric)
+        return figure([read_run(self.run_dir)], metric, over=over)
 
     def record(self, n_steps: int, *, deterministic: bool = False, seed: int = 0) -> Dataset:
         """Return whole episodes of the policy in its environment, as ``policy.recording.record`` does.

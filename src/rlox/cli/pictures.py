@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
 RunFolder = Annotated[Path, Parameter(metavar="RUN")]
 
 
-def plot(*runs: RunFolder, metric: str | None = None, output: Path | None = None) -> None:
+def plot(
+    *runs: RunFolder,
+    metric: str | None = None,
+    over: Literal["steps", "seconds"] = "steps",
+    output: Path | None = None,
+) -> None:
     """Draw learning curves over seeds: a panel for each environment, a line for each group of runs.
 
     Parameters
@@ -20,6 +25,8 @@ def plot(*runs: RunFolder, metric: str | None = None, output: Path | None = None
         Folders of runs, or with runs below them.
     metric
         What to draw, such as weight/effective_sample_size; returns by default.
+    over
+        Steps, or seconds of training, evaluations included.
     output
         File to write, ending in .png, .svg or .pdf; by default curves.png in the folder, or here if there are several.
     """
@@ -27,7 +34,7 @@ def plot(*runs: RunFolder, metric: str | None = None, output: Path | None = None
     from rlox.runs.plots import plot as draw
 
     found = find_runs(runs)
-    print(f"Wrote {draw(found, output or _beside(runs, 'curves.png'), metric)}{_counted(len(found))}.")
+    print(f"Wrote {draw(found, output or _beside(runs, 'curves.png'), metric, over=over)}{_counted(len(found))}.")
 
 
 def report(*runs: RunFolder, output: Path | None = None) -> None:

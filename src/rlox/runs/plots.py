@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COLOURS = ("#1b6fb8", "#c4501b", "#0a8a6a", "#a4489a", "#a67c00", "#5f6b7a")
 """Of groups, in their order; told apart with any kind of colour vision, and on white in print. Then again, dashed."""
 ENDINGS = (".png", ".svg", ".pdf")
+Over = Literal["steps", "seconds"]
 
 
 def colours_of(runs: Sequence[Run]) -> dict[str, int]:
@@ -30,14 +31,15 @@ def colours_of(runs: Sequence[Run]) -> dict[str, int]:
     }
 
 
-def figure(runs: Sequence[Run], metric: str | None = None) -> Figure:
-    """Draw a metric of runs over steps: a panel for each environment, a line for each group of seeds.
+def figure(runs: Sequence[Run], metric: str | None = None, *, over: Over = "steps") -> Figure:
+    """Draw a metric of runs over steps or seconds: a panel for each environment, a line for each group of seeds.
 
     Lines are interquartile means over seeds with 95% bootstrap intervals as bands; thin lines are single runs.
 
     Args:
         runs: of which there are records.
         metric: its name; None for returns.
+        over: steps, or seconds of training, evaluations included.
 
     Returns:
         A matplotlib figure, which Jupyter shows.
@@ -54,8 +56,8 @@ def figure(runs: Sequence[Run], metric: str | None = None) -> Figure:
     panels = made.subplots(n_rows, n_columns, squeeze=False).flatten()
     for panel, (place, groups) in zip(panels, places.items(), strict=False):
         for label, own in groups.items():
-            _draw(panel, own, metric, label, numbers[label])
-        _name(panel, place, next(iter(groups.values()))[0], metric)
+            _draw(panel, own, lambda run: series_of(run, metric, over), label, numbers[label])
+        _name(panel, place, next(iter(groups.values()))[0], metric, over)
     for panel in panels[len(places) :]:
         panel.set_visible(False)
     handles = {
@@ -111,21 +113,22 @@ def check_metric(runs: Sequence[Run], metric: str | None) -> None:
         raise ConfigError(f"{where} no records of {metric or 'returns'} yet: wait for the first ones (--log-interval).")
 
 
-def series_of(run: Run, metric: str | None) -> Series:
-    """Return a metric of a run where it learned last, or its returns."""
-    return run.returns if metric is None else run.series(metric, offline=run.learned_offline_only)
+def series_of(run: Run, metric: str | None, over: Over = "steps") -> Series:
+    """Return a metric of a run where it learned last, or its returns; over seconds, those are in the place of steps."""
+    found = run.returns if metric is None else run.series(metric, offline=run.learned_offline_only)
+    return found._replace(steps=found.seconds) if over == "seconds" else found
 
 
-def _draw(panel: Axes, runs: Sequence[Run], metric: str | None, label: str, number: int) -> None:
+def _draw(panel: Axes, runs: Sequence[Run], series: Callable[[Run], Series], label: str, number: int) -> None:
     colour = COLOURS[number % len(COLOURS)]
     style: dict[str, Any] = {"color": colour, "linestyle": "--" if number >= len(COLOURS) else "-"}
-    found = [own for own in (series_of(run, metric) for run in runs) if len(own.steps)]
+    found = [own for own in map(series, runs) if len(own.steps)]
     if not found:
         return
     if len(found) > 1:
         for own in found:
             panel.plot(own.steps, own.values, linewidth=0.7, alpha=0.35, label="_", **style)
-    middle = curve(runs, lambda run: series_of(run, metric))
+    middle = curve(runs, series)
     if np.isfinite(middle.low).any():
         panel.fill_between(middle.steps, middle.low, middle.high, color=colour, alpha=0.18, linewidth=0)
     seeds = f"{len(found)} seeds" if len(found) > 1 else "1 seed"
@@ -133,12 +136,12 @@ def _draw(panel: Axes, runs: Sequence[Run], metric: str | None, label: str, numb
     panel.plot(middle.steps, middle.value, linewidth=2, marker=marker, label=f"{label} ({seeds})".lstrip("_"), **style)
 
 
-def _name(panel: Axes, place: str, run: Run, metric: str | None) -> None:
+def _name(panel: Axes, place: str, run: Run, metric: str | None, over: Over) -> None:
     """Name a panel and its axes; names of files are shown as they are, without mathematics."""
     from matplotlib.ticker import EngFormatter
 
     panel.set_title(place, loc="left", fontweight="bold", parse_math=False)
-    panel.set_xlabel(axis_of(run, offline=False))
+    panel.set_xlabel(axis_of(run, offline=False) if over == "steps" else "seconds of training, evaluations included")
     panel.set_ylabel(axis_of_returns(run) if metric is None else _named(metric), parse_math=False)
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.grid(axis="y", color="#888888", alpha=0.25, linewidth=0.6)
@@ -151,13 +154,14 @@ def _named(metric: str) -> str:
     return metric if known.title == metric else f"{metric} ({known.unit})"
 
 
-def plot(runs: Sequence[Run], path: str | Path, metric: str | None = None) -> Path:
+def plot(runs: Sequence[Run], path: str | Path, metric: str | None = None, *, over: Over = "steps") -> Path:
     """Write a picture of runs, as ``figure`` draws it.
 
     Args:
         runs: of which there are records.
         path: a file that ends in .png, .svg or .pdf.
         metric: its name; None for returns.
+        over: as in ``figure``.
 
     Returns:
         The file.
@@ -168,7 +172,7 @@ def plot(runs: Sequence[Run], path: str | Path, metric: str | None = None) -> Pa
     file = Path(path)
     if file.suffix.lower() not in ENDINGS:
         raise ConfigError(f"'{file}' does not end in {', '.join(ENDINGS[:-1])} or {ENDINGS[-1]}: name such a file.")
-    made = figure(runs, metric)
+    made = figure(runs, metric, over=over)
     with writing(file) as side, refusing(file):
         made.savefig(side, dpi=160, metadata={"Date": None} if file.suffix.lower() == ".svg" else None)
     return file
