@@ -160,7 +160,7 @@ def own_of(trainer: Trainer) -> tuple[Transition, Any, Any]:
 
 
 def check_ends(trainer: Trainer) -> set[tuple[float, float]]:
-    """Check that a stream's step is followed by the next of its episode, or is an end; returns which steps are there."""
+    """Check that after each step comes the next of its episode, unless it is an end; returns which steps are there."""
     steps, _, learner = own_of(trainer)
     rows, found = len(steps.reward), set[tuple[float, float]]()
     for stream, n in enumerate(learner.state.replay.size):
@@ -188,11 +188,14 @@ def test_a_collectors_batches_follow_each_other():
     assert np.flatnonzero(steps.truncated[:, 0]).tolist() == [6, 13]
     assert [len(batch.episodes) for batch in batches] == [0, 2, 2]
     assert all(batch.valid.all() for batch in batches)
-    # Random actions differ between steps, environments, collectors and incarnations.
-    others = [RemoteCollector(SITE, *which).collect(None, 0, 5).steps for which in ((4, 2), (3, 1))]
+    # Random actions differ between steps, environments, collectors, incarnations, and how far the run is.
+    later = SITE._replace(env_steps=100)
+    others = [
+        RemoteCollector(*which).collect(None, 0, 5).steps for which in ((SITE, 4, 2), (SITE, 3, 1), (later, 4, 1))
+    ]
     actions = np.concatenate([steps.action[:5], *(other.action for other in others)])
     assert len(np.unique(actions)) == actions.size
-    assert len({float(taken.obs[0, 0, 2]) for taken in (steps, *others)}) == 3, "other seeds of the environments"
+    assert len({float(taken.obs[0, 0, 2]) for taken in (steps, *others)}) == 4, "other seeds of the environments"
 
 
 def test_a_collector_acts_by_the_policy_that_it_is_sent():
@@ -341,7 +344,7 @@ def test_actions_are_random_until_it_learns_and_then_the_policys(monkeypatch: py
 
 
 def test_a_run_goes_on_from_its_checkpoint_with_other_collectors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
-    connect(monkeypatch, Here(seed=8))
+    earlier = connect(monkeypatch, Here(seed=8))
     with Trainer("awr", Numbered, config=ROUNDS, run_dir=tmp_path) as trainer:
         trainer.train(600, log_interval=100, progress=False)
         before = trainer.env_steps
@@ -358,6 +361,8 @@ def test_a_run_goes_on_from_its_checkpoint_with_other_collectors(monkeypatch: py
             own, ended = steps.obs[rows - n :, stream, 0], steps.truncated[rows - n :, stream]
             (change,) = np.flatnonzero(np.diff(own))
             assert ended[change], "the episode that was under way is cut"
+    before_it, after = ({x for batch in each.batches for x in batch.steps.obs[..., 2].flat} for each in (earlier, ray))
+    assert before_it.isdisjoint(after), "no episode begins as one before the checkpoint did"
 
 
 @pytest.mark.parametrize("dataset", [None, "pendulum-random"])

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 from rlox.collectors import Collectors
 from rlox.core import rollout as rollouts
@@ -51,8 +52,8 @@ class CollectingLearner(RegressionLearner):
     ):
         spaces, n = (envs.observation_space, envs.action_space), config.n_workers * config.n_envs
         super().__init__(algorithm, config, *spaces, envs=envs, seed=seed, data=data, n_streams=n)
-        self._length = self._rows or LENGTH
-        self._collectors = Collectors(site, config.n_workers, self._length)
+        self._site, self._length = site, self._rows or LENGTH
+        self._collectors = self._make_collectors()
         self._pending = self._unsent = 0
         self._ages: list[int] = []
 
@@ -72,6 +73,11 @@ class CollectingLearner(RegressionLearner):
         self._ages = []
         told = {"collect/staleness": float(np.mean(ages)), "collect/max_staleness": max(ages)} if ages else {}
         return {**found, **told, "collect/version": self._collectors.version, "collect/lost": self._collectors.n_lost}
+
+    def restore(self, arrays: Mapping[str, NDArray[Any]]) -> None:
+        super().restore(arrays)
+        self._collectors.close()
+        self._collectors = self._make_collectors()
 
     def close(self) -> None:
         self._collectors.close()
@@ -133,6 +139,10 @@ class CollectingLearner(RegressionLearner):
     def _publish(self) -> None:
         train = self.state.train
         self._collectors.publish(behavior_of(train.actor, train.normalizer))
+
+    def _make_collectors(self) -> Collectors:
+        site = self._site._replace(env_steps=self.state.env_steps)
+        return Collectors(site, self.config.n_workers, self._length)
 
     def _new_collector(self, streams: Streams | None) -> None:
         """Return none: collectors are elsewhere."""

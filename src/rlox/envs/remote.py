@@ -51,6 +51,8 @@ class Worksite(NamedTuple):
     seed: int
     modules: Sequence[str] = ()
     """What is imported first."""
+    env_steps: int = 0
+    """Of the run before these collectors: one that goes on must not draw again what it has drawn."""
 
     def make(self) -> Envs:
         """Return the environments of a collector."""
@@ -64,7 +66,7 @@ class RemoteCollector:
 
     def __init__(self, site: Worksite, number: int, incarnation: int):
         self._envs, self._origin = site.make(), Origin(number, incarnation, 0)
-        seed = np.random.SeedSequence([site.seed, number, incarnation])
+        seed = np.random.SeedSequence([site.seed, number, incarnation, site.env_steps])
         env_seed, noise = seed.spawn(2)
         spaces = self._envs.observation_space, self._envs.action_space
         self._collector = Collector(self._envs, obs_encoder(spaces[0]), action_codec(spaces[1]), env_seed)
