@@ -210,6 +210,17 @@ def test_a_collector_acts_by_the_policy_that_it_is_sent():
     assert len(np.unique(noise)) > 390
 
 
+def test_collectors_of_envpool_have_initial_states_and_ids_of_their_own(monkeypatch: pytest.MonkeyPatch):
+    pytest.importorskip("envpool")
+    site = Worksite("CartPole-v1", 2, "envpool", None, seed=5)
+    begun = [RemoteCollector(site, *which).collect(None, 0, 1).steps.obs for which in ((0, 0), (1, 0), (0, 1))]
+    assert len(np.unique(begun)) == np.size(begun)
+    connect(monkeypatch, Here())
+    with Trainer("awr", "Catch-v0", config={**SMALL, "vectorization_mode": "envpool"}) as trainer:
+        trainer.train(30, progress=False)
+        assert trainer.env_steps >= 30
+
+
 def test_a_collector_needs_no_jax():
     code = "import sys; import rlox.envs.remote; sys.exit('jax' in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], check=False).returncode == 0

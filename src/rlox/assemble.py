@@ -144,7 +144,8 @@ def _make_other(
 def _make_envs(spec: RunSpec, env: EnvLike) -> Envs:
     config = spec.config
     if getattr(config, "n_workers", 0):
-        return make_envs(env)  # For its spaces; those of the collectors are elsewhere.
+        mode = "envpool" if config.vectorization_mode == "envpool" else "sync"
+        return make_envs(env, 1, mode)  # For its spaces; those of the collectors are elsewhere.
     return make_envs(env, config.n_envs, config.vectorization_mode, spec.seed, timeout=config.env_timeout)
 
 

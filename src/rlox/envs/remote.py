@@ -54,20 +54,20 @@ class Worksite(NamedTuple):
     env_steps: int = 0
     """Of the run before these collectors: one that goes on must not draw again what it has drawn."""
 
-    def make(self) -> Envs:
-        """Return the environments of a collector."""
+    def make(self, seed: int) -> Envs:
+        """Return the environments of a collector, which has a seed of its own."""
         for name in self.modules:
             importlib.import_module(name)
-        return make_envs(self.env, self.n_envs, self.mode, self.seed, timeout=self.timeout)
+        return make_envs(self.env, self.n_envs, self.mode, seed, timeout=self.timeout)
 
 
 class RemoteCollector:
     """Collects as it is told; it lives where Ray puts it."""
 
     def __init__(self, site: Worksite, number: int, incarnation: int):
-        self._envs, self._origin = site.make(), Origin(number, incarnation, 0)
         seed = np.random.SeedSequence([site.seed, number, incarnation, site.env_steps])
         env_seed, noise = seed.spawn(2)
+        self._envs, self._origin = site.make(int(env_seed.generate_state(1)[0])), Origin(number, incarnation, 0)
         spaces = self._envs.observation_space, self._envs.action_space
         self._collector = Collector(self._envs, obs_encoder(spaces[0]), action_codec(spaces[1]), env_seed)
         self._rng, self._steps = np.random.default_rng(noise), 0
