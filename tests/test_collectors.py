@@ -428,6 +428,8 @@ def test_an_evaluation_and_a_checkpoint_in_the_middle_take_no_steps(monkeypatch:
 def test_what_cannot_be_collected_is_refused():
     with pytest.raises(ConfigError, match="pass an id or a callable that makes one"):
         Trainer("awr", gym.make("CartPole-v1"), config={"n_workers": 2})
+    with pytest.raises(ConfigError, match=r"n_envs=1 environments each, but .* steps 3: .* one, and n_envs=3"):
+        Trainer("awr", lambda: gym.make_vec("CartPole-v1", 3), config={"n_workers": 2})
     with pytest.raises(ConfigError, match="n_workers=2 collectors step theirs while it learns anyway"):
         Trainer("awr", "CartPole-v1", config={"n_workers": 2, "rollout_steps": 64, "overlap": True})
     with pytest.warns(UserWarning, match="max_staleness=5 has no effect with n_workers=0: it needs n_workers"):

@@ -106,7 +106,7 @@ def _make_ours(
     """Return the learner of an algorithm of ours, whose environments are here or at collectors.
 
     Raises:
-        ConfigError: collectors for an environment that is ready-made.
+        ConfigError: collectors for an environment that is ready-made, or for several at once.
     """
     config: Any = spec.config
     if envs is None or not config.n_workers:
@@ -116,6 +116,11 @@ def _make_ours(
         raise ConfigError(
             f"n_workers={config.n_workers} collectors make environments of their own: pass an id or a callable that "
             "makes one, and not a ready-made environment."
+        )
+    if envs.n > 1:
+        raise ConfigError(
+            f"n_workers={config.n_workers} collectors make n_envs={config.n_envs} environments each, but the callable "
+            f"given as env makes a VectorEnv that steps {envs.n}: pass a callable that makes one, and n_envs={envs.n}."
         )
     site = Worksite(env, config.n_envs, config.vectorization_mode, config.env_timeout, spec.seed, tuple(IMPORTED))
     return CollectingLearner(algorithm, config, envs, site, seed=spec.seed, data=data)
