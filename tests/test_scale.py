@@ -26,7 +26,7 @@ from rlox.launch import FINISHED, LOG, Launch
 from rlox.plan import Job, Plan
 from rlox.processes import last_record
 from rlox.runs.storage import Storage
-from rlox.scale import STOPPED, LostError, run_trial
+from rlox.scale import STOPPED, LostError, Trials, run_trial
 from schedules import differences, result
 
 # Whatever Ray starts here keeps to the loopback address.
@@ -225,6 +225,29 @@ def test_seeds_of_a_run_are_runs_of_their_own(tmp_path: Path, capsys: pytest.Cap
 
 
 # Ray
+
+
+class Asleep:
+    """In place of a cluster that has no cores until there are tasks for them."""
+
+    def __init__(self, **resources: float):
+        self.resources = resources
+
+    def cluster_resources(self) -> dict[str, float]:
+        return self.resources
+
+
+def test_a_cluster_without_cores_is_given_a_run_to_grow_for(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    engine, (job, other) = Trials("auto"), SHORT.jobs(tmp_path)
+    monkeypatch.setattr(engine, "_ray", Asleep())
+    assert engine.n_free == 1
+    engine._running["task"] = job
+    assert engine.n_free == 0
+    monkeypatch.setattr(engine, "_ray", Asleep(CPU=4.0))
+    assert engine.n_free == 3
+    engine._running["other"] = other
+    assert engine.n_free == 2
+
 
 SMOKE = """
 import json, signal, sys

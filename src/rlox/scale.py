@@ -114,8 +114,9 @@ class Trials:
 
     @property
     def n_free(self) -> int:
-        """How many more runs there are cores for; of a cluster, as many as it has now."""
-        n = self._n or int(self._ray.cluster_resources().get("CPU", 0))
+        """How many more runs there are cores for; of a cluster, as many as it has now, one at least."""
+        # One that grows by itself may begin without a core, and grows only for what waits.
+        n = self._n or max(int(self._ray.cluster_resources().get("CPU", 0)), 1)
         return max(n - len(self._running), 0)
 
     def fetch(self, jobs: Sequence[Job]) -> None:
