@@ -18,13 +18,14 @@ from typing import Any
 
 import pytest
 
-from rlox import Trainer
+from rlox import Trainer, scale
 from rlox.cli import main
 from rlox.engine import make_engine
 from rlox.errors import ConfigError
 from rlox.launch import FINISHED, LOG, Launch
 from rlox.plan import Job, Plan
 from rlox.processes import last_record
+from rlox.runs.interrupts import Interrupts
 from rlox.runs.storage import Storage
 from rlox.scale import STOPPED, LostError, Trials, run_trial
 from schedules import differences, result
@@ -247,6 +248,31 @@ def test_a_cluster_without_cores_is_given_a_run_to_grow_for(tmp_path: Path, monk
     assert engine.n_free == 3
     engine._running["other"] = other
     assert engine.n_free == 2
+
+
+class Interrupting:
+    """In place of a Ray during whose start signals come, and which sets a handler of its own."""
+
+    def __init__(self, n: int):
+        self.n = n
+
+    def init(self, **_: object) -> None:
+        for _turn in range(self.n):
+            signal.raise_signal(signal.SIGINT)
+        signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def test_ctrl_c_while_ray_starts_is_noted_and_a_second_one_ends_it():
+    before = [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)]
+    with Interrupts() as interrupts:
+        scale._connect(Interrupting(1), "local", 1)
+        assert interrupts.number == signal.SIGINT
+        with pytest.raises(KeyboardInterrupt):
+            signal.raise_signal(signal.SIGINT)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
+    with pytest.raises(KeyboardInterrupt), Interrupts():
+        scale._connect(Interrupting(2), "local", 1)
+    assert [signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM)] == before
 
 
 SMOKE = """

@@ -38,12 +38,15 @@ class Interrupts:
         return self
 
     def _note(self, number: int, _: object) -> None:
-        self.number = number
-        self._put_back()
+        if self.number is None:
+            self.number = number
+        else:
+            self._put_back()
+            signal.raise_signal(number)
 
     def _put_back(self) -> None:
-        while self._before:
-            signal.signal(*self._before.popitem())
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
 
     def __exit__(self, *error: object) -> None:
         self._put_back()
