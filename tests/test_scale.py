@@ -172,6 +172,49 @@ def test_a_task_goes_on_from_the_storage_however_it_was_ended(tmp_path: Path, mo
     assert list(scratch.iterdir()) == []
 
 
+def start_instead(monkeypatch: pytest.MonkeyPatch, code: str) -> list[subprocess.Popen[Any]]:
+    """Let launches start this Python in place of a run; returns what was started."""
+    started: list[subprocess.Popen[Any]] = []
+
+    def start(*_: object, **__: object) -> subprocess.Popen[Any]:
+        started.append(subprocess.Popen([sys.executable, "-c", code]))
+        return started[-1]
+
+    monkeypatch.setattr(Launch, "start", start)
+    return started
+
+
+def test_a_copy_that_fails_leaves_the_run_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _, launch = begin(tmp_path)
+    started = start_instead(monkeypatch, "import time; time.sleep(1)")
+    turns: list[int] = []
+
+    def push(_: Storage) -> bool:
+        turns.append(1)
+        if len(turns) == 1:
+            raise ValueError("'link' is not in the folder")
+        return True
+
+    monkeypatch.setattr(Storage, "push", push)
+    assert run_trial(launch, f"file://{tmp_path}/kept", Path.cwd()) is None
+    assert [process.returncode for process in started] == [0]
+    assert len(turns) > 1
+
+
+def test_a_run_is_ended_before_its_folder_is(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    _, launch = begin(tmp_path)
+    started = start_instead(monkeypatch, "import time; time.sleep(60)")
+
+    def push(_: Storage) -> bool:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(Storage, "push", push)
+    with pytest.raises(KeyboardInterrupt):
+        run_trial(launch, f"file://{tmp_path}/kept", Path.cwd())
+    (process,) = started
+    assert process.returncode == -signal.SIGTERM
+
+
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match=r"storage 's3://b' is for runs on other machines"):
         make_engine(storage="s3://b")

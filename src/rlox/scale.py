@@ -240,12 +240,13 @@ def run_trial(launch: Launch, address: str | None, here: Path) -> str | None:
             )
         copy = _Copies(storage) if storage else lambda: None
         process = launch.start(here=here if here.is_dir() else None)
-        while process.poll() is None and interrupts.number is None:
-            time.sleep(POLL)
-            copy()
-        if process.poll() is None:
+        try:
+            while process.poll() is None and interrupts.number is None:
+                time.sleep(POLL)
+                copy()
+        finally:
             process.terminate()
-        code = process.wait()
+            code = process.wait()
         (why,) = launch.ended(code)
         if storage:
             storage.push()
@@ -282,7 +283,7 @@ class _Copies:
         began = time.monotonic()
         if began < self._next:
             return
-        with contextlib.suppress(OSError):  # The next one has it too; the last one is told.
+        with contextlib.suppress(Exception):  # The next one has it too; the last one is told.
             self._storage.push()
         seconds = time.monotonic() - began
         self._next = began + seconds + max(COPY_EVERY, seconds / SHARE)
