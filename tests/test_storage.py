@@ -190,6 +190,22 @@ def test_a_disk_that_is_full_leaves_the_state_before(part: str, tmp_path: Path, 
     assert contents(there) == contents(here)
 
 
+def test_what_may_not_be_removed_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    address, here, there = f"file://{tmp_path}/kept", tmp_path / "a" / RUN, tmp_path / "b" / RUN
+    writer = Storage(address, here)
+
+    def refuse(path: str) -> None:
+        raise PermissionError(13, os.strerror(13), path)
+
+    monkeypatch.setattr(writer._fs, "rm_file", refuse)
+    for text in ("1", "1 2", "1 2 3"):
+        write(here, metrics_jsonl=text)
+        assert writer.push()
+    Storage(address, there).pull()
+    assert contents(there) == contents(here)
+    assert len(names(address)) == 6
+
+
 @pytest.mark.parametrize("address", ["nosuch://bucket/x", "hdf5+x://y"])
 def test_an_address_of_no_known_kind_is_one_line(address: str):
     with pytest.raises(ConfigError, match=r"cannot be used .*give an address such as"):

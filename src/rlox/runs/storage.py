@@ -169,7 +169,7 @@ class Storage:
     def _tidy(self, kept: Container[str]) -> None:
         """Remove what is older than the state before the last, which somebody may be reading."""
         for name in [name for name in self._old if name not in kept]:
-            with contextlib.suppress(FileNotFoundError):  # Another writer was faster.
+            with contextlib.suppress(OSError):  # Another writer was faster, or we may not.
                 self._fs.rm_file(f"{self._place}/{name}")
             self._old.remove(name)
         self._objects = {found: key for found, key in self._objects.items() if key in self._old}
