@@ -23,6 +23,7 @@ from rlox.algorithms import ALGORITHMS
 from rlox.cli import main
 from rlox.compare import run_jobs
 from rlox.errors import ConfigError
+from rlox.launch import ANY_CORE, Launch
 from rlox.plan import Plan, named_settings, plan_of, seeds_of
 from rlox.processes import Processes, is_finished, last_record, wait_for_writer
 from rlox.runs.history import Run, find_runs, group_runs, write_runs
@@ -180,6 +181,27 @@ def test_what_is_missing_runs_and_what_is_there_is_left(tmp_path: Path):
     other = PLAN._replace(shared={**TINY, "gamma": 0.5}).jobs(tmp_path)
     with pytest.raises(ConfigError, match=r"has a run with gamma=0.99, not 0.5: give the comparison another folder"):
         run_jobs(other, tmp_path, engine=Processes([0]))
+
+
+def start_instead(monkeypatch: pytest.MonkeyPatch) -> list[int | str]:
+    """Let launches start a process that waits to be ended; returns the cores that they are given."""
+    cores: list[int | str] = []
+
+    def start(_: Launch, core: int | str = ANY_CORE) -> subprocess.Popen[Any]:
+        cores.append(core)
+        return subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+
+    monkeypatch.setattr(Launch, "start", start)
+    return cores
+
+
+def test_a_run_with_collectors_may_use_every_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plan = Plan({"bc": {}, "awr": {"n_workers": 2}}, ["CartPole-v1"], seeds=[3], shared=TINY)
+    cores = start_instead(monkeypatch)
+    with Processes([5, 6]) as engine:
+        for job in plan.jobs(tmp_path):
+            engine.start(job)
+    assert cores == [5, ANY_CORE]
 
 
 def test_the_lines_of_a_comparison_are_in_its_order(tmp_path: Path):

@@ -67,11 +67,15 @@ class Processes:
         return at_once(jobs, len(self._cores))
 
     def start(self, *jobs: Job) -> None:
-        """Start a run, or several that are learned at once, on a core that is free, or let them go on."""
+        """Start a run, or several that are learned at once, on a core that is free, or let them go on.
+
+        A run with collectors is not kept on a core, since they would be kept there too.
+        """
         slot = min(set(range(len(self._cores))) - self._running.keys())
         launch = Launch.of(jobs, self._modules)
         launch.write()
-        self._running[slot] = jobs, launch, launch.start(self._cores[slot])
+        collecting = any(getattr(job.spec.config, "n_workers", 0) for job in jobs)
+        self._running[slot] = jobs, launch, launch.start(ANY_CORE if collecting else self._cores[slot])
 
     def ended(self) -> list[tuple[Job, str | None]]:
         """Return the runs that have ended since the last call, and why they ended badly; None if all is well."""
