@@ -23,7 +23,7 @@ from rlox.algorithms import ALGORITHMS
 from rlox.cli import main
 from rlox.compare import run_jobs
 from rlox.errors import ConfigError
-from rlox.launch import ANY_CORE, Launch
+from rlox.launch import ANY_CORE, FINISHED, Launch
 from rlox.plan import Plan, named_settings, plan_of, seeds_of
 from rlox.processes import Processes, is_finished, last_record, wait_for_writer
 from rlox.runs.history import Run, find_runs, group_runs, write_runs
@@ -193,6 +193,19 @@ def start_instead(monkeypatch: pytest.MonkeyPatch) -> list[int | str]:
 
     monkeypatch.setattr(Launch, "start", start)
     return cores
+
+
+def test_a_finished_run_with_more_to_do_is_not_finished_until_it_ends_well_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    (job, _), _ = PLAN.jobs(tmp_path), start_instead(monkeypatch)
+    job.folder.mkdir(parents=True)
+    job.folder.with_suffix(FINISHED).touch()
+    with Processes([0]) as engine:
+        engine.start(job)
+        # All its steps; what is left is the evaluation.
+        (job.folder / "metrics.jsonl").write_text('{"env_steps": 60, "gradient_steps": 60}\n')
+    assert not is_finished(job)
 
 
 def test_a_run_with_collectors_may_use_every_core(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

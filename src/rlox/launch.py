@@ -51,11 +51,12 @@ class Launch(NamedTuple):
         return self.folders[0]
 
     def write(self) -> None:
-        """Write the specifications beside the folders."""
+        """Write the specifications beside the folders, and remove what says that the runs have ended well."""
         for folder, spec in zip(self.folders, self.specs, strict=True):
             folder.parent.mkdir(parents=True, exist_ok=True)
             with whole(folder.with_suffix(SETTINGS)) as side:
                 side.write_text(spec)
+            folder.with_suffix(FINISHED).unlink(missing_ok=True)
 
     def start(self, core: int | str = ANY_CORE, here: Path | None = None) -> subprocess.Popen[bytes]:
         """Start the process, once ``write`` was called.
@@ -69,7 +70,6 @@ class Launch(NamedTuple):
         command += [word for name in self.modules for word in ("--import", name)]
         if len(self.folders) > 1:
             for each in self.folders:
-                each.with_suffix(FINISHED).unlink(missing_ok=True)  # Each makes its own as it ends.
                 each.with_suffix(LOG).write_bytes(b"")
             command += ["learn-at-once", *map(str, self.folders)]
         else:
