@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from rlox.errors import ConfigError, one_line
-from rlox.launch import FINISHED, SETTINGS, Launch
+from rlox.launch import FINISHED, LOG, SETTINGS, Launch
 from rlox.processes import POLL, cores_for, is_finished
 from rlox.runs import checkpoint
 from rlox.runs.interrupts import SIGNALS, Interrupts
@@ -290,7 +290,7 @@ class _Copies:
 
 
 def _is_record(name: str) -> bool:
-    return name in (CONFIG, METRICS, ".log", FINISHED)
+    return name in (CONFIG, METRICS, LOG, FINISHED)
 
 
 def _read(path: Path) -> str | None:

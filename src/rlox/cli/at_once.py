@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlox.errors import RloxError
+from rlox.launch import FINISHED, LOG, SETTINGS
 
 if TYPE_CHECKING:
     from rlox.trainer import Metrics, Trainer
@@ -25,12 +26,11 @@ def learn(*folders: Path, env: str | None = None) -> None:
     env
         Environment to evaluate in.
     """
-    from rlox.launch import FINISHED
     from rlox.processes import wait_for_writer
     from rlox.seeds import open_runs, train_together
     from rlox.spec import RunSpec
 
-    texts = [folder.with_suffix(".toml").read_text() for folder in folders]
+    texts = [folder.with_suffix(SETTINGS).read_text() for folder in folders]
     # A file never imports a module: the environment is named beside it.
     specs = [dataclasses.replace(RunSpec.from_toml(text), env=env) for text in texts]
     for folder in folders:
@@ -68,7 +68,7 @@ def _telling(folder: Path, *, own: bool) -> Iterator[None]:
         yield
         return
     with (
-        folder.with_suffix(".log").open("w") as log,
+        folder.with_suffix(LOG).open("w") as log,
         contextlib.redirect_stdout(log),
         contextlib.redirect_stderr(log),
     ):

@@ -18,11 +18,11 @@ from typing import Any, BinaryIO, NamedTuple
 
 from rlox.errors import ConfigError, one_line
 from rlox.files import whole
-from rlox.launch import FINISHED
+from rlox.launch import FINISHED, LOG, SETTINGS
 from rlox.runs.checkpoint import BEST, NAME, OLDER
 
 STATE = "state-"
-BESIDE = (".toml", ".log", FINISHED)
+BESIDE = (SETTINGS, LOG, FINISHED)
 """Suffixes of the files beside the folder that belong to it."""
 TRIES = 5
 """Looks for a state whose objects are all there, while its writer removes older ones."""
