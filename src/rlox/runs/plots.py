@@ -50,7 +50,7 @@ def figure(runs: Sequence[Run], metric: str | None = None, *, over: Over = "step
     kind = figure_type()
     check_metric(runs, metric)
     places, numbers = group_runs(runs), colours_of(runs)
-    n_columns = min(len(places), 3)
+    n_columns = 2 if len(places) == 4 else min(len(places), 3)
     n_rows = -(-len(places) // n_columns)
     made = kind(figsize=(5.2 * n_columns + 0.6, 3.6 * n_rows + 0.5 + 0.2 * len(numbers)), layout="constrained")
     panels = made.subplots(n_rows, n_columns, squeeze=False).flatten()
