@@ -376,6 +376,43 @@ def test_a_run_goes_on_from_its_checkpoint_with_other_collectors(monkeypatch: py
     assert before_it.isdisjoint(after), "no episode begins as one before the checkpoint did"
 
 
+def test_a_policy_whose_replay_was_not_kept_acts_at_once(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
+    connect(monkeypatch, Here(seed=13))
+    with Trainer("awr", Numbered, config=ROUNDS, run_dir=tmp_path) as trainer:
+        trainer.train(200, checkpoint_replay=False, progress=False)
+    ray = connect(monkeypatch, Here(seed=14))
+    with pytest.warns(UserWarning, match="made without its replay"):
+        trainer = Trainer.load(tmp_path, env=Numbered)
+    with trainer:
+        trainer.train(20, progress=False)
+    assert {version for _, version in ray.asked} == {1}
+
+
+def test_a_policy_acts_after_learning_starts_though_a_minibatch_takes_longer(monkeypatch: pytest.MonkeyPatch):
+    ray = connect(monkeypatch, Here(seed=15))
+    with Trainer("awr", Numbered, config={**SMALL, "batch_size": 512}) as trainer:
+        trainer.train(300, progress=False)
+        assert trainer.gradient_steps == 0
+    assert {version for _, version in ray.asked} == {0, 1}
+    assert sum(int(batch.valid.sum()) for batch in ray.batches if batch.version == 0) < 40 + 3 * 2 * AHEAD * LENGTH
+
+
+def test_what_was_learned_from_data_meanwhile_acts_next(monkeypatch: pytest.MonkeyPatch):
+    ray = connect(monkeypatch, Here(seed=16))
+    config = {"hidden": 8, "batch_size": 16, "learning_starts": 40, "n_workers": 3, "max_staleness": 1}
+    with Trainer("awac", "Pendulum-v1", dataset="pendulum-random", config=config) as trainer:
+        trainer.train(200, progress=False)
+        asked, newest = len(ray.asked), ray.puts
+        trainer.train_offline(5, progress=False)
+        trainer.train(100, progress=False)
+        assert min(version for _, version in ray.asked[asked:]) > newest
+        ages = []
+        for _ in range(6):
+            trainer.train_offline(1, progress=False)
+            ages.append(trainer.train(1, progress=False)["collect/max_staleness"])
+        assert max(ages) == 1, "it is not sent while some would act by too old a one"
+
+
 @pytest.mark.parametrize("dataset", [None, "pendulum-random"])
 def test_algorithms_learn_from_collectors(dataset: str | None, monkeypatch: pytest.MonkeyPatch):
     ray = connect(monkeypatch, Here(seed=10))

@@ -13,7 +13,9 @@ from rlox.collectors import Collectors
 from rlox.core import rollout as rollouts
 from rlox.core.acting import behavior_of
 from rlox.core.algorithm import Algorithm
+from rlox.core.programs import Report
 from rlox.core.rollout import Rollout
+from rlox.core.state import TrainState
 from rlox.core.streams import Streams
 from rlox.core.transition import Transition
 from rlox.envs.envs import Envs
@@ -55,6 +57,7 @@ class CollectingLearner(RegressionLearner):
         self._site, self._length = site, self._rows or LENGTH
         self._collectors = self._make_collectors()
         self._pending = self._unsent = 0
+        self._moved = False
         self._ages: list[int] = []
 
     def advance(self, limit: int, *, offline: bool = False) -> None:
@@ -62,11 +65,13 @@ class CollectingLearner(RegressionLearner):
             super().advance(limit, offline=True)
             return
         deadline, end = time.perf_counter() + PATIENCE, self.state.env_steps + limit
-        if self._collectors.version == 0 and (self.state.pretrained or self._learning):
-            self._publish()
         self._take()
         while self.state.env_steps < end and time.perf_counter() < deadline:
             self._take()
+
+    def take_offline(self, train: TrainState, report: Report) -> None:
+        super().take_offline(train, report)
+        self._moved = True
 
     def metrics(self) -> dict[str, float]:
         found, ages = super().metrics(), self._ages
@@ -85,7 +90,10 @@ class CollectingLearner(RegressionLearner):
 
     def _take(self) -> None:
         """Store what collectors have taken, and learn what is due by then."""
-        batches, lost = self._collectors.take(more=not (self._due() and self._too_old))
+        if self._unseen and not self._too_old:
+            self._publish()
+        waits = self._too_old and (self._unseen or self._due() > 0)
+        batches, lost = self._collectors.take(more=not waits)
         if lost:
             self._cut(np.isin(np.arange(self._n) // self.config.n_envs, lost))
         if not batches:
@@ -111,6 +119,14 @@ class CollectingLearner(RegressionLearner):
         return n
 
     @property
+    def _unseen(self) -> bool:
+        """Whether collectors lack the policy: the first that acts, or what it has learned from data since."""
+        state = self.state
+        if self._collectors.version:
+            return self._moved
+        return state.pretrained or state.env_steps + 1 >= self.config.learning_starts
+
+    @property
     def _too_old(self) -> bool:
         """Whether, after another policy, collectors would act by one that is older than allowed."""
         return self._collectors.version + 1 - self._collectors.oldest > self.config.max_staleness
@@ -131,14 +147,15 @@ class CollectingLearner(RegressionLearner):
                 n = min(due, config.publish_interval - self._unsent)
                 train, self._report = self._programs.learn_offline(train, replay, n, mix)
                 self._pending -= n * config.train_freq
-                self._unsent = (self._unsent + n) % config.publish_interval
+                self._unsent += n
             self.state = self.state._replace(train=train)
-            if config.rollout_steps or self._unsent == 0:
+            if config.rollout_steps or self._unsent == config.publish_interval:
                 self._publish()
 
     def _publish(self) -> None:
         train = self.state.train
         self._collectors.publish(behavior_of(train.actor, train.normalizer))
+        self._unsent, self._moved = 0, False
 
     def _make_collectors(self) -> Collectors:
         site = self._site._replace(env_steps=self.state.env_steps)
