@@ -357,8 +357,10 @@ def test_actions_are_random_until_it_learns_and_then_the_policys(monkeypatch: py
 def test_a_run_goes_on_from_its_checkpoint_with_other_collectors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     earlier = connect(monkeypatch, Here(seed=8))
     with Trainer("awr", Numbered, config=ROUNDS, run_dir=tmp_path) as trainer:
-        trainer.train(600, log_interval=100, progress=False)
-        before = trainer.env_steps
+        trainer.train(630, log_interval=100, progress=False)
+        before, rounds, learner = trainer.env_steps, trainer.gradient_steps // 3, own_of(trainer)[2]
+        owed = learner.state.pending
+        assert 0 < owed < 48
     ray = connect(monkeypatch, Here(seed=9))
     with Trainer.load(tmp_path, env=Numbered) as trainer:
         assert trainer.env_steps == before
@@ -366,6 +368,8 @@ def test_a_run_goes_on_from_its_checkpoint_with_other_collectors(monkeypatch: py
         steps, _, learner = own_of(trainer)
         assert trainer.env_steps == before + sum(int(batch.valid.sum()) for batch in ray.batches)
         assert ray.asked[0][1] == 1, "collectors begin with its policy"
+        more_rounds = trainer.gradient_steps // 3 - rounds
+        assert 48 * more_rounds + learner.state.pending == trainer.env_steps - before + owed, "no update is forgotten"
         rows = len(steps.reward)
         for stream in range(6):
             n = int(learner.state.replay.size[stream])
@@ -380,11 +384,13 @@ def test_a_policy_whose_replay_was_not_kept_acts_at_once(monkeypatch: pytest.Mon
     connect(monkeypatch, Here(seed=13))
     with Trainer("awr", Numbered, config=ROUNDS, run_dir=tmp_path) as trainer:
         trainer.train(200, checkpoint_replay=False, progress=False)
+        owed = own_of(trainer)[2].state.pending
     ray = connect(monkeypatch, Here(seed=14))
     with pytest.warns(UserWarning, match="made without its replay"):
         trainer = Trainer.load(tmp_path, env=Numbered)
     with trainer:
         trainer.train(20, progress=False)
+        assert own_of(trainer)[2].state.pending == 0 < owed, "updates are owed for the steps of the replay"
     assert {version for _, version in ray.asked} == {1}
 
 

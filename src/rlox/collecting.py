@@ -56,8 +56,7 @@ class CollectingLearner(RegressionLearner):
         super().__init__(algorithm, config, *spaces, envs=envs, seed=seed, data=data, n_streams=n)
         self._site, self._length = site, self._rows or LENGTH
         self._collectors = self._make_collectors()
-        self._pending = self._unsent = 0
-        self._moved = False
+        self._unsent, self._moved = 0, False
         self._ages: list[int] = []
 
     def advance(self, limit: int, *, offline: bool = False) -> None:
@@ -100,7 +99,8 @@ class CollectingLearner(RegressionLearner):
             return
         n = self._keep(batches)
         if self._learning:
-            self._pending += n * (1 if self._rows else self.config.updates_per_step)
+            owed = n * (1 if self._rows else self.config.updates_per_step)
+            self.state = self.state._replace(pending=self.state.pending + owed)
             self._learn()
 
     def _keep(self, batches: Sequence[Batch]) -> int:
@@ -133,7 +133,7 @@ class CollectingLearner(RegressionLearner):
 
     def _due(self) -> int:
         """Return the updates, or in rounds the rounds, that the steps so far allow."""
-        return self._pending // (self.config.rollout_steps or self.config.train_freq)
+        return self.state.pending // (self.config.rollout_steps or self.config.train_freq)
 
     def _learn(self) -> None:
         """Learn what is due, and send the policy; unless collectors would act by too old a one then."""
@@ -142,13 +142,13 @@ class CollectingLearner(RegressionLearner):
             train, replay = self.state.train, self._replay()
             if config.rollout_steps:
                 train, self._report = self._programs.learn_round_offline(train, replay, mix.actor_waits)
-                self._pending -= config.rollout_steps
+                paid = config.rollout_steps
             else:
                 n = min(due, config.publish_interval - self._unsent)
                 train, self._report = self._programs.learn_offline(train, replay, n, mix)
-                self._pending -= n * config.train_freq
+                paid = n * config.train_freq
                 self._unsent += n
-            self.state = self.state._replace(train=train)
+            self.state = self.state._replace(train=train, pending=self.state.pending - paid)
             if config.rollout_steps or self._unsent == config.publish_interval:
                 self._publish()
 

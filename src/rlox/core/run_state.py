@@ -43,13 +43,15 @@ class RunState(NamedTuple):
     """Return and length of the last finished training episodes, ``(k, 2)``."""
     streams: Streams | None
     """Where the environments were at a snapshot; None without any."""
+    pending: int = 0
+    """With collectors, steps of the replay for which no update or round was made yet, times ``updates_per_step``."""
 
 
 def to_arrays(state: RunState, *, replay: bool = True) -> dict[str, NDArray[Any]]:
     """Return copies of all arrays by their path; of replay and rollout, the rows in use, or not the replay at all."""
     rows = 0
     if not replay:
-        state = state._replace(replay=None, forgotten=state.env_steps)
+        state = state._replace(replay=None, forgotten=state.env_steps, pending=0)
     if state.replay is not None:
         rows = len(state.replay.columns.reward)
         state = state._replace(replay=replays.trim(state.replay))
@@ -69,7 +71,7 @@ def from_arrays(fresh: RunState, arrays: Mapping[str, NDArray[Any]]) -> RunState
     Raises:
         CheckpointError: they are those of another configuration.
     """
-    kept = {"forgotten": np.array(0), **arrays}
+    kept = {"forgotten": np.array(0), "pending": np.array(0), **arrays}
     counted = kept.pop("replay_rows", np.array(0))
     if counted.shape or counted.dtype.kind not in "iu":
         raise CheckpointError("'replay_rows' in the checkpoint is no whole number: it is damaged, or was made up.")
@@ -99,7 +101,7 @@ def _check(state: RunState, rows: int) -> None:
     Raises:
         CheckpointError: they do not fit.
     """
-    fits = [rows < 2**31, min(state.env_steps, state.forgotten, state.episodes) >= 0]
+    fits = [rows < 2**31, min(state.env_steps, state.forgotten, state.episodes, state.pending) >= 0]
     if state.replay is not None:
         filled, size, position = len(state.replay.columns.reward), state.replay.size, state.replay.position
         fits += [
