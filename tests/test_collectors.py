@@ -18,7 +18,7 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from rlox import Trainer
+from rlox import RunSpec, Trainer, train_offline_seeds
 from rlox.collecting import LENGTH
 from rlox.collectors import AHEAD, PATIENCE, Collectors
 from rlox.core import replay as replays
@@ -27,6 +27,7 @@ from rlox.core.behavior import Behavior
 from rlox.core.transition import Transition
 from rlox.envs.remote import Batch, Origin, RemoteCollector, Worksite
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError
+from rlox.spec import Budget
 
 EPISODE = 7
 
@@ -541,3 +542,15 @@ def test_a_ray_with_too_few_cores_is_refused(ray_here: Any):
     needs = pytest.raises(ConfigError, match="n_workers=50 needs a core each, but this Ray has 3")
     with Trainer("awr", "CartPole-v1", config={"n_workers": 50}) as trainer, needs:
         trainer.train(100, progress=False)
+
+
+def test_runs_that_learned_rounds_at_once_go_on_with_collectors_each(monkeypatch: pytest.MonkeyPatch):
+    connect(monkeypatch, Here(seed=9))
+    rng = np.random.default_rng(0)
+    data = {name: rng.uniform(-1, 1, (60, n)) for name, n in (("observations", 3), ("actions", 1))}
+    data |= {"rewards": rng.normal(size=60), "terminals": np.arange(60) % 6 == 5}
+    spec = RunSpec.resolve("awr", config=ROUNDS, budget=Budget(gradient_steps=6))
+    for trainer in train_offline_seeds(spec, [0, 1], env=Numbered, dataset=data, progress=False):
+        trainer.train(60, progress=False)
+        assert trainer.env_steps >= 60
+        trainer.close()

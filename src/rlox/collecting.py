@@ -63,6 +63,7 @@ class CollectingLearner(RegressionLearner):
         if offline:
             super().advance(limit, offline=True)
             return
+        self._own_replay()
         deadline, end = time.perf_counter() + PATIENCE, self.state.env_steps + limit
         self._take()
         while self.state.env_steps < end and time.perf_counter() < deadline:
