@@ -8,7 +8,7 @@ environments that sleep, and compares them with what the parts predict; and draw
 A second part is of trials: starting one, and looking at those that go on.
 
     a collector takes       t_c = L (e + p) + c          seconds for a batch of L steps: environment, policy, call
-    the learner takes       t_l = c + L b + (s + u + v) / n    seconds for it: call, transfer, storing, learning, sending
+    the learner takes       t_l = c + L b + (s + u + v) / n    seconds: call, transfer, storing, learning, sending
     steps a second          min(n L / t_c, L / t_l, cores L / (L (e' + p)))    e' without its sleep
 """
 

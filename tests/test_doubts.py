@@ -158,7 +158,12 @@ SMALL_WEIGHT = {"weight/effective_sample_size": 1.5 / 256, "advantage/mean": 0.0
     [
         ("iql", {}, {"weight/clipped_fraction": 0.95}, "95% of the weights are clipped.* set beta to about 100"),
         ("iql", {}, SMALL_WEIGHT, "One sample has nearly all .* advantages are of about 4e"),
-        ("iql", {}, {"weight/clipped_fraction": 0.11}, "11% of the weights are clipped and nearly all others are 0.* 300"),
+        (
+            "iql",
+            {},
+            {"weight/clipped_fraction": 0.11},
+            "11% of the weights are clipped and nearly all others are 0.* 300",
+        ),
         ("iql", {}, {"weight/clipped_fraction": 0.11, "advantage/std": 8.0, "advantage/mean": 4.0}, ""),
         ("iql", {}, {"weight/clipped_fraction": 0.05}, ""),
         ("crr", {}, SMALL_WEIGHT, "Either divide the rewards by about 400, or set beta to about 400"),

@@ -211,7 +211,9 @@ def _share_data(trainers: Sequence[Trainer]) -> None:
     Raises:
         ConfigError: their data, spaces or algorithms are not the same, or one has learned from an environment.
     """
-    first, *others = (trainer._ours("train_offline_seeds", "it learns from an environment only") for trainer in trainers)
+    first, *others = (
+        trainer._ours("train_offline_seeds", "it learns from an environment only") for trainer in trainers
+    )
     for learner in (first, *others):
         same = (learner.algorithm, learner.data_digest, learner.observation_space, learner.action_space)
         if same != (first.algorithm, first.data_digest, first.observation_space, first.action_space):
