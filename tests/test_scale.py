@@ -146,6 +146,8 @@ def test_a_task_goes_on_from_the_storage_however_it_was_ended(tmp_path: Path, mo
     scratch = tmp_path / "scratch"
     scratch.mkdir()
     monkeypatch.setattr(tempfile, "tempdir", str(scratch))
+    # On a busy machine a copy may take half a second, and the run would be over before the next.
+    monkeypatch.setattr(scale, "SHARE", 1.0)
     job, launch = begin(tmp_path, LONG)
     address = f"file://{tmp_path}/kept"
     mirror = Storage(address, job.folder)
