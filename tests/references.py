@@ -298,10 +298,14 @@ class MPO(AWAC):
         action, log_prob, prior = self.candidates(batch.obs, drawn)
         entropy = self.entropy(draws, batch.obs)
         self.actor = now
-        every = np.stack([
-            [q_value(config, self.nvec, net, batch.obs, one) for net in self.judges] for one in action
-        ])  # fmt: skip
-        q = every.min(axis=1) if config.q_of == "min" else every.mean(axis=1)
+        of_critics = np.min if config.q_of == "min" else np.mean
+        q, q_taken = (
+            np.stack([
+                of_critics([q_value(config, self.nvec, net, batch.obs, one) for net in self.judges], axis=0)
+                for one in actions
+            ])
+            for actions in (action, batch.action[None])
+        )  # fmt: skip
         beta = solve_beta(q, prior, config.epsilon) if config.beta is None else config.beta
         gap = self.gap(entropy.mean(), batch.action.shape[1])
         price = min(np.exp(self.log_lambda + gap), 1.0)
@@ -315,9 +319,9 @@ class MPO(AWAC):
             "weight/effective_sample_size": (1 / (weight**2).sum(axis=0)).mean() / len(weight),
             "advantage/std": np.sqrt((prior * (q - (prior * q).sum(axis=0)) ** 2).sum(axis=0)).mean(),
         }
-        share, advantage = config.replay_share, self.smallest(self.judges, batch.obs, batch.action)
+        share, advantage = config.replay_share, q_taken[0] - (prior * q).sum(axis=0)
         if share:
-            seen = softmax((advantage - (prior * q).sum(axis=0))[:, None] / beta)[:, 0] * len(advantage)
+            seen = softmax(advantage[:, None] / beta)[:, 0] * len(advantage)
             action = np.concatenate([action, batch.action[None]])
             weight = np.concatenate([(1 - share) * weight, share * seen[None]])
         metrics |= self.fit(batch, action, weight)
