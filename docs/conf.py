@@ -80,7 +80,9 @@ SHORT = {
 }
 """Names of other packages as the signatures have them."""
 ABBREVIATIONS = {"np": "numpy", "gym": "gymnasium", "spaces": "gymnasium.spaces"}
-nitpick_ignore = [("py:class", name) for name in ("Float", "Int", "Bool", "PRNGKeyArray", "optax.OptState")]
+nitpick_ignore = [
+    ("py:class", name) for name in ("Float", "Int", "Bool", "PRNGKeyArray", "optax.OptState", "minari.MinariDataset")
+]
 
 html_theme = "furo"
 html_title = "rlox"
