@@ -166,6 +166,8 @@ def test_actions_come_out_as_the_environment_takes_them(tmp_path: Path, space: s
         {"state_dependent_std": True},
         {"learn_std": False, "initial_std": 0.3},
         {"hidden": (4, 6, 5), "layer_norm": True},
+        {"max_std": 0.8, "initial_std": 0.5},
+        {"max_std": 0.8, "initial_std": 0.5, "state_dependent_std": True},
     ],
     ids=str,
 )

@@ -8,6 +8,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import jax.numpy as jnp
 import numpy as np
 from gymnasium import spaces
 
@@ -196,13 +197,17 @@ def _gaussian(graph: _Graph, actor: Actor, x: str) -> None:
         axis = graph.constant([1], np.int64)
         graph.add("Slice", both, halves[0], halves[1], axis, out="mean")
         relative = graph.add("Slice", both, halves[1], halves[2], axis)
-        above = graph.add("Exp", graph.add("Add", relative, graph.constant(actor.log_std, np.float32)))
+        raw = graph.add("Add", relative, graph.constant(actor.log_std, np.float32))
+        if actor.max_std is None:
+            above = graph.add("Exp", raw)
+        else:
+            span = graph.constant(actor.max_std - actor.min_std, np.float32)
+            above = graph.add("Mul", graph.add("Sigmoid", raw), span)
         graph.add("Add", above, graph.constant(actor.min_std, np.float32), out="std")
         return
     mean = _network(graph, actor.network, x, out="mean")
-    above = 0.0 if actor.log_std is None else np.exp(np.asarray(actor.log_std))
-    std = np.broadcast_to(actor.min_std + above, actor.network.biases[-1].shape)
-    graph.add("Expand", graph.constant(std, np.float32), graph.add("Shape", mean), out="std")
+    nothing = jnp.zeros((1, actor.network.weights[0].shape[0]))  # The std is the same everywhere.
+    graph.add("Expand", graph.constant(actor(nothing).std, np.float32), graph.add("Shape", mean), out="std")
 
 
 def _scaled(graph: _Graph, codec: ActionCodec) -> str:
