@@ -139,3 +139,28 @@ def test_a_file_is_read_without_the_extra_for_data(tmp_path: Path, monkeypatch: 
         monkeypatch.setitem(sys.modules, module, None)
     found: Any = Dataset.load(written(tmp_path, LOGS), columns=NAMES, episode="batch")
     assert found.episode_lengths.tolist() == [2, 1, 2]
+
+
+@pytest.mark.parametrize(
+    "ids",
+    [
+        ["3.1", "3.1", "3.10", "3.2", "3.2"],
+        ["1_10", "1_10", "11_0", "110", "110"],
+        ["20240131123000000001", "20240131123000000001", "20240131123000000002", "2", "2"],
+        ["007", "007", "7", "a", "a"],
+        ["b ", " b", "c", " 1", "1"],
+    ],
+    ids=lambda ids: ids[0],
+)
+def test_ids_of_episodes_are_read_as_they_are_written(ids: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rlox.data.csv_files._BATCH", 2)
+    rows = "".join(f"{i},{i % 2},1,{identity}\n" for i, identity in enumerate(ids))
+    path = written(tmp_path, f"observations,actions,rewards,episode\n{rows}")
+    assert Dataset.load(path).episode_lengths.tolist() == [2, 1, 2]
+    assert Dataset.load(path, rows=slice(1, None)).partial == (True, False)
+
+
+def test_a_number_has_no_underscores(tmp_path: Path):
+    path = written(tmp_path, "observations,actions,rewards,terminals\n1_0,0,1,0\n2,1,1,1\n")
+    with pytest.raises(DatasetError, match="column 'observations' holds '1_0' in row 0|column 'observations'"):
+        Dataset.load(path)

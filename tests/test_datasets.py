@@ -153,6 +153,21 @@ def test_densities_may_be_above_one():
     assert "action_log_probs" in Dataset.from_arrays(continuous).columns
 
 
+def test_actions_of_several_axes_may_be_flat(tmp_path: Path):
+    space = spaces.Box(-2, 2, (2, 3))
+    given = np.linspace(-2, 2, 36, dtype=np.float32).reshape(6, 6)
+    for actions in (given, given.reshape(6, 2, 3)):
+        steps = Dataset.from_arrays(columns(actions=actions), action_space=space).transitions()
+        np.testing.assert_allclose(steps.action, given[:5] / 2)
+
+
+def test_the_inside_of_an_episode_is_not_saved_to_a_file_that_cannot_be_loaded(tmp_path: Path):
+    whole = Dataset.from_arrays(columns())
+    with pytest.raises(DatasetError, match="2 steps are the inside of one episode"):
+        whole[3:5].save(tmp_path / "part.npz")
+    assert not list(tmp_path.iterdir())
+
+
 def test_only_whole_episodes_are_counted():
     dataset = Dataset.from_arrays(columns())
     assert (dataset.n_episodes, dataset.episode_returns.tolist(), dataset.episode_lengths.tolist()) == (

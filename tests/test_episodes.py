@@ -44,7 +44,11 @@ def test_flags_beside_the_id_say_how_an_episode_ended():
     found = Dataset.from_frame(pd.DataFrame({**{k: list(v) for k, v in failed.items()}}), episode="batch")
     assert found.columns["terminals"][:].tolist() == [False, False, False, True, False, False]
     assert found.columns["timeouts"][:].tolist() == [False, False, True, False, False, True]
-    # Without being asked for, an id is not read beside flags.
+    # Terminals alone do not say where the other episodes end; an id does.
+    asked = Dataset.from_arrays(columns(terminals=[0, 0, 0, 1, 0, 0]))
+    assert asked.columns["terminals"][:].tolist() == [False, False, False, True, False, False]
+    assert asked.columns["timeouts"][:].tolist() == [False, False, True, False, False, True]
+    # Without being asked for, an id is not read beside both flags.
     flags = {"terminals": [0, 0, 0, 0, 1, 0], "timeouts": np.zeros(6)}
     assert Dataset.from_arrays(columns(**flags)).columns["timeouts"][:].tolist() == [False] * 5 + [True]
 
@@ -95,6 +99,8 @@ def test_rows_that_cut_an_episode_leave_it_unfinished(
         ({"episode": [1, 1, 2, np.nan, 3, 3]}, "the id of the episode is missing in row 3"),
         ({"episode": np.array(["a", "a", None, "b", "b", "b"], object)}, "is missing in row 2"),
         ({"episode": ["a", "", "b", "b", "b", "b"]}, "is missing in row 1"),
+        ({"episode": pd.array(["a", "a", None, "b", "b", "b"], "string").to_numpy()}, "is missing in row 2"),
+        ({"episode": np.array(["a", pd.NA, "b", "b", "b", "b"], object)}, "is missing in row 1"),
         ({"terminals": [1, 1, 1, 0, 0, 0]}, "'terminals' is 1 in row 0, but episode 'b7' goes on after it"),
         ({"timeouts": [0, 0, 0, 0, 1, 0]}, "'timeouts' is 1 in row 4, but episode 'c' goes on after it"),
         ({"episode": [1] * 5}, r"'episode' has shape \(5,\), but there are 6 rewards"),

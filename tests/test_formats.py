@@ -533,6 +533,17 @@ def test_parquet_batches_are_put_together(tmp_path: Path):
     assert open_source(tmp_path / "logs.parquet").names == list(made)
 
 
+@pytest.mark.parametrize(
+    "rows", [slice(0, 1_000), slice(70_000, None), slice(65_000, 66_000), slice(0, 65_536)], ids=str
+)
+def test_rows_of_a_parquet_file_with_long_groups_are_those_of_the_frame(rows: slice, tmp_path: Path):
+    order = np.arange(70_100)
+    made = {"observations": order, "actions": order % 3, "rewards": order, "terminals": order % 100 == 99}
+    pl.DataFrame(made).write_parquet(tmp_path / "logs.parquet")
+    dataset = Dataset.load(tmp_path / "logs.parquet", rows=rows)
+    np.testing.assert_array_equal(dataset.columns["rewards"], order[rows])
+
+
 @pytest.mark.parametrize("width", [1, 1000])
 @pytest.mark.parametrize("n", [1, 65_536, 65_537, 140_000])
 def test_pieces_cover_every_row(n: int, width: int):

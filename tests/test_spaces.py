@@ -1,6 +1,7 @@
 """Spaces: observations become flat numbers, actions of the policy become the environment's, both are described."""
 
 import json
+import warnings
 from typing import Any
 
 import jax
@@ -373,3 +374,18 @@ def test_choices_are_counted_from_zero(space: Any, nvec: tuple[int, ...], policy
     assert decoded.tolist() == environments
     assert space.contains(decoded[0])
     assert codec.encode(decoded).tolist() == policys
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.int8])
+def test_bytes_come_in_any_type_that_holds_them_and_nothing_beyond(dtype: Any):
+    limits = np.iinfo(dtype)
+    encoder = obs_encoder(spaces.Box(limits.min, limits.max, (3,), dtype))
+    ends = [limits.min, 0, limits.max]
+    for kind in (dtype, np.int64, np.float64):
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            found = encoder(np.array([ends], kind), 1)
+        assert found.tolist() == [[0, -limits.min, 255]]
+    for beyond in (limits.min - 1, limits.max + 1):
+        with pytest.raises(InvalidStepError, match=f"observation has an entry {beyond}, which is outside"):
+            encoder(np.array([[0, beyond, 0]], np.int64), 1)

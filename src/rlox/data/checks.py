@@ -77,7 +77,8 @@ def mark_ends(table: dict[str, Any], name: str) -> bool:
     if not (terminated.any() or truncated.any()):
         raise DatasetError(
             f"{name}: no episode ends in {len(terminated):,} steps: mark the ends in 'terminals' (the state is "
-            "terminal) or 'timeouts' (the episode was truncated), or name a column with an id of the episode."
+            "terminal) or 'timeouts' (the episode was truncated), name a column with an id of the episode, or take "
+            "more rows."
         )
     unfinished = not (terminated[-1] or truncated[-1])
     truncated[-1] |= unfinished

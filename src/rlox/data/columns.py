@@ -108,6 +108,8 @@ class Source(NamedTuple):
     read: Callable[[list[str], slice], Mapping[str, Column]]
     observation_space: spaces.Space[Any] | None = None
     action_space: spaces.Space[Any] | None = None
+    read_ids: Callable[[str, slice], Column] | None = None
+    """How to read a column of ids, where ``read`` takes text for numbers: 3.1 and 3.10 are two episodes."""
 
 
 def flatten(columns: Mapping[Any, Any], above: str = "") -> dict[str, Any]:

@@ -7,7 +7,7 @@ import csv
 import gzip
 import io
 import itertools
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -30,9 +30,13 @@ def open_csv(path: Path) -> Source:
 
     def read(wanted: list[str], rows: slice) -> dict[str, Column]:
         with reading(path), _rows_of(path) as (names, lines):
-            return _read(lines, [(name, names.index(name)) for name in wanted], rows, len(names), path)
+            return _read(lines, [(name, names.index(name)) for name in wanted], rows, len(names), path, _parse)
 
-    return Source(names, read)
+    def read_ids(name: str, rows: slice) -> Column:
+        with reading(path), _rows_of(path) as (names, lines):
+            return _read(lines, [(name, names.index(name))], rows, len(names), path, _stripped)[name]
+
+    return Source(names, read, read_ids=read_ids)
 
 
 @contextlib.contextmanager
@@ -76,7 +80,12 @@ def _is_number(text: str) -> bool:
 
 
 def _read(
-    lines: Iterator[list[str]], wanted: Sequence[tuple[str, int]], rows: slice, width: int, path: Path
+    lines: Iterator[list[str]],
+    wanted: Sequence[tuple[str, int]],
+    rows: slice,
+    width: int,
+    path: Path,
+    parse: Callable[[list[str]], NDArray[Any]],
 ) -> dict[str, Column]:
     """Return rows of columns, parsed batch by batch."""
     start, stop = rows.start or 0, rows.stop
@@ -92,7 +101,7 @@ def _read(
                 told = f"'{path}': row {at + i:,} has {len(row)} values, but there are {width} columns"
                 raise DatasetError(f"{told}: complete or drop it.")
         for name, place in wanted:
-            parts[name].append(_parse([row[place] for row in batch]))
+            parts[name].append(parse([row[place] for row in batch]))
             size += parts[name][-1].nbytes
         # Both the batches and the columns made of them.
         check_memory(size, str(path))
@@ -102,12 +111,21 @@ def _read(
 
 def _parse(texts: list[str]) -> NDArray[Any]:
     """Return the values of a batch as the simplest type that all have; text as it is."""
-    for kind, parse in ((np.int64, int), (np.float64, float)):
+    # Python reads 1_000 as a number, which nobody writes into a file as one.
+    for kind, parse in () if any("_" in text for text in texts) else ((np.int64, int), (np.float64, float)):
         with contextlib.suppress(ValueError, OverflowError):
             return np.array(list(map(parse, texts)), kind)
     found = [_FLAGS.get(text.strip().lower()) for text in texts]
     if None not in found:
         return np.array(found, bool)
+    return _as_text(texts)
+
+
+def _stripped(texts: list[str]) -> NDArray[Any]:
+    return _as_text([text.strip() for text in texts])
+
+
+def _as_text(texts: list[str]) -> NDArray[Any]:
     # NumPy gives each the room of the longest, four bytes a letter.
     check_memory(4 * len(texts) * max(map(len, texts)), "A column of text")
     return np.array(texts)

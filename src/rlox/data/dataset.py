@@ -286,18 +286,24 @@ class Dataset:
     def save(self, path: str | Path) -> None:
         """Write an ``.npz`` or ``.hdf5`` file, or without a suffix the folder of a Minari dataset.
 
-        The file has the same columns and spaces. Minari stores one more observation than steps of each episode:
-        without ``next_observations``, truncated steps are left out of it, as in ``transitions``.
+        The file has the same columns and spaces; a first episode whose beginning was left out counts as whole there.
+        Minari stores one more observation than steps of each episode: without ``next_observations``, truncated steps
+        are left out of it, as in ``transitions``.
 
         Raises:
-            DatasetError: the path exists, it cannot be written, or Minari cannot store the steps since they do not
-                follow one another.
+            DatasetError: the path exists, it cannot be written, no episode ends in the steps, or Minari cannot store
+                them since they do not follow one another.
         """
         table = dict(self.columns)
         if self.partial[1]:
             cut = table["timeouts"][:].copy()
             cut[-1] = False
             table["timeouts"] = cut
+            if not (cut.any() or table["terminals"][:].any()):
+                raise DatasetError(
+                    f"{self.name}: its {len(cut):,} steps are the inside of one episode, which no file can be loaded "
+                    "from: take more of them."
+                )
         formats.save(Path(path), table, self.observation_space, self.action_space)
 
 

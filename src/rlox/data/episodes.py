@@ -25,6 +25,9 @@ def mark_by_ids(table: dict[str, Any], name: str, *, goes_on: bool) -> None:
         DatasetError: an id that is missing or comes back later, or a flag inside an episode.
     """
     ids = table.pop("episode")
+    if ids.dtype.kind == "O":
+        # pandas' NA is neither equal to anything nor different from it.
+        ids = np.array([None if _is_missing(identity) else identity for identity in ids], object)
     _check_ids(ids, name)
     last = np.append(ids[1:] != ids[:-1], True)
     for flag in ("terminals", "timeouts"):
@@ -40,13 +43,18 @@ def mark_by_ids(table: dict[str, Any], name: str, *, goes_on: bool) -> None:
     table["timeouts"] = last & ~table["terminals"]
 
 
+def _is_missing(identity: Any) -> bool:
+    """Return whether an id is None, or differs from itself: not a number, not a time, pandas' NA."""
+    itself = identity == identity
+    return identity is None or not isinstance(itself, bool | np.bool_) or not itself
+
+
 def _check_ids(ids: NDArray[Any], name: str) -> None:
     """Refuse ids that are missing, and episodes whose rows are not together."""
     first: dict[Any, int] = {}
     for row in [0, *(np.flatnonzero(ids[1:] != ids[:-1]) + 1).tolist()]:
         identity = ids[row]
-        # Not a number and not a time differ from themselves.
-        if identity is None or identity != identity or (isinstance(identity, str | bytes) and not identity):
+        if _is_missing(identity) or (isinstance(identity, str | bytes) and not identity):
             raise DatasetError(
                 f"{name}: the id of the episode is missing in row {row:,}: fill it in, or drop that row."
             )

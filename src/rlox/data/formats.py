@@ -119,7 +119,7 @@ def _read_parquet(file: Any, wanted: list[str], rows: slice, name: str) -> dict[
     batches = file.iter_batches(_BATCH, row_groups=groups, columns=wanted)
     for batch in track(f"Reading {name}", batches, math.ceil((stop - at) / _BATCH)):
         low, high = max(start - at, 0), min(stop - at, len(batch))
-        for key in wanted:
+        for key in wanted if low < high else ():
             values = _arrow_values(batch.column(key).slice(low, high - low), key, at + low - start, name)
             if key not in arrays:
                 check_memory(total * values.dtype.itemsize * math.prod(values.shape[1:]), name)

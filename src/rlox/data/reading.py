@@ -14,7 +14,8 @@ if TYPE_CHECKING:
 
     from rlox.data.columns import ColumnNames
 
-ACTIONS = ("action_low", "action_high", "n_actions")
+_BOUNDS = ("action_low", "action_high")
+ACTIONS = (*_BOUNDS, "n_actions")
 SEVERAL = ("observations", "actions", "next_observations")
 """What may be of several columns."""
 
@@ -48,7 +49,8 @@ class Reading:
 
     def __post_init__(self) -> None:
         for name, value in list(vars(self).items()):
-            several = [value] if isinstance(value, str) and name in SEVERAL else value
+            alone = (isinstance(value, str) and name in SEVERAL) or (isinstance(value, int | float) and name in _BOUNDS)
+            several = [value] if alone else value
             value = (tuple(several) or None) if isinstance(several, list | tuple) else value
             object.__setattr__(self, name, value)
             names = value if isinstance(value, tuple) and name in SEVERAL else (value,)
@@ -62,7 +64,10 @@ class Reading:
         if self.n_actions is not None and not (type(self.n_actions) is int and 1 <= self.n_actions <= 100_000):
             raise DatasetError(f"n_actions={self.n_actions!r} must be a whole number from 1 to 100,000.")
         if self.action_low is not None and self.action_high is not None:
-            low, high = np.array(self.action_low, float), np.array(self.action_high, float)
+            try:
+                low, high = np.array(self.action_low, float), np.array(self.action_high, float)
+            except (TypeError, ValueError):
+                low = high = np.array([np.nan])
             if len({1, low.size, high.size}) > 2 or not (np.isfinite([*low, *high]).all() and (low < high).all()):
                 raise DatasetError(
                     f"action_low={_shown(self.action_low)} and action_high={_shown(self.action_high)} must be finite, "
@@ -112,4 +117,4 @@ AS_IT_IS = Reading()
 
 
 def _shown(bound: tuple[float, ...]) -> str:
-    return " ".join(f"{value:g}" for value in bound)
+    return " ".join(f"{value:g}" if isinstance(value, int | float) else repr(value) for value in bound)

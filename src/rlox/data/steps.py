@@ -50,10 +50,16 @@ def take(source: Source, theirs: Mapping[str, str | list[str]], rows: slice, nam
         DatasetError: a column is not of numbers, or holds one that is not finite; columns to be put side by side differ
             in length.
     """
-    read = source.read(list(dict.fromkeys(part for parts in theirs.values() for part in _as_list(parts))), rows)
+    ids = theirs.get("episode")
+    wanted = dict.fromkeys(part for parts in theirs.values() for part in _as_list(parts))
+    if source.read_ids and isinstance(ids, str):
+        others = [part for part in wanted if part != ids]
+        read = {**(source.read(others, rows) if others else {}), ids: source.read_ids(ids, rows)}
+    else:
+        read = source.read(list(wanted), rows)
     for key, column in read.items():
         # Ids may be text; not of variable length in a file, which HDF5 can read forever if it is damaged.
-        if key != theirs.get("episode") or (column.dtype.kind == "O" and not isinstance(column, np.ndarray)):
+        if key != ids or (column.dtype.kind == "O" and not isinstance(column, np.ndarray)):
             _check_numbers(column, key, name, choice=key in _as_list(theirs.get("actions", ())))
     for ours, parts in theirs.items():
         for part in _as_list(parts):
@@ -168,8 +174,8 @@ def resolve(names: Iterable[str], chosen: ColumnNames, name: str) -> dict[str, s
         found[ours] = theirs if isinstance(theirs, str) else list(theirs)
     given = {ours.partition("/")[0] for ours in chosen}
     for wanted in (*REQUIRED, *OPTIONAL):
-        # Where there are flags, they say more than an id.
-        if wanted not in given and not (wanted == "episode" and "terminals" in found):
+        # Both flags say more than an id; terminals alone do not say where the other episodes end.
+        if wanted not in given and not (wanted == "episode" and {"terminals", "timeouts"} <= found.keys()):
             found |= _named(wanted, known)
     for wanted in REQUIRED:
         if wanted == "terminals" and "episode" in found:

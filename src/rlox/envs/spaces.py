@@ -44,7 +44,8 @@ class ObsEncoder:
         parts: list[NDArray[Any]] = []
         _encode(self.space, obs, n, "observation", parts)
         if self.dtype == np.uint8:
-            return (parts[0] - int(self.space.low.min())).astype(np.uint8)  # pyright: ignore[reportAttributeAccessIssue]
+            low = int(self.space.low.min())  # pyright: ignore[reportAttributeAccessIssue]
+            return parts[0].astype(np.uint8) if low == 0 else (parts[0].astype(np.int16) - low).astype(np.uint8)
         scaled = [_scale(leaf, part) for (_, leaf), part in zip(leaves(self.space), parts, strict=True)]
         flat = scaled[0] if len(scaled) == 1 else np.concatenate(scaled, axis=1)
         # Always a copy: simulators write their next observation into the same array.
@@ -185,6 +186,10 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
         row, entry = np.argwhere(~np.isfinite(flat))[0]
         where = np.unravel_index(entry, shape) if shape else ()
         raise InvalidStepError(f"{name}{list(map(int, where))} is {flat[row, entry]}: it must be finite.")
+    if isinstance(space, spaces.Box) and flat.dtype != space.dtype and _takes_all_bytes(space):
+        outside = (flat < space.low.min()) | (flat > space.high.max())
+        if outside.any():
+            raise InvalidStepError(f"{name} has an entry {flat[outside][0]}, which is outside {space}.")
     parts.append(flat)
 
 
@@ -236,7 +241,11 @@ class ActionCodec:
         return (action.reshape(shape) + start).astype(self.space.dtype)
 
     def encode(self, action: NDArray[Any]) -> NDArray[Any]:
-        """Return the policy's ``(n, dim)`` from a batch of the environment's actions; the inverse of ``decode``."""
+        """Return the policy's ``(n, dim)`` from a batch of the environment's actions; the inverse of ``decode``.
+
+        They may have the shape of the space, or be flat.
+        """
+        action = action.reshape(len(action), *(self.space.shape or ()))
         if isinstance(self.space, spaces.Box):
             low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
             # A component whose bounds coincide has one value, and no range to measure it in.
