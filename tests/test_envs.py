@@ -395,6 +395,45 @@ def test_a_callable_that_makes_a_vector_environment_is_taken():
     assert make_envs(lambda: sync(AutoresetMode.SAME_STEP)).n == 3
 
 
+@pytest.mark.parametrize("mode", ["sync", "async"])
+def test_last_observations_are_kept_where_a_reset_writes_into_the_same_array(mode: str):
+    envs = make_envs(functools.partial(Counting, reuse=True), 2, mode)
+    try:
+        for stream in collect(envs, 7)[0]:
+            assert stream == counted(3, 7)
+    finally:
+        envs.close()
+
+
+def refuses(error: Exception) -> Any:
+    """Return a maker of environments whose steps end with an error of their own."""
+
+    class Refusing(Counting):
+        def step(self, action: Any) -> Any:
+            raise error
+
+    return Refusing
+
+
+def test_an_error_of_a_connection_that_the_environment_has_is_its_own():
+    envs = make_envs(refuses(ConnectionResetError("the simulator is gone")), 2)
+    with pytest.raises(ConnectionResetError, match="the simulator is gone"):
+        step_many(envs, 1)
+
+
+def only_here(parent: int) -> Counting:
+    """Make an environment, but not in another process."""
+    if os.getpid() != parent:
+        raise RuntimeError("no licence")
+    return Counting()
+
+
+def test_an_environment_that_its_process_cannot_make_is_refused_in_one_line():
+    with pytest.raises(ConfigError, match="could not be created in a process of its own") as error:
+        make_envs(functools.partial(only_here, os.getpid()), 2, "async")
+    assert "\n" not in str(error.value)
+
+
 def test_worker_processes_give_what_the_same_environments_give_here():
     results = []
     for mode in ("sync", "async"):
@@ -453,3 +492,27 @@ def test_envpool_names_what_it_does_not_have():
     pytest.importorskip("envpool")
     with pytest.raises(ConfigError, match=r"EnvPool has no environment 'CartPol-v1'\. Did you mean 'CartPole-v1'\?"):
         make_envs("CartPol-v1", 2, "envpool")
+
+
+def test_envpool_goes_on_with_other_episodes_after_a_checkpoint(tmp_path: Any):
+    pytest.importorskip("envpool")
+    config = {"hidden": 4, "batch_size": 8, "learning_starts": 500, "vectorization_mode": "envpool"}
+    starts = []
+    with Trainer("awr", env="CartPole-v1", config=config) as trainer:
+        trainer.train(30, progress=False)
+        starts.append(trainer.replay_dataset().columns["observations"][0])
+        trainer.save(tmp_path)
+    with Trainer.load(tmp_path) as trainer:
+        trainer.train(30, progress=False)
+        starts.append(trainer.replay_dataset().columns["observations"][30])
+    assert (starts[0] != starts[1]).all()
+
+
+def test_envpool_evaluates_and_records_by_the_seed():
+    pytest.importorskip("envpool")
+    config = {"hidden": 4, "vectorization_mode": "envpool"}
+    with Trainer("awr", env="Pendulum-v1", config=config) as trainer:
+        first, again, other = (trainer.evaluate(2, seed=seed)["mean_reward"] for seed in (1, 1, 2))
+    assert first == again != other
+    with Trainer("awr", env="Breakout-v5", config={**config, "batch_size": 8, "buffer_size": 9}) as trainer:
+        assert len(trainer.record(3, deterministic=True)) >= 3

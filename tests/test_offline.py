@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from probes import AIMS, DelayedReward, ObservedActionReward
 from rlox import Dataset, Trainer
@@ -158,6 +159,18 @@ def test_the_actor_waits_while_the_critic_learns_alone_after_the_switch(case: st
     assert not same(actor, trainer.state.actor)
 
 
+def test_the_actor_waits_after_each_time_that_it_learned_offline():
+    settings = {**SETTINGS["iql"], "learning_starts": 0, "critic_warmup_steps": 64}
+    trainer = Trainer("iql", env=ObservedActionReward(), dataset=logged(), config=settings, seed=0)
+    trainer.train(100, progress=False)
+    trainer.train_offline(20, progress=False)
+    before = trainer.gradient_steps
+    trainer.train(64, progress=False)
+    assert trainer.gradient_steps == before
+    trainer.train(20, progress=False)
+    assert trainer.gradient_steps > before
+
+
 def test_nothing_waits_where_there_were_no_data():
     settings = {**SMALL, "learning_starts": 32, "critic_warmup_steps": 64}
     with pytest.warns(UserWarning, match="critic_warmup_steps=64 has no effect without a dataset"):
@@ -257,6 +270,13 @@ def test_a_policy_is_recorded_in_whole_episodes_and_the_same_again():
         np.testing.assert_array_equal(first.columns[name][:], second.columns[name][:])
     modes = trainer.record(7, deterministic=True)
     np.testing.assert_array_equal(modes.columns["actions"][:], trainer.predict(modes.columns["observations"][:]))
+
+
+def test_steps_that_only_reset_an_environment_are_not_recorded():
+    env = SyncVectorEnv([OneArray], autoreset_mode=AutoresetMode.NEXT_STEP)
+    data = Trainer("awr", env=env, config=SMALL).record(6)
+    assert data.columns["observations"][:][:, 0].tolist() == [0, 1, 2, 0, 1, 2]
+    assert data.columns["next_observations"][:][:, 0].tolist() == [1, 2, 3, 1, 2, 3]
 
 
 def test_recorded_log_probabilities_are_those_of_the_policy():

@@ -5,9 +5,11 @@ from contextlib import nullcontext as no_warning
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
+from gymnasium.wrappers import TransformReward
 
 from probes import ACTION_SPACES, Diary, Wandering
 from rlox import Dataset, Trainer
@@ -80,6 +82,21 @@ def test_an_episode_that_is_not_found_again_is_cut(tmp_path: Path, config: dict[
     # The run that goes on by itself is not cut by having been saved.
     trainer.train(10, progress=False)
     assert ends(trainer) == [6, 13, 20, 27, 34, 41, 48, steps + 9]
+
+
+def test_a_run_that_goes_on_elsewhere_names_where(tmp_path: Path):
+    config = {"hidden": 4, "batch_size": 8, "learning_starts": 50}
+    with Trainer("awr", "CartPole-v1", config=config) as trainer:
+        trainer.save(tmp_path / "there")
+        spec = trainer.spec
+    with Trainer.from_spec(spec, env="Acrobot-v1") as trainer:
+        trainer.save(tmp_path / "elsewhere")
+    with Trainer.load(tmp_path / "elsewhere") as trainer:
+        assert trainer.spec.env == "Acrobot-v1"
+    with Trainer.load(tmp_path / "there", env=TransformReward(gym.make("CartPole-v1"), lambda r: 2 * r)) as trainer:
+        trainer.save(tmp_path / "wrapped")
+    with Trainer.load(tmp_path / "wrapped") as trainer, pytest.raises(ConfigError, match="needs an environment"):
+        trainer.train(10, progress=False)
 
 
 def test_the_return_of_an_episode_that_goes_on_is_whole(tmp_path: Path):

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 import gymnasium as gym
+import numpy as np
 from gymnasium.vector import VectorEnv
 
 from rlox import compilation
@@ -43,7 +44,12 @@ Spaces = tuple[gym.Space[Any], gym.Space[Any]]
 
 
 def make_learner(
-    spec: RunSpec, env: EnvLike | None, data: Dataset | None, spaces: Spaces | None = None, n_streams: int = 1
+    spec: RunSpec,
+    env: EnvLike | None,
+    data: Dataset | None,
+    spaces: Spaces | None = None,
+    n_streams: int = 1,
+    env_steps: int = 0,
 ) -> Learner:
     """Return the learner of a specification.
 
@@ -53,6 +59,7 @@ def make_learner(
         data: what to learn from, if there are any.
         spaces: of observations and actions, if there is neither.
         n_streams: of a replay that was filled in environments that are not here.
+        env_steps: of the run so far.
 
     Raises:
         ConfigError: nothing to learn from, or an environment that could not be created.
@@ -69,7 +76,7 @@ def make_learner(
     with contextlib.ExitStack() as opened:
         envs = None
         if env is not None:
-            envs = _make_envs(spec, env)
+            envs = _make_envs(spec, env, env_steps)
             opened.callback(envs.close)
         place = envs or data
         if place is not None:
@@ -146,12 +153,14 @@ def _make_other(
     )
 
 
-def _make_envs(spec: RunSpec, env: EnvLike) -> Envs:
+def _make_envs(spec: RunSpec, env: EnvLike, env_steps: int) -> Envs:
     config = spec.config
     if getattr(config, "n_workers", 0):
         mode = "envpool" if config.vectorization_mode == "envpool" else "sync"
         return make_envs(env, 1, mode)  # For its spaces; those of the collectors are elsewhere.
-    return make_envs(env, config.n_envs, config.vectorization_mode, spec.seed, timeout=config.env_timeout)
+    # EnvPool takes seeds only here: a run that goes on must not draw again what it has drawn.
+    seed = int(np.random.SeedSequence([spec.seed, env_steps]).generate_state(1)[0]) if env_steps else spec.seed
+    return make_envs(env, config.n_envs, config.vectorization_mode, seed, timeout=config.env_timeout)
 
 
 def named(dataset: object) -> str | None:
@@ -167,9 +176,10 @@ def is_discrete(env: EnvLike | None, data: Dataset | None) -> bool:
     if env is None:
         return data is not None and bool(action_codec(data.action_space).nvec)
     envs = make_envs(env)
-    discrete = bool(action_codec(envs.action_space).nvec)
-    envs.close()
-    return discrete
+    try:
+        return bool(action_codec(envs.action_space).nvec)
+    finally:
+        envs.close()
 
 
 def no_env(env_id: str | None, what: str) -> ConfigError:
@@ -224,11 +234,12 @@ def load_run(
     if env is None and not names_module(spec.env):
         env = spec.env
     data = _find_data(spec, dataset)
-    if isinstance(env, str):
-        spec = dataclasses.replace(spec, env=env)
+    if env is not None:
+        spec = dataclasses.replace(spec, env=env if isinstance(env, str) else None)
     if dataset is not None:
         spec = dataclasses.replace(spec, dataset=named(dataset))
-    learner = make_learner(spec, env, data, saved, n_streams)
+    env_steps = int(arrays["env_steps"]) if "env_steps" in arrays and arrays["env_steps"].ndim == 0 else 0
+    learner = make_learner(spec, env, data, saved, n_streams, max(env_steps, 0))
     try:
         _check_spaces(path, saved, (learner.observation_space, learner.action_space))
         learner.restore(arrays)

@@ -132,7 +132,10 @@ class Trainer:
         run_dir: str | Path | None = None,
     ) -> Trainer:
         """Return the trainer of a specification, which names the data that are given."""
-        env = spec.env if env is None else env
+        if env is None:
+            env = spec.env
+        else:
+            spec = dataclasses.replace(spec, env=env if isinstance(env, str) else None)
         trainer = cls.__new__(cls)
         trainer._set_up(spec, env, Loggers(logger), make_learner(spec, env, data), callbacks, run_dir)
         return trainer
@@ -323,14 +326,22 @@ class Trainer:
         check_positive(n_episodes=n_episodes)
         if self._env is None or self._learner.envs is None:
             raise no_env(self._spec.env, "evaluate")
+        seed = self._eval_seed if seed is None else seed
         if isinstance(self._env, gym.Env | gym.vector.VectorEnv):
             self._learner.end_episodes()
             envs = self._learner.envs
+        elif self._eval_envs is not None and self._eval_envs.takes_seeds:
+            envs = self._eval_envs
         else:
-            mode = "envpool" if self.config.vectorization_mode == "envpool" else "sync"
-            envs = self._eval_envs = self._eval_envs or make_envs(self._env, 1, mode, self._eval_seed)
-        seed = self._eval_seed if seed is None else seed
+            if self._eval_envs is not None:
+                self._eval_envs.close()
+            envs = self._eval_envs = make_envs(self._env, 1, self._mode_of_one, seed)
         return Results(evaluate(self.policy, envs, n_episodes, deterministic=deterministic, seed=seed))
+
+    @property
+    def _mode_of_one(self) -> str:
+        """How a single environment is made: EnvPool has ids that Gymnasium does not know."""
+        return "envpool" if self.config.vectorization_mode == "envpool" else "sync"
 
     def evaluate_offline(
         self,
@@ -344,7 +355,8 @@ class Trainer:
         """Estimate how good the policy is before it runs, from data that it was not trained on.
 
         Args and results are those of ``policy.estimates.evaluate_offline``, and
-        ``weight/effective_sample_size``: the share of the data that the algorithm's weights use.
+        ``weight/effective_sample_size``: the share of the data that the algorithm's weights use, if they are of the
+        data's actions.
 
         Raises:
             DatasetError: data that cannot be used, or are not of the policy's spaces.
@@ -368,7 +380,7 @@ class Trainer:
                 report=lambda steps: bar.update(steps, {}),
             )
         share = learner.share_in_use(data.transitions(), seed)
-        return Results({**found, "weight/effective_sample_size": share})
+        return Results(found if share is None else {**found, "weight/effective_sample_size": share})
 
     @habits.alone
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
@@ -419,7 +431,7 @@ class Trainer:
         if self._env is None or self._learner.envs is None:
             raise no_env(self._spec.env, "record")
         ready_made = isinstance(self._env, gym.Env | gym.vector.VectorEnv)
-        envs = self._learner.envs if ready_made else make_envs(self._env)
+        envs = self._learner.envs if ready_made else make_envs(self._env, 1, self._mode_of_one, seed)
         if ready_made:
             self._learner.end_episodes()
         try:

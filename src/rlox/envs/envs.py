@@ -150,7 +150,8 @@ class Envs:
                 _set_row(next_obs, i, info["final_obs"][i])
         elif ended.any():
             next_obs = copy.deepcopy(obs)
-            obs = self.env.reset(options={"reset_mask": ended})[0]
+            with self._alive():
+                obs = self.env.reset(options={"reset_mask": ended})[0]
         return Step(self._reward(reward), next_obs, terminated, truncated, valid, obs)
 
     def _ask(self, action: NDArray[Any]) -> Any:
@@ -203,7 +204,9 @@ class Envs:
                 "hangs, or is slower than that."
             )
             raise WorkerDiedError(self._dead) from None
-        except (EOFError, ConnectionError) as error:
+        except (EOFError, ConnectionResetError, BrokenPipeError) as error:
+            if not isinstance(self.env, AsyncVectorEnv):  # It is the environment's own.
+                raise
             self._dead = (
                 f"A process that steps environments died at step {self.steps:,} ({type(error).__name__}): it was "
                 "killed, ran out of memory, or crashed below Python. Load the last checkpoint to continue."
@@ -283,7 +286,13 @@ def make_envs(
     if mode == "async":
         # Not forked: JAX runs threads, whose locks a copy of this process would never be released.
         worker = functools.partial(_make_in_worker, make, os.getpid())
-        made = AsyncVectorEnv([worker] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP, context="forkserver")
+        try:
+            made = AsyncVectorEnv([worker] * n_envs, autoreset_mode=AutoresetMode.SAME_STEP, context="forkserver")
+        except (EOFError, ConnectionResetError, BrokenPipeError):
+            raise ConfigError(
+                "An environment could not be created in a process of its own, which says above why; "
+                "vectorization_mode='sync' makes it in this one."
+            ) from None
         return Envs(made, numbered=True, timeout=timeout)
     if n_envs == 1:
         return Envs(make())

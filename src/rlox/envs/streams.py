@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import struct
 import zlib
 from collections.abc import Sequence
@@ -91,6 +92,9 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
                 self._actions.append(np.array(action))
                 if len(self._actions) > LONGEST:
                     self._actions = None
+        if len(result) == 5 and (result[2] or result[3]):
+            # A copy: of several environments, the reset that follows may write into the same array.
+            return (copy.deepcopy(result[0]), *result[1:])
         return result
 
 

@@ -61,6 +61,8 @@ def record(
     for taken in track(
         f"Recording {name}", steps(envs, lambda obs: acting.predict(obs, deterministic=deterministic), seed), n_steps
     ):
+        if not taken.step.valid.all():
+            continue
         rows.append(copy.deepcopy(taken) if envs.is_vector else taken)
         if not deterministic:
             log_probs.append(acting.log_prob(taken.obs, taken.action))
