@@ -210,6 +210,8 @@ BIG = 10**15
         put("streams.episode", np.zeros(3, np.int64)),
         put("streams.actions", np.zeros((3, 9), np.float32)),
         put("env_steps", -3),
+        put("replay.columns.obs", np.zeros((9, 1, 1), np.float32)),
+        put("offline_at", -1),
         put("rogue", 1),
     ],
 )  # fmt: skip

@@ -28,7 +28,7 @@ from rlox.core.rollout import Rollout
 from rlox.core.run_state import RunState, from_arrays, to_arrays
 from rlox.core.state import TrainState
 from rlox.core.streams import Streams
-from rlox.core.transition import Transition
+from rlox.core.transition import Transition, cut_at_gaps
 from rlox.core.update import init_state
 from rlox.core.weigh import share_in_use
 from rlox.data.columns import available_memory
@@ -104,7 +104,7 @@ class RegressionLearner:
         if data is not None and train.normalizer is not None:
             train = train._replace(normalizer=Normalizer.fit(data.obs))
         # In rounds, whole streams are labelled: the replay starts with the data.
-        in_replay = data if self._rows else None
+        in_replay = cut_at_gaps(data) if data is not None and self._rows else None
         self._data = None if data is None or self._rows else replays.fill(data, 0, 1)
         self._shares_replay = False
         self.state = RunState(
@@ -204,7 +204,8 @@ class RegressionLearner:
     def take_offline(self, train: TrainState, report: Report) -> None:
         """Go on from a state that has learned from the data, which reports this."""
         self._report, self._coming, self._expected = report, None, None
-        self.state = self.state._replace(train=train, action=None, behavior=None, pretrained=True)
+        at = self.state.env_steps
+        self.state = self.state._replace(train=train, action=None, behavior=None, pretrained=True, offline_at=at)
 
     def _step(self) -> None:
         """Act, step the environments, and learn if it is time to."""
@@ -319,7 +320,7 @@ class RegressionLearner:
         return Mix(
             data=self._data,
             share=None if self._data is None else share,
-            actor_waits=env_steps <= warmup if warmup and self.state.pretrained else None,
+            actor_waits=env_steps - self.state.offline_at <= warmup if warmup and self.state.pretrained else None,
             frozen=None if until is None else env_steps - n_new >= until,
         )
 
@@ -356,8 +357,12 @@ class RegressionLearner:
             state = state._replace(replay=replays.cut(state.replay, streams))
         self.state = state._replace(action=None)
 
-    def share_in_use(self, steps: Transition, seed: int) -> float:
-        """Return the effective sample size of the weights that steps ``(N, ...)`` have, as a share of them."""
+    def share_in_use(self, steps: Transition, seed: int) -> float | None:
+        """Return the effective sample size of the weights that steps ``(N, ...)`` have, as a share of them.
+
+        None if the algorithm fits other actions than theirs.
+        """
+        steps = cut_at_gaps(steps) if self._rows else steps
         return share_in_use(self.algorithm, self.config, self.state.train, steps, seed)
 
     def metrics(self) -> dict[str, float]:

@@ -45,6 +45,8 @@ class RunState(NamedTuple):
     """Where the environments were at a snapshot; None without any."""
     pending: int = 0
     """With collectors, steps of the replay for which no update or round was made yet, times ``updates_per_step``."""
+    offline_at: int = 0
+    """Environment steps when it last learned offline."""
 
 
 def to_arrays(state: RunState, *, replay: bool = True) -> dict[str, NDArray[Any]]:
@@ -71,7 +73,7 @@ def from_arrays(fresh: RunState, arrays: Mapping[str, NDArray[Any]]) -> RunState
     Raises:
         CheckpointError: they are those of another configuration.
     """
-    kept = {"forgotten": np.array(0), "pending": np.array(0), **arrays}
+    kept = {**dict.fromkeys(("forgotten", "pending", "offline_at"), np.array(0)), **arrays}
     counted = kept.pop("replay_rows", np.array(0))
     if counted.shape or counted.dtype.kind not in "iu":
         raise CheckpointError("'replay_rows' in the checkpoint is no whole number: it is damaged, or was made up.")
@@ -87,7 +89,7 @@ def from_arrays(fresh: RunState, arrays: Mapping[str, NDArray[Any]]) -> RunState
         streams=fresh.streams if "streams.episode" in kept else None,
     )
     state = unpack(template, kept)
-    _check(state, rows)
+    _check(state, rows, len(rollout.valid) if rollout else 0)
     if state.replay is not None:
         state = state._replace(replay=replays.refill(rows, state.replay))
     if rollout and state.rollout:
@@ -95,24 +97,26 @@ def from_arrays(fresh: RunState, arrays: Mapping[str, NDArray[Any]]) -> RunState
     return state._replace(rollout=rollout)
 
 
-def _check(state: RunState, rows: int) -> None:
+def _check(state: RunState, rows: int, rollout_rows: int) -> None:
     """Refuse counts and places that the arrays do not have room for.
 
     Raises:
         CheckpointError: they do not fit.
     """
-    fits = [rows < 2**31, min(state.env_steps, state.forgotten, state.episodes, state.pending) >= 0]
+    fits = [rows < 2**31, min(state.env_steps, state.forgotten, state.episodes, state.pending, state.offline_at) >= 0]
     if state.replay is not None:
         filled, size, position = len(state.replay.columns.reward), state.replay.size, state.replay.position
         fits += [
             filled <= rows,
+            all(len(column) == filled for column in state.replay.columns),
             (size >= 0).all(),
             (size <= filled).all(),
             (position >= 0).all(),
             (position < rows).all(),
         ]
     if state.rollout is not None:
-        fits.append(state.rollout.filled == len(state.rollout.valid))
+        kept = len(state.rollout.valid)
+        fits += [state.rollout.filled == kept <= rollout_rows, all(len(x) == kept for x in state.rollout.steps)]
     if state.streams is not None:
         episode, lengths, kept = state.streams.episode, state.streams.lengths, state.streams.kept
         fits += [np.min([episode, lengths, kept]) >= 0, kept.sum() == len(state.streams.actions)]

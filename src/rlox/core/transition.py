@@ -4,8 +4,12 @@ from __future__ import annotations
 
 from typing import Any, NamedTuple
 
+import numpy as np
+
 AT_BOUND = 1e-6
 """How near to a bound an action counts as clipped to it, in units of half the range."""
+_PIECE = 65_536
+"""Steps that are compared at once."""
 
 
 class Transition(NamedTuple):
@@ -26,3 +30,18 @@ class Transition(NamedTuple):
     """``(...)`` bool: the episode ended in a terminal state; its value is not bootstrapped."""
     truncated: Any
     """``(...)`` bool: the episode was cut from outside; its value is bootstrapped."""
+
+
+def cut_at_gaps(steps: Transition) -> Transition:
+    """Return logged steps ``(N, ...)`` that are truncated also where one does not lead to the next one's observation.
+
+    There, steps are missing between them, or the log does not say that an episode was cut. What differs by rounding
+    is the same.
+    """
+    truncated = np.array(steps.truncated, bool)
+    for at in range(0, len(truncated) - 1, _PIECE):
+        led_to, began = steps.next_obs[at : at + _PIECE], steps.obs[at + 1 : at + 1 + _PIECE]
+        led_to = led_to[: len(began)]
+        same = led_to == began if began.dtype.kind in "ub" else np.isclose(led_to, began, rtol=1e-4, atol=1e-5)
+        truncated[at : at + len(began)] |= ~same.all(axis=1)
+    return steps._replace(truncated=truncated & ~np.asarray(steps.terminated, bool))

@@ -22,12 +22,16 @@ N_WEIGHED = 4096
 """Steps whose weights are described."""
 
 
-def share_in_use(algorithm: Algorithm, config: Any, state: TrainState, steps: Transition, seed: int) -> float:
-    """Return the effective sample size of the weights of steps ``(N, ...)``: of a sample, or in rounds of all."""
+def share_in_use(algorithm: Algorithm, config: Any, state: TrainState, steps: Transition, seed: int) -> float | None:
+    """Return the effective sample size of the weights of steps ``(N, ...)``: of a sample, or in rounds of all.
+
+    None if the weights are not of these steps' actions.
+    """
     if not config.rollout_steps:
         index = np.random.default_rng(seed).integers(len(steps.reward), size=N_WEIGHED)
         steps = Transition(*(column[index] for column in steps))
-    return float(effective_sample_size(_weigh(algorithm, config)(state, steps, jax.random.key(seed))))
+    weight = _weigh(algorithm, config)(state, steps, jax.random.key(seed))
+    return float(effective_sample_size(weight)) if weight.shape == steps.reward.shape else None
 
 
 @functools.lru_cache(maxsize=8)
