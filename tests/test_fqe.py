@@ -7,9 +7,13 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium import spaces
 
 from plain import Net, Optimizer, Vector, q_loss, q_value
+from rlox import Dataset, Trainer
 from rlox.core.fqe import Fit, FQEConfig, Logged, bootstrap_counts, init_fit, make_fqe, values
+from rlox.errors import ConfigError
+from rlox.policy.estimates import evaluate_offline
 
 OBS_DIM, N_CRITICS = 3, 3
 CONFIG = FQEConfig(
@@ -110,3 +114,11 @@ def test_bootstrap_samples_hold_as_many_episodes_as_there_are():
     assert (counts.sum(axis=1) == 50).all()
     assert (counts[1:] == 0).any(axis=1).all()
     assert len(np.unique(counts, axis=0)) == 11
+
+
+def test_an_estimate_over_too_many_joint_actions_is_refused():
+    table = {"observations": np.zeros((4, 2)), "actions": np.zeros((4, 13), int), "rewards": np.ones(4)}
+    data = Dataset.from_arrays({**table, "terminals": np.ones(4)}, action_space=spaces.MultiBinary(13))
+    policy = Trainer("bc", dataset=data, config={"hidden": 4}).policy
+    with pytest.raises(ConfigError, match="8,192 joint actions.*at most 4,096: evaluate the policy in an environment"):
+        evaluate_offline(policy, data, gamma=0.9)

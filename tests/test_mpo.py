@@ -11,7 +11,7 @@ import pytest
 from probes import AIMS, ActionReward, ObservedActionReward
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
-from rlox.algorithms.mpo import MPO, MPOConfig, solve_beta
+from rlox.algorithms.mpo import MPO, MPOConfig, NextActions, backup, solve_beta
 from rlox.core.distributions import Categorical, Gaussian
 from rlox.core.state import TrainState
 from rlox.core.transition import Transition
@@ -298,6 +298,23 @@ def test_one_call_makes_all_updates_of_a_step(settings: dict[str, int]):
     assert metrics["gradient_steps"] == pytest.approx(n * (metrics["env_steps"] - 100) / 3, abs=4 * n)
 
 
+def test_the_soft_maximum_has_no_entropy_besides():
+    config = MPOConfig(**SMALL, backup="logsumexp", beta=1.0)
+    q, batch = jnp.ones((2, 3, 48)), jax.tree.map(lambda column: column[0], discrete_steps())
+    found = [
+        backup(config, batch, q, NextActions(jnp.zeros((3, 48, 1)), jnp.full((3, 48), 1 / 3), jnp.full(48, bonus)))
+        for bonus in (0.0, 5.0)
+    ]
+    np.testing.assert_array_equal(*found)
+
+
+def test_how_much_of_the_data_its_own_actions_use_is_not_told():
+    with Trainer("mpo", env=ObservedActionReward(), config={"hidden": 4, "learning_starts": 8}) as trainer:
+        trainer.train(20, progress=False)
+        data = trainer.record(50)
+        assert "weight/effective_sample_size" not in trainer.evaluate_offline(data, gradient_steps=20, progress=False)
+
+
 @pytest.mark.parametrize(
     ("settings", "words"),
     [
@@ -308,6 +325,7 @@ def test_one_call_makes_all_updates_of_a_step(settings: dict[str, int]):
         ({"epsilon_mean": 0.1}, ["epsilon_mean=0.1", "anchor_tau"]),
         ({"epsilon_mean": 0.1, "anchor_tau": 0.1}, ["anchor_coef"]),
         ({"initial_std": 0.9}, ["initial_std=0.9", "max_std=0.8"]),
+        ({"initial_lambda": 0.0}, ["initial_lambda=0", "target_std=None"]),
         ({"epsilon": 0.0}, ["epsilon=0.0", "greater than 0"]),
     ],
 )

@@ -81,3 +81,21 @@ def test_predictions_are_made_of_normalised_observations(tmp_path: Any):
     np.testing.assert_allclose(trainer.predict(obs), np.clip(expected, -2, 2), rtol=1e-5)
     trainer.save(tmp_path)
     np.testing.assert_array_equal(Trainer.load(tmp_path).predict(obs), trainer.predict(obs))
+
+
+def test_more_observations_than_a_float32_counts_keep_its_statistics_right():
+    """One by one, where ``2^24 + 1`` is ``2^24``."""
+    n = 2.0**24
+    before = Normalizer(jnp.float32(n), jnp.full(1, 3.0), jnp.full(1, 4 * n, jnp.float32))
+    drawn = jnp.asarray(np.random.default_rng(0).normal(3, 2, size=(1_500, 1, 1)), jnp.float32)
+
+    @jax.jit
+    def shown(normalizer: Normalizer) -> Normalizer:
+        update = lambda normalizer, obs: (normalizer.update(obs, jnp.ones(1, bool)), None)
+        again = lambda _, normalizer: jax.lax.scan(update, normalizer, drawn)[0]
+        return jax.lax.fori_loop(0, 1_000, again, normalizer)
+
+    after = shown(before)
+    np.testing.assert_allclose(after.std, 2, rtol=0.02)
+    np.testing.assert_allclose(after.mean, 3, rtol=0.02)
+    assert after.count < n

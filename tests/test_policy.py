@@ -1,15 +1,17 @@
 """What comes out: a policy acts, is saved and loaded, without anything that its training needs."""
 
+import re
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium import spaces
 from safetensors import safe_open
 
-from rlox import Policy, Trainer
+from rlox import Dataset, Policy, Trainer
 from rlox.envs.envs import make_envs
-from rlox.errors import CheckpointError, ConfigError
+from rlox.errors import CheckpointError, ConfigError, InvalidStepError
 from rlox.policy.episodes import RandomPolicy, evaluate
 
 SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 32, "learning_starts": 100, "buffer_size": 1000}
@@ -132,3 +134,48 @@ def test_an_environment_of_other_spaces_is_refused(trainer: Trainer):
     ):
         evaluate(trainer.policy, envs, 1)
     envs.close()
+
+
+@pytest.mark.parametrize("space", [spaces.Discrete(3, start=1), spaces.Box(-2, 2, (2,)), spaces.MultiDiscrete([2, 4])])
+def test_log_probabilities_are_told_of_one_observation_or_several(space: spaces.Space[Any]):
+    policy = Trainer("bc", dataset=logs_of(space), config={"hidden": 4}).policy
+    actions = policy.predict(OBS)
+    several = policy.log_prob(OBS, actions)
+    one = [policy.log_prob(obs, action) for obs, action in zip(OBS, actions, strict=True)]
+    assert np.shape(one[0]) == ()
+    np.testing.assert_allclose(one, several, rtol=1e-5)
+
+
+def logs_of(space: spaces.Space[Any]) -> Dataset:
+    space.seed(0)
+    table = {"observations": OBS, "actions": np.array([space.sample() for _ in OBS]), "rewards": np.ones(5)}
+    return Dataset.from_arrays({**table, "terminals": np.arange(5) == 4}, action_space=space)
+
+
+@pytest.mark.parametrize(
+    ("space", "action"),
+    [(spaces.Discrete(2, start=1), 0), (spaces.Discrete(2), 5), (spaces.MultiDiscrete([2, 4]), [2, 0])],
+)
+def test_a_choice_that_there_is_not_has_no_probability(space: spaces.Space[Any], action: Any):
+    policy = Trainer("bc", dataset=logs_of(space), config={"hidden": 4}).policy
+    with pytest.raises(InvalidStepError, match=f"is outside {re.escape(str(space))}"):
+        policy.log_prob(OBS, np.array([action] * 5))
+
+
+def test_an_action_beyond_a_bound_is_clipped_to_it():
+    policy = Trainer("bc", dataset=logs_of(spaces.Box(-2, 2, (2,))), config={"hidden": 4}).policy
+    at, beyond = (np.full((5, 2), value, np.float32) for value in (2, 9))
+    np.testing.assert_array_equal(policy.log_prob(OBS, at), policy.log_prob(OBS, beyond))
+
+
+@pytest.mark.parametrize(
+    ("space", "density"),
+    [
+        (spaces.Box(np.float32([-1, 0.5]), np.float32([1, 0.5])), 0.5),
+        (spaces.Box(0, 1, (2,), np.int32), 0.25),
+        (spaces.Discrete(4), 0.25),
+    ],
+)
+def test_a_random_action_is_as_probable_as_any_other(space: spaces.Space[Any], density: float):
+    policy = RandomPolicy(spaces.Box(-1, 1), space, 0)
+    np.testing.assert_allclose(np.exp(policy.log_prob(None, policy.predict(None))), [density])

@@ -18,6 +18,8 @@ from rlox.algorithms.awr import AWRConfig
 from rlox.cli import main
 from rlox.cli import train as train_commands
 from rlox.core.algorithm import ActorTarget
+from rlox.core.config import Config
+from rlox.core.update import init_state, make_actor_step
 from rlox.errors import AlgorithmError, ConfigError
 from rlox.modules import IMPORTED
 
@@ -127,6 +129,10 @@ def two_samples_of_each(algorithm: Any, config: Any, networks: Any, batch: Any, 
     return ActorTarget(batch.obs, jnp.stack([batch.action] * 2), jnp.stack([advantage] * 2), {})
 
 
+def adapting(*args: Any) -> Any:
+    return AWR.actor_target(*args)._replace(extra=jnp.zeros(()))
+
+
 def a_metric_of_each(algorithm: Any, config: Any, networks: Any, batch: Any, advantage: Any, *_: Any) -> Any:
     return ActorTarget(batch.obs, batch.action, advantage, {"own/advantage": advantage})
 
@@ -179,6 +185,7 @@ def test_what_a_function_must_return_is_said_in_one_line(own: Any, slot: str, fu
         ("critic_loss", metrics_of_each, "a metric of it must have"),
         ("actor_target", weights_in_a_column, "of shapes (50, 1), (50, 1) and (50, 1): they must have shapes (N, obs_"),
         ("actor_target", two_samples_of_each, "of shapes (50, 1), (2, 50, 1) and (2, 50): they must have shapes (N, "),
+        ("actor_target", adapting, "returned an anchor, or what the algorithm adapts: rounds have no place for them."),
         ("critic", lambda *_: None, "returned None: it must return for rounds (rollout_steps) something to call"),
         ("critic", lambda *args: Column(AWR.critic(*args)), "an array of shape (1, 1): it must return one number"),
     ],
@@ -192,6 +199,14 @@ def test_rounds_say_it_too(own: Any, slot: str, function: Any, words: str):
 
 def test_several_samples_of_an_observation_are_taken(own: Any):
     own(actor_target=two_samples_of_each)
+
+
+def test_what_an_algorithm_adapts_stays_where_its_actor_target_says_nothing_of_it():
+    adapting = Algorithm(config=Config, extra=lambda config, actor: jnp.float32(0.25))
+    state = init_state(adapting, Config(hidden=4), 2, (3,), 1, seed=0)
+    step = make_actor_step(Config(hidden=4))
+    batch = ActorTarget(jnp.zeros((5, 2)), jnp.zeros((5, 1), jnp.int32), jnp.ones(5), {})
+    assert step(state, batch)[0].extra == 0.25
 
 
 def test_settings_of_a_class_that_is_no_dataclass_are_refused():

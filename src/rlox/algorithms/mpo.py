@@ -108,6 +108,11 @@ class MPOConfig(Config):
             raise ConfigError(f"n_action_samples={self.n_action_samples} must be even: actions are drawn in pairs.")
         if self.n_states > self.batch_size:
             raise ConfigError(f"n_states={self.n_states} must be at most batch_size={self.batch_size}.")
+        if self.initial_lambda == 0 and self.target_std is not None and self.target_entropy is not None:
+            raise ConfigError(
+                "initial_lambda=0 stays 0, whatever the entropy is: set it above 0, or no target (target_std=None, "
+                "target_entropy=None)."
+            )
         bounds = [name for name in ("epsilon_mean", "epsilon_std") if getattr(self, name) is not None]
         if self.anchor_tau == 1 and (bounds or self.anchor_coef):
             name = bounds[0] if bounds else "anchor_coef"
@@ -171,8 +176,8 @@ def backup(
     if config.backup == "logsumexp" and config.beta:
         value = config.beta * jax.nn.logsumexp(q / config.beta, b=following.probability, axis=0)
     else:
-        value = (following.probability * q).sum(axis=0)
-    return batch.reward + config.gamma * (1.0 - batch.terminated) * (value + following.bonus)
+        value = (following.probability * q).sum(axis=0) + following.bonus
+    return batch.reward + config.gamma * (1.0 - batch.terminated) * value
 
 
 def critic_loss(

@@ -11,13 +11,15 @@ from jaxtyping import Array, Bool, Float
 from numpy.typing import NDArray
 
 _MIN_STD = 0.02
+_MOST = 2.0**23
+"""Observations that a float32 counts one by one, with room to spare."""
 
 
 class Normalizer(eqx.Module):
     """Whitens observations by the mean and standard deviation of all that it was shown."""
 
     count: Float[Array, ""]
-    """Observations seen."""
+    """Observations seen; beyond 2^23 of them, those seen count half, so that new ones still count."""
     mean: Float[Array, " obs_dim"]
     m2: Float[Array, " obs_dim"]
     """Sum of squared distances from the mean."""
@@ -37,14 +39,16 @@ class Normalizer(eqx.Module):
 
     def update(self, obs: Float[Array, "N obs_dim"], valid: Bool[Array, " N"]) -> Normalizer:
         """Return one that has seen ``obs`` too, where ``valid`` (Chan, Golub, LeVeque 1979)."""
+        kept = jnp.where(self.count < _MOST, 1.0, 0.5)
+        seen, seen_m2 = self.count * kept, self.m2 * kept
         mask = valid[:, None]
         n = valid.sum().astype(jnp.float32)
         mean = jnp.where(mask, obs, 0).sum(axis=0) / jnp.maximum(n, 1)
         m2 = (jnp.where(mask, obs - mean, 0) ** 2).sum(axis=0)
-        count = self.count + n
+        count = seen + n
         share = n / jnp.maximum(count, 1)
         delta = mean - self.mean
-        return Normalizer(count, self.mean + delta * share, self.m2 + m2 + delta**2 * self.count * share)
+        return Normalizer(count, self.mean + delta * share, seen_m2 + m2 + delta**2 * seen * share)
 
     def __call__(self, obs: Float[Array, "*lead obs_dim"]) -> Float[Array, "*lead obs_dim"]:
         """Return observations with mean 0 and standard deviation 1; entries that hardly vary are not blown up."""

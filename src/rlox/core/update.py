@@ -139,7 +139,7 @@ def make_actor_step(config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
             averaged_actor=polyak(state.averaged_actor, actor, config.actor_tau),
             actor_opt=actor_opt,
             gradient_steps=state.gradient_steps + 1,
-            extra=fit.extra,
+            extra=state.extra if fit.extra is None else fit.extra,
         )
         return keep_where(actor_waits, state, moved), metrics
 
@@ -177,6 +177,11 @@ def check_fit(algorithm: Algorithm, fit: Any, batch: Transition, *, rounds: bool
         raise AlgorithmError(
             f"{named('actor_target', algorithm.actor_target)} returned obs, action and weight of shapes {obs}, "
             f"{action} and {weight}: they must have shapes {rule}."
+        )
+    if rounds and (fit.anchor is not None or fit.extra is not None):
+        raise AlgorithmError(
+            f"{named('actor_target', algorithm.actor_target)} returned an anchor, or what the algorithm adapts: rounds "
+            "have no place for them. Leave rollout_steps at None."
         )
     check_metrics("actor_target", algorithm.actor_target, fit.metrics, ())
 

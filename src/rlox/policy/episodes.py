@@ -118,7 +118,10 @@ class RandomPolicy:
         """Return the logarithm of each action's probability, or of its density, ``(B,)``."""
         space = self.action_space
         if isinstance(space, spaces.Box):
-            volume = np.log(space.high.astype(np.float64) - space.low).sum()
+            low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            # Components of whole numbers have one value more than their range; one with a single value has no density.
+            span = high - low + (space.dtype.kind in "iu")
+            volume = np.log(np.where(high > low, span, 1.0)).sum()
         else:
             volume = np.log(action_codec(space).nvec).sum()
         return np.full(len(action), -volume)

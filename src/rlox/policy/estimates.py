@@ -13,11 +13,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from rlox.core import acting, fqe
+from rlox.core.distributions import MAX_JOINT_ACTIONS
 from rlox.core.losses import effective_sample_size
 from rlox.core.normalizer import Normalizer, normalize
 from rlox.core.transition import Transition
 from rlox.data.dataset import Dataset
-from rlox.errors import DatasetError, DivergedError
+from rlox.errors import ConfigError, DatasetError, DivergedError
 from rlox.policy.policy import Policy
 
 N_CHUNKS = 20
@@ -221,7 +222,14 @@ def evaluate_offline(
 
     Raises:
         DivergedError: a value of the fitted Q functions is not finite.
+        ConfigError: more joint actions than Q functions have outputs for.
     """
+    n_joint = math.prod(policy.codec.nvec)
+    if n_joint > MAX_JOINT_ACTIONS:
+        raise ConfigError(
+            f"The action space has {n_joint:,} joint actions, and the estimate needs a Q function with an output for "
+            f"each, at most {MAX_JOINT_ACTIONS:,}: evaluate the policy in an environment (Trainer.evaluate)."
+        )
     steps = dataset.transitions()
     fitted, td_error = fitted_q_evaluation(
         steps,

@@ -23,7 +23,7 @@ from rlox.core.pack import pack, unpack
 from rlox.envs.envs import batch_of_one
 from rlox.envs.space_json import describe, restore
 from rlox.envs.spaces import ActionCodec, ObsEncoder, action_codec, obs_encoder
-from rlox.errors import CheckpointError, RloxError, one_line
+from rlox.errors import CheckpointError, InvalidStepError, RloxError, one_line
 from rlox.files import refusing
 from rlox.runs import checkpoint
 from rlox.tables import as_html, as_line
@@ -151,21 +151,30 @@ class Policy:
         return (self.encoder(batch_of_one(obs), 1), True) if n is None else (self.encoder(obs, n), False)
 
     def log_prob(self, obs: Any, action: Any) -> NDArray[np.float64]:
-        """Return the log-probability with which the policy, sampled, takes actions: ``(B,)``.
+        """Return the log-probability with which the policy, sampled, takes actions: ``(B,)``, or ``()`` of one.
 
         Of continuous actions it is that of a density per unit of the environment inside the bounds, and of the
-        probability to be clipped there at a bound.
+        probability to be clipped there at a bound, or beyond it.
 
         Args:
-            obs: a batch of observations.
-            action: a batch of the environment's actions.
+            obs: an observation of the space, or a batch of them.
+            action: an action of the environment, or a batch of them.
 
         Raises:
-            InvalidStepError: an observation of another shape, or not finite.
+            InvalidStepError: an observation of another shape, or not finite; a choice that there is not.
         """
-        coded = self.codec.encode(np.asarray(action))
-        log_prob = acting.log_prob(self.actor, self.normalizer, self.encoder(obs, len(coded)), coded)
-        return np.asarray(log_prob, np.float64) - self.codec.log_scale(coded)
+        encoded, single = self._encode(obs)
+        actions = np.asarray(action)[None] if single else np.asarray(action)
+        coded = self.codec.encode(actions)
+        if self.codec.nvec:
+            outside = ((coded < 0) | (coded >= self.codec.nvec)).any(axis=1)
+            if outside.any():
+                raise InvalidStepError(f"action {actions[outside][0].tolist()} is outside {self.action_space}.")
+        else:
+            coded = np.clip(coded, -1, 1)
+        log_prob = np.asarray(acting.log_prob(self.actor, self.normalizer, encoded, coded), np.float64)
+        log_prob = log_prob - self.codec.log_scale(coded)
+        return log_prob[0] if single else log_prob
 
     def support(self, obs: Any, *, seed: int = 0) -> tuple[NDArray[Any], NDArray[np.float32]]:
         """Return actions that stand for the policy in a batch of observations, and their probabilities.
