@@ -162,5 +162,5 @@ def test_ids_of_episodes_are_read_as_they_are_written(ids: list[str], tmp_path: 
 
 def test_a_number_has_no_underscores(tmp_path: Path):
     path = written(tmp_path, "observations,actions,rewards,terminals\n1_0,0,1,0\n2,1,1,1\n")
-    with pytest.raises(DatasetError, match="column 'observations' holds '1_0' in row 0|column 'observations'"):
+    with pytest.raises(DatasetError, match="column 'observations' holds '1_0' in row 0"):
         Dataset.load(path)

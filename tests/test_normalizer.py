@@ -91,9 +91,10 @@ def test_more_observations_than_a_float32_counts_keep_its_statistics_right():
 
     @jax.jit
     def shown(normalizer: Normalizer) -> Normalizer:
-        update = lambda normalizer, obs: (normalizer.update(obs, jnp.ones(1, bool)), None)
-        again = lambda _, normalizer: jax.lax.scan(update, normalizer, drawn)[0]
-        return jax.lax.fori_loop(0, 1_000, again, normalizer)
+        def update(normalizer: Normalizer, obs: jax.Array) -> tuple[Normalizer, None]:
+            return normalizer.update(obs, jnp.ones(1, bool)), None
+
+        return jax.lax.fori_loop(0, 1_000, lambda _, seen: jax.lax.scan(update, seen, drawn)[0], normalizer)
 
     after = shown(before)
     np.testing.assert_allclose(after.std, 2, rtol=0.02)

@@ -52,7 +52,7 @@ def _rows_of(path: Path) -> Iterator[tuple[list[str], Iterator[list[str]]]]:
         first = file.readline(2**20)
         delimiter = max(",;\t", key=first.count)
         names = [name.strip() for name in next(csv.reader([first], delimiter=delimiter), [])]
-        if not names or all(_is_number(name) for name in names):
+        if not names or all(is_number(name) for name in names):
             raise DatasetError(f"'{path}' has no header: its first line must name the columns.")
         twice = next((name for name in names if names.count(name) > 1), None)
         if twice is not None:
@@ -71,12 +71,13 @@ def _saying_what_encoding(path: Path) -> Iterator[None]:
         ) from None
 
 
-def _is_number(text: str) -> bool:
+def is_number(text: str) -> bool:
+    """Return whether text is a number as people write them: Python also reads 1_000."""
     try:
         float(text)
     except ValueError:
         return False
-    return True
+    return "_" not in text
 
 
 def _read(
@@ -111,7 +112,6 @@ def _read(
 
 def _parse(texts: list[str]) -> NDArray[Any]:
     """Return the values of a batch as the simplest type that all have; text as it is."""
-    # Python reads 1_000 as a number, which nobody writes into a file as one.
     for kind, parse in () if any("_" in text for text in texts) else ((np.int64, int), (np.float64, float)):
         with contextlib.suppress(ValueError, OverflowError):
             return np.array(list(map(parse, texts)), kind)

@@ -22,6 +22,7 @@ from rlox.data.columns import (
     check_memory,
     row_bytes,
 )
+from rlox.data.csv_files import is_number
 from rlox.data.sources import open_source
 from rlox.errors import DatasetError, did_you_mean
 
@@ -107,9 +108,7 @@ def _check_numbers(column: Column, key: str, name: str, *, choice: bool) -> None
 def _first_text(column: NDArray[Any]) -> str | None:
     """Return the first value of a column of text that is no number, and its row."""
     for row, text in enumerate(column.ravel().tolist()):
-        try:
-            float(text)
-        except ValueError:
+        if not is_number(text):
             shown = text if len(text) <= 40 else f"{text[:40]}..."
             return f"{shown!r} in row {row:,}" if text.strip() else f"no value in row {row:,}"
     return None
