@@ -25,11 +25,22 @@ ONE_THREAD = dict.fromkeys(("PJRT_NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREA
 Row = dict[str, Any]
 
 
-def write_rows(path: Path, rows: list[Row]) -> None:
+def write_rows(path: Path, rows: list[Row], machine: Row) -> None:
     """Write raw rows, with the machine that they come from."""
-    from rlox.runs.machine import describe_machine
+    path.write_text(json.dumps({"machine": machine, "rows": rows}, indent=1, allow_nan=False) + "\n")
 
-    path.write_text(json.dumps({"machine": describe_machine(), "rows": rows}, indent=1, allow_nan=False) + "\n")
+
+def parse(parser: argparse.ArgumentParser, file: Path) -> argparse.Namespace:
+    """Return the arguments of a script, with ``--show``, for which its results have to be there.
+
+    Raises:
+        SystemExit: they are not.
+    """
+    parser.add_argument("--show", action="store_true", help=f"only print what is in {file.relative_to(ROOT)}")
+    args = parser.parse_args()
+    if args.show and not file.exists():
+        raise SystemExit(f"'{file.relative_to(ROOT)}' is not there: measure first, without --show.")
+    return args
 
 
 def run(
@@ -40,7 +51,7 @@ def run(
     *,
     turns: int = 1,
     where: Callable[[Row], Mapping[str, Any]] = lambda task: {},
-    write: Callable[[Path, list[Row]], object] = write_rows,
+    write: Callable[[Path, list[Row], Row], object] = write_rows,
 ) -> None:
     """Run a script: every task in a fresh process, turn after turn; write the rows after each, and print them.
 
@@ -54,18 +65,21 @@ def run(
     file = RESULTS / f"{script.stem}.json"
     parser = argparse.ArgumentParser(description=doc, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--turns", type=int, default=turns, help=f"how often each is measured ({turns})")
-    parser.add_argument("--show", action="store_true", help=f"only print what is in {file.relative_to(ROOT)}")
-    args = parser.parse_args()
+    args = parse(parser, file)
     if args.show:
         found = json.loads(file.read_text())
         show(found.get("rows", []))
         print(json.dumps(found["machine"]))
         return
+    from rlox.runs.machine import describe_machine
+
+    # Before the first task: a commit that is made meanwhile is not what was measured.
+    machine = describe_machine()
     rows: list[Row] = []
     for turn in range(args.turns):
         for task in tasks():
             rows.append({"turn": turn, **task, **run_worker(str(script), **where(task), **task)})
-            write(file, rows)
+            write(file, rows, machine)
     show(rows)
 
 

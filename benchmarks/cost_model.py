@@ -14,6 +14,7 @@ A second part is of trials: starting one, and looking at those that go on.
 
 from __future__ import annotations
 
+import argparse
 import json
 import os
 import statistics
@@ -26,7 +27,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 
-from common import RESULTS, ROOT, print_table
+from common import RESULTS, ROOT, parse, print_table
 from rlox import Trainer
 from rlox.collectors import Collectors
 from rlox.core import rollout as rollouts
@@ -34,6 +35,7 @@ from rlox.core.acting import behavior_of
 from rlox.envs.remote import RemoteCollector, Worksite
 from rlox.plan import Plan
 from rlox.processes import progress_of
+from rlox.runs.machine import describe_machine
 
 SLEEPS = (0.005, 0.02)
 COUNTS = (1, 2, 4)
@@ -190,29 +192,40 @@ def trials() -> dict[str, float]:
 
 
 def main() -> None:
-    """Measure, write and print."""
-    found = parts()
-    print(json.dumps({name: round(value, 7) for name, value in found.items()}), flush=True)
-    cores = len(os.sched_getaffinity(0))
-    rows, lines = [], []
+    """Measure and write, or read; and print."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    if parse(parser, FILE).show:
+        show(json.loads(FILE.read_text()))
+        return
+    machine, found = describe_machine(), parts()
+    cores, rows = len(os.sched_getaffinity(0)), []
     for sleep in SLEEPS:
         for n in COUNTS:
             slept = median(lambda sleep=sleep: time.sleep(sleep), 50)
             bounds = predicted(found, n, slept, cores=cores)
             rows.append({"n": n, "sleep": sleep, "measured": measured(n, sleep), "predicted": min(bounds.values())})
-            lines.append([n, f"{sleep * 1e3:.0f} ms", *(f"{rows[-1][key]:,.0f}" for key in ("measured", "predicted"))])
             print(rows[-1], flush=True)
-    print_table(["collectors", "a step", "measured", "predicted"], lines)
     far = [
         {"n": n, "sleep": sleep, "rollout": rollout, **predicted(found, n, sleep, cores=n, rollout=rollout)}
         for sleep in SLEEPS
         for rollout in (ROUND, 64 * ROUND)
         for n in (*COUNTS, *FAR)
     ]
-    tried = trials()
-    print(tried)
-    FILE.write_text(json.dumps({"parts": found, "rows": rows, "far": far, "trials": tried}, indent=1) + "\n")
+    results = {"machine": machine, "parts": found, "rows": rows, "far": far, "trials": trials()}
+    FILE.write_text(json.dumps(results, indent=1) + "\n")
+    show(results)
     draw(rows, far)
+
+
+def show(results: dict[str, Any]) -> None:
+    """Print the parts, what was measured beside what they predict, and what a trial takes."""
+    print(json.dumps({name: round(value, 7) for name, value in results["parts"].items()}))
+    lines = [
+        [row["n"], f"{row['sleep'] * 1e3:.0f} ms", *(f"{row[key]:,.0f}" for key in ("measured", "predicted"))]
+        for row in results["rows"]
+    ]
+    print_table(["collectors", "a step", "measured", "predicted"], lines)
+    print(json.dumps(results["trials"]))
 
 
 def draw(rows: list[dict[str, float]], far: list[dict[str, float]]) -> None:

@@ -1,6 +1,6 @@
 """How many environment steps a second MPO learns from, beside SAC, and how far its update is from its own products.
 
-    taskset -c 0 python benchmarks/mpo_speed.py    # needs rlox[sb3] and gymnasium[mujoco]
+    taskset -c 0 python benchmarks/mpo_speed.py    # needs rlox[compare] and gymnasium[mujoco]
 
 Measured in turn, each in a fresh process, on HalfCheetah-v5 with one critic step an environment step and two hidden
 layers of 256 on both sides:

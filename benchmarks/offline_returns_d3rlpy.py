@@ -37,10 +37,9 @@ def worker(data: str, algorithm: str, seed: int, policy: str | None = None) -> R
     return {**row, "env": env, "return": greedy_return(env, lambda obs: act(arrays, obs[None].astype(np.float32))[0])}
 
 
-def write(path: Path, rows: list[Row]) -> None:
+def write(path: Path, rows: list[Row], machine: Row) -> None:
     """Write the rows as runs."""
     from rlox.runs.history import Run, write_runs
-    from rlox.runs.machine import describe_machine
 
     runs = []
     for row in rows:
@@ -50,7 +49,7 @@ def write(path: Path, rows: list[Row]) -> None:
         counts = {"time": 0.0, "env_steps": 0, "gradient_steps": steps, "time/seconds": row["seconds"]}
         record = {**counts, "eval/mean_reward": row["return"]}
         runs.append(Run(Path(label) / row["data"] / str(row["seed"]), spec, [record], label))
-    write_runs(path, runs, describe_machine())
+    write_runs(path, runs, machine)
 
 
 def show(rows: list[Row]) -> None:

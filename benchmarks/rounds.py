@@ -104,10 +104,11 @@ def show(rows: list[Row]) -> None:
         collect, learn, speed = (
             select(rows, key, mode=mode, xla_threads=threads) for key in ("collect_ms", "learn_ms", "steps_per_second")
         )
-        cells = spread(collect), spread(learn), ratios(learn, limit), spread(speed, 0)
-        lines.append(
-            [f"{MODES[mode][0]}, {MODES[mode][1]}{', overlap' * (mode == 'overlap')}", threads or "all", *cells]
-        )
+        if speed:
+            cells = spread(collect), spread(learn), ratios(learn, limit), spread(speed, 0)
+            lines.append(
+                [f"{MODES[mode][0]}, {MODES[mode][1]}{', overlap' * (mode == 'overlap')}", threads or "all", *cells]
+            )
     print(f"Products of a round: {spread(limit)} ms\n")
     print_table(["environments", "XLA threads", "collect, ms", "learn, ms", "learn / products", "steps / s"], lines)
 
