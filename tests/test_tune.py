@@ -7,6 +7,7 @@ import json
 import os
 import random
 import re
+import shutil
 import signal
 import subprocess
 import sys
@@ -428,6 +429,33 @@ def test_trials_that_have_ended_do_not_run_again(tmp_path: Path, monkeypatch: py
     found = run_trials(task, tmp_path, 5, engine=Processes([0]), progress=False)
     states = [trial.outcome.state for trial in found.trials if trial.outcome]
     assert states == ["complete", "complete", "pruned", "failed", "pruned"]
+
+
+class Instant(Processes):
+    """Runs whose evaluations are 5 as soon as they begin."""
+
+    going: tuple[Any, ...] = ()
+
+    @property
+    def running(self) -> list[Any]:
+        return list(self.going)
+
+    def start(self, *jobs: Any) -> None:
+        write_run(Trial(0, {}, jobs), [5.0] * 10)
+        self.going = jobs
+
+    def ended(self) -> list[tuple[Any, str | None]]:
+        ended, self.going = self.going, ()
+        return [(job, None) for job in ended]
+
+
+def test_a_trial_that_is_run_again_is_in_its_place(tmp_path: Path):
+    task, trials = a_search(tmp_path)
+    folder.finish(tmp_path, trials[4], Outcome("pruned", 2.0, 2))
+    shutil.rmtree(tmp_path / trials[0].label)
+    found = run_trials(task, tmp_path, 5, engine=Instant([0]), progress=False)
+    assert [trial.number for trial in found.trials] == [0, 1, 2, 3, 4]
+    assert [trial.number for trial in found.ranked] == [0, 1], "of equal ones the first"
 
 
 def test_one_parent_at_a_time(tmp_path: Path):

@@ -235,7 +235,7 @@ def run_trials(task: Task, out: Path, n: int, *, engine: Engine, progress: bool 
     if interrupts.number is not None:
         told = f"Stopped: {len(ended)} of {n} trials are finished."
         raise Interrupted(f"{told} The same command goes on with the rest.", interrupts.number)
-    return Search(out, list(trials.values()), loop.broken)
+    return Search(out, [trials[number] for number in sorted(trials)], loop.broken)
 
 
 class _Loop:
