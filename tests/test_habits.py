@@ -77,6 +77,15 @@ def test_an_action_that_is_taken_apart_is_refused(trainer: Trainer):
         assert policy.predict([1.0, 0.0, 0.0]).shape == (1,)
 
 
+def test_several_actions_may_be_taken_apart(trainer: Trainer):
+    policies: list[Any] = [trainer, trainer.policy]
+    for policy in policies:
+        first, second = list(map(policy.predict, [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0]]))
+        assert (first.shape, second.shape) == ((1,), (1,))
+        first, second = (policy.predict(obs) for obs in np.eye(3)[:2])
+        assert (first.shape, second.shape) == ((1,), (1,))
+
+
 def test_an_action_of_two_may_be_taken_apart():
     table = {
         "observations": np.zeros((6, 1)),

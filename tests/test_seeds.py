@@ -9,10 +9,12 @@ import os
 import re
 import signal
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import jax
 import numpy as np
+import pandas as pd
 import pytest
 
 from rlox import ALGORITHMS, Algorithm, Dataset, RunSpec, Trainer
@@ -21,7 +23,7 @@ from rlox.cli import main
 from rlox.compare import run_jobs
 from rlox.core import together
 from rlox.data.reading import Reading
-from rlox.errors import ConfigError, DivergedError
+from rlox.errors import ConfigError, DatasetError, DivergedError
 from rlox.groups import at_once
 from rlox.plan import Plan
 from rlox.processes import Processes, is_finished
@@ -91,6 +93,22 @@ def test_each_seed_ends_as_its_own_run_does(case: str, name: str, data: dict[str
     assert not np.allclose(first[0], second[0], rtol=1e-2)
 
 
+def table() -> dict[str, Any]:
+    rng = np.random.default_rng(0)
+    return {"observations": rng.random(40), "actions": np.arange(40) % 2, "rewards": rng.random(40),
+            "terminals": np.arange(40) % 8 == 7}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", [dict, pd.DataFrame])
+def test_columns_and_frames_are_learned_from_too(kind: Any):
+    spec = dataclasses.replace(spec_of("bc"), dataset="cartpole-random")
+    (found,) = train_offline_seeds(spec, [1], dataset=kind(table()), progress=False)
+    assert found.spec.dataset is None, "it is not what the spec names"
+    assert_equal(found, alone(found.spec, kind(table())))
+    with pytest.raises(DatasetError):
+        train_offline_seeds(spec, [1], dataset=kind())
+
+
 @pytest.mark.parametrize("in_turn", [False, True], ids=["vmapped", "in turn"])
 def test_a_sweep_ends_as_its_settings_do_alone(
     in_turn: bool, data: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
@@ -99,13 +117,13 @@ def test_a_sweep_ends_as_its_settings_do_alone(
     together.compile_together.cache_clear()
     dataset, spec = data["pendulum-random"], spec_of("iql")
     assert together.take_turns(spec.config) == (in_turn and jax.default_backend() == "cpu")
-    lists = {"beta": [0.1, 2.0], "learning_rate": [1e-3, 1e-2], "gamma": 0.9, "expectile": np.array([0.6, 0.9])}
-    found = train_offline_seeds(spec, [1], config=lists, dataset=dataset)
+    lists = {"beta": [0.1, 2.0], "learning_rate": [1e-3, 1e-2], "expectile": np.array([0.6, 0.9])}
+    found = train_offline_seeds(spec, [1], config={**lists, "gamma": 0.9, "tau": np.array(0.1)}, dataset=dataset)
     told: list[Any] = [trainer.spec.config for trainer in found]
     assert [(own.beta, own.learning_rate, own.expectile) for own in told] == [
         (beta, rate, expectile) for beta in (0.1, 2.0) for rate in (1e-3, 1e-2) for expectile in (0.6, 0.9)
     ]
-    assert {own.gamma for own in told} == {0.9}
+    assert {(own.gamma, own.tau) for own in told} == {(0.9, 0.1)}
     for trainer in found[::3]:
         assert_equal(trainer, alone(trainer.spec, dataset))
     weights = [jax.tree.leaves(trainer.state.actor)[0] for trainer in found]
@@ -249,6 +267,47 @@ def test_a_longer_budget_goes_on_with_what_is_there(tmp_path: Path):
         trainer.close()
     with pytest.raises(ConfigError, match=r"has a run with gamma=0.99, not 0.5"):
         train_offline_seeds(longer, [0], config={"gamma": 0.5}, run_dir=tmp_path)
+
+
+def test_a_file_is_the_same_however_it_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    Dataset.from_arrays(table()).save(tmp_path / "logs.npz")
+    monkeypatch.chdir(tmp_path)
+    for name in ("logs.npz", "./logs.npz", str(tmp_path / "logs.npz")):
+        spec = dataclasses.replace(spec_of("bc"), dataset=name)
+        (trainer,) = train_offline_seeds(spec, [0], run_dir=tmp_path / "runs", progress=False)
+        assert trainer.spec.dataset == str(tmp_path / "logs.npz")
+        trainer.close()
+
+
+def test_seconds_are_shared_by_the_runs_that_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    from rlox import seeds
+
+    advance, now = seeds._Group._advance, [0.0]
+
+    def timed(group: Any, *args: Any) -> None:
+        advance(group, *args)
+        now[0] += 6.0
+
+    def read() -> float:
+        now[0] += 1e-9
+        return now[0]
+
+    def seconds(spec: RunSpec, *seeds: int) -> list[float]:
+        found = train_offline_seeds(spec, seeds, run_dir=tmp_path)
+        for trainer in found:
+            trainer.close()
+        return [trainer.last_metrics["time/seconds"] for trainer in found]
+
+    monkeypatch.setattr(seeds, "time", SimpleNamespace(perf_counter=read))
+    monkeypatch.setattr(seeds._Group, "_advance", timed)
+    spec = dataclasses.replace(spec_of("bc"), dataset="cartpole-random")
+    assert seconds(spec, 0, 1) == pytest.approx([now[0] / 2] * 2)
+    before = now[0]
+    # Two of them have nothing left to do.
+    assert seconds(spec, 0, 1, 2) == pytest.approx([before / 2, before / 2, now[0] - before])
+    longer = dataclasses.replace(spec, budget=dataclasses.replace(BUDGET, gradient_steps=40))
+    # The last one has more to do than the others, and ends alone.
+    assert sum(seconds(longer, 0, 1, 2, 3)) == pytest.approx(now[0])
 
 
 def test_a_signal_ends_all_of_them_saved_and_the_same_call_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

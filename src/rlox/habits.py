@@ -135,9 +135,16 @@ def alone(predict: Callable[P, R]) -> Callable[P, R]:
 
 
 def _takes_two(frame: FrameType) -> bool:
-    """Return whether what a frame is waiting for is taken apart into two values."""
+    """Return whether a frame waits for ``predict``, which it has called by this name, to take it apart into two."""
     code, at = frame.f_code.co_code, frame.f_lasti + 2
     # Room that the interpreter keeps for itself behind a call.
     while at < len(code) and dis.opname[code[at]] == "CACHE":
         at += 2
-    return at < len(code) and dis.opname[code[at]] == "UNPACK_SEQUENCE" and code[at + 1] == 2
+    if at >= len(code) or dis.opname[code[at]] != "UNPACK_SEQUENCE" or code[at + 1] != 2:
+        return False
+    # A call begins in the source where what it calls does: `list(map(policy.predict, many))` begins at `list`.
+    begins = [(line, column) for line, _, column, _ in frame.f_code.co_positions()]
+    own = begins[frame.f_lasti // 2]
+    return any(
+        each.argval == "predict" and begins[each.offset // 2] == own for each in dis.get_instructions(frame.f_code)
+    )

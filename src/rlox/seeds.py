@@ -99,15 +99,18 @@ def specs_of(
             "dataset='logs.npz'."
         )
     seeds = check_seeds(seeds)
-    lists = {key: list(values) for key, values in config.items() if isinstance(values, list | np.ndarray)}
+    lists = {
+        key: list(values)
+        for key, values in config.items()
+        if isinstance(values, list) or (isinstance(values, np.ndarray) and values.ndim)
+    }
     shared = _with(spec, {key: value for key, value in config.items() if key not in lists})
     for key, values in lists.items():
         _check_list(shared.config, name, key, values)
     combinations = [dict(zip(lists, own, strict=True)) for own in itertools.product(*lists.values())]
+    source = spec.dataset if dataset is None else named(dataset)
     return [
-        dataclasses.replace(_with(shared, own), seed=seed, dataset=named(dataset) if dataset else spec.dataset)
-        for own in combinations
-        for seed in seeds
+        dataclasses.replace(_with(shared, own), seed=seed, dataset=source) for own in combinations for seed in seeds
     ]
 
 
@@ -187,6 +190,7 @@ def open_runs(
     from rlox.compare import check_same
     from rlox.plan import Job
 
+    specs = [dataclasses.replace(spec, dataset=named(spec.dataset)) for spec in specs]
     check_same([Job("", spec, folder) for spec, folder in zip(specs, folders, strict=True) if folder])
     source = specs[0].dataset if dataset is None else dataset
     data = None if source is None else make_dataset(source, specs[0].reading)
@@ -233,7 +237,7 @@ def train_together(trainers: Sequence[Trainer], progress: bool | None = None) ->
     """
     _share_data(trainers)
     begun = [trainer._begin_offline() for trainer in trainers]
-    group = _Group([learner for learner, _ in begun])
+    group, clock = _Group([learner for learner, _ in begun]), _SharedClock(len(trainers))
     total = sum(cursor.end - cursor.begin for _, cursor in begun)
     passed = [cursor.clock(learner.counters) - cursor.begin for learner, cursor in begun]
     with contextlib.ExitStack() as stack:
@@ -248,22 +252,34 @@ def train_together(trainers: Sequence[Trainer], progress: bool | None = None) ->
             return update
 
         loops = [
-            training(trainer, *pair, show(i), clock=_share_of(len(trainers)), interrupts=interrupts)
+            training(trainer, *pair, show(i), clock=clock, interrupts=interrupts)
             for i, (trainer, pair) in enumerate(zip(trainers, begun, strict=True))
         ]
         for each in loops:
             # What an error leaves here is saved as they are closed.
             stack.enter_context(contextlib.closing(each))
-        ended = group.drive(loops)
+        ended = group.drive(loops, clock)
     stopped = [error for error in ended if isinstance(error, Interrupted)]
     if stopped:
         raise Interrupted(_stopped(stopped[0], trainers), stopped[0].number)
     return [error for error in ended if not isinstance(error, Interrupted)]
 
 
-def _share_of(n: int) -> Callable[[], float]:
-    """Return the clock of a run that has an n-th of the time."""
-    return lambda: time.perf_counter() / n
+class _SharedClock:
+    """The seconds of each of ``n`` runs that share the time, until some of them have ended."""
+
+    def __init__(self, n: int):
+        self._n, self._seconds, self._last = n, 0.0, time.perf_counter()
+
+    def __call__(self) -> float:
+        now = time.perf_counter()
+        self._seconds, self._last = self._seconds + (now - self._last) / max(self._n, 1), now
+        return self._seconds
+
+    def leave(self) -> None:
+        """Share the time from now on among one fewer."""
+        self()
+        self._n -= 1
 
 
 def _means(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
@@ -317,7 +333,7 @@ class _Group:
                 "its values in separate programs, by `rlox compare --config`."
             ) from None
 
-    def drive(self, loops: Sequence[Loop]) -> list[Any]:
+    def drive(self, loops: Sequence[Loop], clock: _SharedClock) -> list[Any]:
         """Advance all of them until their loops end; returns what each has returned, or why it has ended early."""
         ended: dict[int, Any] = {}
         limits: dict[int, int] = {}
@@ -330,6 +346,8 @@ class _Group:
                 ended[i] = end.value
             except (RloxError, Interrupted) as error:
                 ended[i] = error
+            if i in ended:
+                clock.leave()
 
         for i in range(len(loops)):
             go_on(i)
