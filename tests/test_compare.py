@@ -14,14 +14,16 @@ import threading
 import time
 import tomllib
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 
+from rlox import processes
 from rlox.algorithms import ALGORITHMS
 from rlox.cli import main
-from rlox.compare import run_jobs
+from rlox.compare import check_same, run_jobs
 from rlox.errors import ConfigError
 from rlox.launch import ANY_CORE, FINISHED, Launch
 from rlox.plan import Plan, named_settings, plan_of, seeds_of
@@ -178,9 +180,18 @@ def test_what_is_missing_runs_and_what_is_there_is_left(tmp_path: Path):
     record = last_record(jobs[0].folder)
     assert record is not None
     assert record["env_steps"] == 90
-    other = PLAN._replace(shared={**TINY, "gamma": 0.5}).jobs(tmp_path)
-    with pytest.raises(ConfigError, match=r"has a run with gamma=0.99, not 0.5: give the comparison another folder"):
-        run_jobs(other, tmp_path, engine=Processes([0]))
+
+
+@pytest.mark.parametrize(("other", "told"), [({"gamma": 0.5}, "gamma=0.99, not 0.5"),
+                                             ({"n_eval_episodes": 2}, "n_eval_episodes=1, not 2")])  # fmt: skip
+def test_a_run_that_is_there_with_other_settings_is_refused(tmp_path: Path, other: dict[str, Any], told: str):
+    (job, _) = PLAN.jobs(tmp_path)
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.json").write_text(json.dumps(job.spec.to_dict()))
+    check_same([job])
+    check_same(PLAN._replace(shared={**TINY, "total_timesteps": 90, "eval_interval": 30}).jobs(tmp_path))
+    with pytest.raises(ConfigError, match=f"has a run with {told}: give the comparison another folder"):
+        run_jobs(PLAN._replace(shared=TINY | other).jobs(tmp_path), tmp_path, engine=Processes([0]))
 
 
 def start_instead(monkeypatch: pytest.MonkeyPatch) -> list[int | str]:
@@ -215,6 +226,18 @@ def test_a_run_with_collectors_may_use_every_core(tmp_path: Path, monkeypatch: p
         for job in plan.jobs(tmp_path):
             engine.start(job)
     assert cores == [5, ANY_CORE]
+
+
+@pytest.mark.parametrize(("cores", "n_jobs", "busy"), [([0, 1] * 4, 8, 1.0), ([0, 1] * 4, 1, 2.0), ([0, 1], 8, 1.0)])
+def test_cores_that_runs_share_are_counted_once(
+    cores: list[int], n_jobs: int, busy: float, monkeypatch: pytest.MonkeyPatch
+):
+    now = [100.0]
+    monkeypatch.setattr(processes, "time", SimpleNamespace(monotonic=lambda: now[0]))
+    monkeypatch.setattr(processes, "_seconds_of_children", lambda: 2 * now[0])
+    engine = Processes(cores)
+    now[0] += 10.0
+    assert engine.busy(n_jobs) == busy
 
 
 def test_the_lines_of_a_comparison_are_in_its_order(tmp_path: Path):
@@ -349,6 +372,30 @@ def test_runs_without_a_return_by_then_have_a_line_without_a_score():
     assert [cell.strip() for cell in line.split("|")] == ["", "A", "b", "1", "", "", "5.0: 30", "2", "2", ""]
 
 
+def test_runs_are_compared_with_those_of_the_same_kind_of_steps():
+    offline = fake("a", [1, 2, 3], every=1)
+    offline = offline._replace(
+        records=[{**record, "gradient_steps": record["env_steps"], "env_steps": 0} for record in offline.records]
+    )
+    longer = offline._replace(label="b", records=[*offline.records, *fake("b", [4, 9], every=1000).records])
+    groups = group_runs([offline, longer, offline._replace(label="c")])
+    lines = compare_groups(groups, {"A": 5})
+    assert [(line.label, line.offline, line.steps, line.score.value) for line in lines] == [
+        ("a", True, 3, 3),
+        ("c", True, 3, 3),
+        ("b", False, 2000, 9),
+    ]
+    assert lines[1].better is not None
+    assert lines[2].better is None
+    assert list(overall(groups)[1]) == ["c"]
+    table = [[cell.strip() for cell in row.split("|")][1:4] for row in as_markdown(lines, {"A": 5}).split("\n")[2:]]
+    assert table == [
+        ["A, gradient steps", "a", "1"],
+        ["A, gradient steps", "c", "1"],
+        ["A, environment steps", "b", "1"],
+    ]
+
+
 def test_seconds_that_are_not_known_are_left_out():
     run = fake("a", [1, 5])
     run = run._replace(records=[{**record, "time/seconds": None} for record in run.records])
@@ -445,7 +492,7 @@ def test_the_command_compares_reports_and_keeps(tmp_path: Path, capsys: pytest.C
     main(["compare", "--config", str(file), "--output", str(out), "--save", str(tmp_path / "kept.json")])
     told = capsys.readouterr().out
     assert "1 runs" not in told
-    assert "CartPole-v1: returns after 60 steps" in told
+    assert "CartPole-v1: returns after 60 environment steps, the last" in told
     assert "475.0: 0 of 1" in told
     assert len(json.loads((tmp_path / "kept.json").read_text())["runs"]) == 1
     main(["compare", str(out), "--threshold", "1"])

@@ -89,11 +89,13 @@ def check_same(jobs: Sequence[Job]) -> None:
         except (OSError, ValueError):
             continue
         now = json.loads(json.dumps(job.spec.to_dict()))
-        flat = {**now["config"], **{name: now[name] for name in ("algorithm", "env", "dataset", "seed")}}
+        settings = {**now["config"], "n_eval_episodes": now["budget"]["n_eval_episodes"]}
+        rest = {name: now[name] for name in ("algorithm", "env", "dataset", "seed")}
+        known = {**was.get("budget", {}), **was["config"]}
         # Runs of before have no names of columns.
         was |= was.get("reading", {})
-        for name, value in {**flat, **now["reading"]}.items():
-            before = was["config"].get(name, value) if name in now["config"] else was.get(name)
+        for name, value in {**settings, **rest, **now["reading"]}.items():
+            before = known.get(name, value) if name in settings else was.get(name)
             if before != value:
                 raise ConfigError(
                     f"'{job.folder}' has a run with {name}={before!r}, not {value!r}: give the comparison another "
