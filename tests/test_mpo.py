@@ -8,7 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probes import AIMS, ActionReward, ObservedActionReward
+from probes import AIMS, ActionReward, Counting, ObservedActionReward
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.mpo import MPO, MPOConfig, NextActions, backup, solve_beta
@@ -296,6 +296,33 @@ def test_one_call_makes_all_updates_of_a_step(settings: dict[str, int]):
     metrics = trainer.train(200, progress=False)
     n = settings.get("updates_per_step", 1)
     assert metrics["gradient_steps"] == pytest.approx(n * (metrics["env_steps"] - 100) / 3, abs=4 * n)
+
+
+@pytest.mark.parametrize(
+    ("length", "random_episodes", "begins"), [(5, 3, 20), (25, 3, 75), (60, 3, 100), (25, 0, 20)], ids=str
+)
+@pytest.mark.parametrize("n_envs", [1, 2])
+def test_learning_waits_for_a_few_episodes_within_reason(length: int, random_episodes: int, begins: int, n_envs: int):
+    config = {
+        "hidden": 4, "batch_size": 8, "n_states": 8, "learning_starts": 20, "random_episodes": random_episodes,
+        "train_freq": 1, "n_critic_updates": 1, "n_envs": n_envs,
+    }  # fmt: skip
+    trainer = Trainer("mpo", env=lambda: Counting(length), config=config)
+    # Of two at once, each has taken half of the steps.
+    begins = begins if n_envs == 1 or length != 25 or not random_episodes else 100
+    trainer.train(begins - n_envs, progress=False)
+    assert trainer.gradient_steps == 0
+    trainer.train(n_envs, progress=False)
+    assert trainer.gradient_steps == n_envs
+
+
+def test_learning_from_data_first_waits_for_no_episodes():
+    config = {"hidden": 4, "batch_size": 8, "n_states": 8, "learning_starts": 20, "train_freq": 1}
+    data = Trainer("mpo", env=Counting(25), config=config).record(50)
+    trainer = Trainer("mpo", env=Counting(25), dataset=data, config=config)
+    before = trainer.train_offline(10, progress=False)["gradient_steps"]
+    trainer.train(20, progress=False)
+    assert trainer.gradient_steps == before + 1
 
 
 def test_the_soft_maximum_has_no_entropy_besides():

@@ -125,7 +125,7 @@ class CollectingLearner(RegressionLearner):
         state = self.state
         if self._collectors.version:
             return self._moved
-        return state.pretrained or state.env_steps + 1 >= self.config.learning_starts
+        return state.pretrained or not self._explores(state.env_steps + 1)
 
     @property
     def _too_old(self) -> bool:

@@ -48,6 +48,8 @@ _NOT_FOUND = {
 }
 _REPORT, _COMING = "report.", "coming."
 _CUT = "The episode that was under way is cut there, as truncated, and a new one begins."
+_PATIENCE = 5
+"""By how much learning starts later, at most, where few episodes have ended."""
 RECENT = 100
 """Finished training episodes that ``mean_reward`` is the mean of."""
 
@@ -241,8 +243,13 @@ class RegressionLearner:
     @property
     def _learning(self) -> bool:
         """Whether there are steps enough to learn from."""
-        state = self.state
-        return state.env_steps - state.forgotten >= max(self.config.learning_starts, self.config.batch_size)
+        n_steps = self.state.env_steps - self.state.forgotten
+        return n_steps >= self.config.batch_size and not self._explores(n_steps)
+
+    def _explores(self, n_steps: int) -> bool:
+        """Whether so many steps are too few to learn from; with few episodes among them, more are needed."""
+        few_episodes = self.state.episodes < self.config.random_episodes and not self.state.pretrained
+        return n_steps < self.config.learning_starts * (_PATIENCE if few_episodes else 1)
 
     def _count(self, n: int, episodes: Sequence[Episode]) -> None:
         """Count ``n`` more steps of the environments, and the episodes that ended with them."""
@@ -264,7 +271,7 @@ class RegressionLearner:
         if state.action is not None:
             self.state = state._replace(action=None)
             return np.asarray(state.action)
-        if not state.pretrained and state.env_steps + 1 < self.config.learning_starts:
+        if not state.pretrained and self._explores(state.env_steps + 1):
             return collector.random_action(state.env_steps)
         if state.behavior is not None:
             if self._behavior is None:

@@ -73,6 +73,8 @@ class MPOConfig(Config):
     """Step of those weights' logarithms, per bound that the divergence is off."""
     n_critic_updates: int = setting(3, at_least=1)
     """Steps of the critic, each on a minibatch of its own, before one of the actor."""
+    random_episodes: int = setting(5, group="Environment", at_least=0)
+    """Episodes that have to end before the first update; not waited for beyond five times `learning_starts`."""
     train_freq: int = setting(3, group="Environment", at_least=1)
     """Steps of the environments to a turn of updates, which are then as many as for one step."""
     n_critics: int = setting(2, at_least=1, fixed=True)

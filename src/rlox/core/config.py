@@ -103,6 +103,7 @@ class Config(Settings):
     batch_norm = False
     rollout_steps = None
     overlap = False
+    random_episodes = 0
 
     learning_rate: float = _steps(3e-4, above=0)
     """Step size of actor and critic."""
