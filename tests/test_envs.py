@@ -500,11 +500,11 @@ def test_envpool_goes_on_with_other_episodes_after_a_checkpoint(tmp_path: Any):
     starts = []
     with Trainer("awr", env="CartPole-v1", config=config) as trainer:
         trainer.train(30, progress=False)
-        starts.append(trainer.replay_dataset().columns["observations"][0])
+        starts.append(trainer.replay_dataset().columns["observations"][:][0])
         trainer.save(tmp_path)
     with Trainer.load(tmp_path) as trainer:
         trainer.train(30, progress=False)
-        starts.append(trainer.replay_dataset().columns["observations"][30])
+        starts.append(trainer.replay_dataset().columns["observations"][:][30])
     assert (starts[0] != starts[1]).all()
 
 

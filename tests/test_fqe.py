@@ -119,6 +119,6 @@ def test_bootstrap_samples_hold_as_many_episodes_as_there_are():
 def test_an_estimate_over_too_many_joint_actions_is_refused():
     table = {"observations": np.zeros((4, 2)), "actions": np.zeros((4, 13), int), "rewards": np.ones(4)}
     data = Dataset.from_arrays({**table, "terminals": np.ones(4)}, action_space=spaces.MultiBinary(13))
-    policy = Trainer("bc", dataset=data, config={"hidden": 4}).policy
+    policy: Any = Trainer("bc", dataset=data, config={"hidden": 4}).policy
     with pytest.raises(ConfigError, match=r"8,192 joint actions.*at most 4,096: evaluate the policy in an environment"):
         evaluate_offline(policy, data, gamma=0.9)

@@ -332,7 +332,7 @@ def test_the_soft_maximum_has_no_entropy_besides():
         backup(config, batch, q, NextActions(jnp.zeros((3, 48, 1)), jnp.full((3, 48), 1 / 3), jnp.full(48, bonus)))
         for bonus in (0.0, 5.0)
     ]
-    np.testing.assert_array_equal(*found)
+    np.testing.assert_array_equal(found[0], found[1])
 
 
 def test_how_much_of_the_data_its_own_actions_use_is_not_told():

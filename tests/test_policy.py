@@ -171,7 +171,7 @@ def test_an_action_beyond_a_bound_is_clipped_to_it():
 @pytest.mark.parametrize(
     ("space", "density"),
     [
-        (spaces.Box(np.float32([-1, 0.5]), np.float32([1, 0.5])), 0.5),
+        (spaces.Box(np.array([-1, 0.5], np.float32), np.array([1, 0.5], np.float32)), 0.5),
         (spaces.Box(0, 1, (2,), np.int32), 0.25),
         (spaces.Discrete(4), 0.25),
     ],

@@ -93,7 +93,9 @@ def test_a_run_that_goes_on_elsewhere_names_where(tmp_path: Path):
         trainer.save(tmp_path / "elsewhere")
     with Trainer.load(tmp_path / "elsewhere") as trainer:
         assert trainer.spec.env == "Acrobot-v1"
-    with Trainer.load(tmp_path / "there", env=TransformReward(gym.make("CartPole-v1"), lambda r: 2 * r)) as trainer:
+    with Trainer.load(
+        tmp_path / "there", env=TransformReward(gym.make("CartPole-v1"), lambda r: 2 * float(r))
+    ) as trainer:
         trainer.save(tmp_path / "wrapped")
     with Trainer.load(tmp_path / "wrapped") as trainer, pytest.raises(ConfigError, match="needs an environment"):
         trainer.train(10, progress=False)

@@ -37,7 +37,7 @@ def open_npz(path: Path) -> Source:
         with reading(path), zipfile.ZipFile(path) as archive:
             return {name: _read_npy(archive, name, rows) for name in wanted}
 
-    return Source([name for name in names if name not in SPACES], read, *found)
+    return Source([name for name in names if name not in SPACES], read, found[0], found[1])
 
 
 def _read_npy(archive: zipfile.ZipFile, name: str, rows: slice) -> NDArray[Any]:

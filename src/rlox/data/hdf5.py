@@ -47,7 +47,7 @@ def open_hdf5(path: Path) -> Source:
         start, stop, _ = rows.indices(stored.shape[0] if stored.shape else 0)
         return FileColumn(stored, start, max(start, stop), stored.dtype, path)
 
-    return Source(names, read, *found)
+    return Source(names, read, found[0], found[1])
 
 
 def check_links(file: Any, h5py: Any, path: Path) -> None:

@@ -206,8 +206,8 @@ def _gaussian(graph: _Graph, actor: Actor, x: str) -> None:
         graph.add("Add", above, graph.constant(actor.min_std, np.float32), out="std")
         return
     mean = _network(graph, actor.network, x, out="mean")
-    nothing = jnp.zeros((1, actor.network.weights[0].shape[0]))  # The std is the same everywhere.
-    graph.add("Expand", graph.constant(actor(nothing).std, np.float32), graph.add("Shape", mean), out="std")
+    anywhere: Any = actor(jnp.zeros((1, actor.network.weights[0].shape[0])))
+    graph.add("Expand", graph.constant(anywhere.std, np.float32), graph.add("Shape", mean), out="std")
 
 
 def _scaled(graph: _Graph, codec: ActionCodec) -> str:
