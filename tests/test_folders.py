@@ -135,6 +135,27 @@ def test_training_goes_on_on_a_full_disk_and_nothing_good_is_lost(tmp_path: Path
     assert Trainer.load(tmp_path / "run", env=Diary()).env_steps == 70
 
 
+def test_metrics_that_could_not_be_cut_are_cut_and_written_with_the_next_record(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    from rlox.runs.logs import RunLog
+
+    cut, turns = RunLog._cut, iter([OSError(28, "No space left on device")])
+
+    def fails_once(log: RunLog, file: Any) -> None:
+        for error in turns:
+            raise error
+        cut(log, file)
+
+    monkeypatch.setattr(RunLog, "_cut", fails_once)
+    (tmp_path / "metrics.jsonl").write_text("written after the checkpoint\n")
+    with pytest.warns(UserWarning, match=r"Metrics could not be written .*No space left on device"):
+        log = RunLog(tmp_path, {}, logged=0)
+    with log:
+        log({"env_steps": 10, "gradient_steps": 0})
+    assert lines(tmp_path) == [10]
+
+
 def test_a_run_that_could_not_be_saved_ends_with_an_error_on_the_command_line(tmp_path: Path):
     flags = ["--total-timesteps", "300", "--hidden", "8", "--batch-size", "16", "--n-eval-episodes", "1"]
     command = [sys.executable, "-m", "rlox", "train", "awr", "--env", "CartPole-v1", *flags, "--run-dir", "run"]

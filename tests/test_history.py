@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlox.errors import ConfigError
-from rlox.runs.history import COMPARISON, find_runs, group_runs, read_run
+from rlox.runs.history import COMPARISON, Run, find_runs, group_runs, read_run, write_runs
 from rlox.runs.statistics import (
     MOST_STEPS,
     N_DRAWS,
@@ -167,6 +167,53 @@ def test_a_comparison_has_labels_of_its_own(tmp_path: Path):
     assert list(group_runs(find_runs([tmp_path]))["CartPole-v1"]) == ["mine"]
 
 
+def told(label: str | None, algorithm: str, seed: int, preset: str | None = None, **config: Any) -> Run:
+    spec = {"algorithm": algorithm, "preset": preset, "seed": seed, "env": "CartPole-v1", "config": config}
+    return Run(Path(f"{seed}"), spec, [], label)
+
+
+@pytest.mark.parametrize(
+    ("runs", "groups"),
+    [
+        (
+            [*(told("awr", "awr", i, beta=1.0) for i in range(3)), told(None, "awr", 3, beta=5.0)],
+            {"awr, beta=1.0": [0, 1, 2], "awr, beta=5.0": [3]},
+        ),
+        (
+            [told("ours", "iql", 0, tau=0.1), told("ours", "awr", 1, tau=0.2), told("ours", "iql", 2, tau=0.1)],
+            {"ours, algorithm=iql": [0, 2], "ours, algorithm=awr": [1]},
+        ),
+        (
+            [told("ours", "iql", 0, beta=1.0), told("ours", "iql", 1, beta=2.0), told("ours", "awr", 2, beta=1.0)],
+            {"ours, algorithm=iql, beta=1.0": [0], "ours, algorithm=iql, beta=2.0": [1], "ours, algorithm=awr": [2]},
+        ),
+        (
+            [told("awr-tuned", "awr", 0, "tuned"), told(None, "awr", 1, "tuned"), told("awr-tuned", "awr", 2)],
+            {"awr-tuned, preset=tuned": [0, 1], "awr-tuned, preset=None": [2]},
+        ),
+        ([told("mine", "awr", 0, beta=1.0), told("other", "awr", 1, beta=2.0)], {"mine": [0], "other": [1]}),
+    ],
+)
+def test_runs_of_one_name_are_told_apart_by_what_they_are(runs: list[Run], groups: dict[str, list[int]]):
+    found = group_runs(runs)["CartPole-v1"]
+    assert {name: [run.seed for run in own] for name, own in found.items()} == groups
+
+
+@pytest.mark.parametrize(
+    ("datasets", "places"),
+    [
+        (["/a/2023/logs.csv", "/a/2024/logs.csv", "/a/2023/logs.csv"], ["2023/logs", "2024/logs"]),
+        (["/a/x/logs.csv", "/b/x/logs.csv", "/b/other.csv"], ["a/x/logs", "b/x/logs", "other"]),
+        (["/a/logs.csv", "/a/logs.npz"], ["/a/logs.csv", "/a/logs.npz"]),
+        (["logs.csv", "/a/logs.csv"], ["logs", "a/logs"]),
+        (["cartpole-medium", "/a/cartpole-medium"], ["cartpole-medium", "a/cartpole-medium"]),
+    ],
+)
+def test_data_of_one_name_are_told_apart_by_their_folders(datasets: list[str], places: list[str]):
+    runs = [Run(Path("a"), {"algorithm": "bc", "seed": i, "dataset": data}, []) for i, data in enumerate(datasets)]
+    assert list(group_runs(runs)) == places
+
+
 @pytest.fixture(scope="module")
 def rliable() -> Any:
     """Return rliable. It needs only arch's bootstrap, whose package imports models that do not know pandas 3."""
@@ -285,9 +332,71 @@ def test_runs_of_a_trainer_read_back_as_what_it_reported(tmp_path: Path):
     assert json.loads((tmp_path / "run" / "config.json").read_text())["seed"] == 3
 
 
+KEPT = {"path": "a/b/0", "label": "a", "spec": {"algorithm": "awr"}, "records": []}
+
+
+@pytest.mark.parametrize(
+    ("changes", "told"),
+    [
+        ({"records": [1]}, "a record is not a table"),
+        ({"records": {"time": 1}}, "a record is not a table"),
+        ({"label": [1]}, "its label is not a name"),
+        ({"spec": {"algorithm": 1}}, "it does not name an algorithm"),
+        ({"path": 3}, "PathLike"),
+    ],
+)
+def test_a_file_that_is_not_one_of_kept_runs_is_said_in_one_line(tmp_path: Path, changes: dict[str, Any], told: str):
+    (tmp_path / "kept.json").write_text(json.dumps({"runs": [{**KEPT, **changes}]}))
+    with pytest.raises(
+        ConfigError, match=rf"kept.json' holds no runs \(.*{told}.*\): name the folder of a run"
+    ) as caught:
+        find_runs([tmp_path / "kept.json"])
+    assert "\n" not in str(caught.value)
+
+
+def test_kept_records_without_their_steps_are_left_out_as_those_of_a_folder_are(tmp_path: Path):
+    whole = {"time": 1.0, "env_steps": 10, "gradient_steps": 0, "eval/mean_reward": 5.0}
+    before = {"time": 2.0, "env_steps": 20, "eval/mean_reward": 6.0}
+    kept = {**KEPT, "records": [{}, {**whole, "env_steps": "1"}, {**whole, "time": None}, whole, before]}
+    (tmp_path / "kept.json").write_text(json.dumps({"runs": [kept]}))
+    (run,) = find_runs([tmp_path / "kept.json"])
+    assert run.records == [whole, {**before, "gradient_steps": 0}]
+    assert run.returns.values.tolist() == [5, 6]
+
+
 def test_before_its_first_evaluation_a_run_has_no_returns_if_there_will_be_some(tmp_path: Path):
     train = records_of(2, rollout__episode_return=20.0)
     planned = write_run(tmp_path / "a", train, budget={"eval_interval": 5_000})
     assert (planned.return_name, len(planned.returns.steps)) == ("eval/mean_reward", 0)
     without = write_run(tmp_path / "b", train, budget={"eval_interval": None})
     assert without.returns.values.tolist() == [20, 20]
+
+
+@pytest.mark.parametrize(
+    ("budget", "n_returns"),
+    [
+        ({"total_timesteps": 2_000}, 2),
+        ({"total_timesteps": 3_000}, 0),
+        ({"total_timesteps": 2_000, "gradient_steps": 5_000}, 0),
+    ],
+)
+def test_a_run_that_is_over_and_was_never_evaluated_has_the_returns_of_training(
+    tmp_path: Path, budget: dict[str, int], n_returns: int
+):
+    train = [*records_of(2, rollout__episode_return=20.0)]
+    run = write_run(tmp_path / "a", train, budget={"eval_interval": 5_000, **budget})
+    assert len(run.returns.steps) == n_returns
+    (kept,) = find_runs([write_runs(tmp_path / "kept.json", [run])])
+    assert kept.returns.values.tolist() == run.returns.values.tolist()
+
+
+def test_steps_of_returns_are_gradient_steps_until_one_is_known_of_the_environment(tmp_path: Path):
+    offline = [{**record, "env_steps": 0} for record in evaluated([1.0, 2.0])]
+    online = records_of(3, actor__loss=1.0)
+    run = write_run(tmp_path / "run", [*offline, *online])
+    assert run.learned_offline("eval/mean_reward")
+    assert run.returns.steps.tolist() == [0, 1000]
+    append(run.path, {**online[-1], "env_steps": 4000, "eval/mean_reward": 3.0})
+    run = read_run(run.path)
+    assert not run.learned_offline("eval/mean_reward")
+    assert run.returns.steps.tolist() == [4000]

@@ -88,6 +88,23 @@ def test_returns_are_drawn_over_seconds_too(runs: Path):
     np.testing.assert_array_equal(thick.get_ydata(), expected.value)
 
 
+def test_gradient_steps_and_environment_steps_have_panels_of_their_own(tmp_path: Path):
+    offline = [{**record, "env_steps": 0} for record in evaluated([1.0, 2.0, 3.0])]
+    online = [{**record, "gradient_steps": 2000} for record in evaluated([4.0, 5.0])]
+    about: dict[str, Any] = {"dataset": "logs"}
+    write_run(tmp_path / "a")
+    write_run(tmp_path / "b", offline, **about)
+    write_run(tmp_path / "c", [*offline, *online], algorithm="iql", **about)
+    write_run(tmp_path / "d", [*offline, *records_of(2, actor__loss=1.0)], algorithm="crr", **about)
+    found = find_runs([tmp_path])
+    first, second = figure(found).axes
+    assert [panel.get_title(loc="left") for panel in (first, second)] == ["logs", "logs"]
+    assert (first.get_xlabel(), second.get_xlabel()) == ("gradient steps", "environment steps")
+    assert [list(np.asarray(line.get_xdata())) for line in first.get_lines()] == [[0, 1000, 2000], [0, 1000, 2000]]
+    assert [list(np.asarray(line.get_xdata())) for line in second.get_lines()] == [[1000, 2000]]
+    assert len(figure(found, over="seconds").axes) == 1
+
+
 def test_names_of_files_are_shown_as_they_are(tmp_path: Path):
     write_run(tmp_path / "$", evaluated([1.0]), algorithm="_$\\frac", env="$x^")
     made = figure(find_runs([tmp_path]))

@@ -204,6 +204,7 @@ def report(
     """
     from rlox.files import writing
     from rlox.runs.history import group_runs, write_runs
+    from rlox.runs.meanings import axis_of
     from rlox.runs.report import write_report
     from rlox.runs.table import as_markdown, compare_groups, overall, thresholds_of
 
@@ -212,10 +213,9 @@ def report(
     lines = compare_groups(groups, known)
     if not lines:
         raise ConfigError("None of these runs has a return yet: there is nothing to compare.")
-    for place in groups:
-        at = {line.steps for line in lines if line.place == place}
-        if at:
-            print(f"{place}: returns after {at.pop():,.0f} steps, the last that all of its runs have reached.")
+    for place, at, offline in dict.fromkeys((line.place, line.steps, line.offline) for line in lines):
+        steps = f"{at:,.0f} {axis_of(offline=offline)}"
+        print(f"{place}: returns after {steps}, the last that all of its runs have reached.")
     print(f"\n{as_markdown(lines, known)}")
     if len(groups) > 1:
         first, others = overall(groups)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from itertools import pairwise
 from typing import Any, NamedTuple
 
@@ -12,7 +12,7 @@ import numpy as np
 from rlox.runs.history import Floats, Run, Series, group_runs
 from rlox.runs.meanings import SPREAD, Meaning, axis_of, axis_of_returns, meaning, sections
 from rlox.runs.plots import colours_of
-from rlox.runs.statistics import curve
+from rlox.runs.statistics import Curve, curve, interquartile_mean
 
 N_POINTS = 200_000
 """Of single runs in a report, shared evenly by their curves, so that it stays small."""
@@ -120,7 +120,7 @@ def _phase(
     names = [name for run in there for record in run.phase(offline=offline) for name in record if "/" in name]
     until = max(record[unit] for run in there for record in run.phase(offline=offline))
     about = {"place": place, "sync": f"{at} {unit}", "until": until}
-    axis = axis_of(there[0], offline=offline)
+    axis = axis_of(offline=offline)
 
     def made(text: Meaning, lines: list[dict[str, Any]], metric: str = "", **more: Any) -> Iterator[Chart]:
         chart = Chart(f"{at} {unit} {metric or text.title}", metric, text, axis)
@@ -164,9 +164,11 @@ def _ends(runs: Sequence[Run], *, offline: bool) -> list[float] | None:
 
 
 def _about_returns(runs: Sequence[Run], metric: str, everyone: Sequence[Run]) -> Meaning:
-    evaluated = [run for run in runs if "eval/mean_reward" in run.names]
-    unit = axis_of_returns((evaluated or list(runs))[0]) if metric.startswith("eval/") else meaning(metric).unit
-    told = "Each point is an evaluation with the policy's best action." if evaluated else meaning(metric).reading
+    if metric == "eval/mean_reward":
+        unit = axis_of_returns(next(run for run in runs if metric in run.names))
+        told = "Each point is an evaluation with the policy's best action."
+    else:
+        unit, told = meaning(metric).unit, meaning(metric).reading
     if len(everyone) > 1:
         told += (
             " Thick lines are interquartile means over seeds, bands their 95% bootstrap intervals, thin lines single "
@@ -188,24 +190,30 @@ def _line(runs: Sequence[Run], metric: str, curves: Curves, *, offline: bool, bo
 
 
 def _spread(runs: Sequence[Run], curves: Curves, *, offline: bool) -> dict[str, Any]:
-    """Return one group's evaluations: mean, standard deviation and extremes over the episodes."""
-    names = [f"eval/{name}" for name in ("mean_reward", "std_reward", "min_reward", "max_reward")]
+    """Return one group's evaluations: mean, standard deviation and extremes over the episodes.
+
+    Of several runs, mean and standard deviation are interquartile means, and the extremes those of all.
+    """
+    over_runs: dict[str, Callable[[Floats], Floats]] = {
+        "mean": interquartile_mean,
+        "std": interquartile_mean,
+        "min": lambda values: values.min(axis=0),
+        "max": lambda values: values.max(axis=0),
+    }
     nothing = {"middle": None, "bands": [], "runs": []}
-    if any(not set(names) <= set(run.names) for run in runs):
+    if any(f"eval/{name}_reward" not in run.names for run in runs for name in over_runs):
         return nothing
 
-    def over_runs(name: str) -> tuple[Floats, Floats]:
+    def over_steps(name: str) -> Curve:
         def series(run: Run) -> Series:
-            return run.series(name, offline=offline)
+            return run.series(f"eval/{name}_reward", offline=offline)
 
-        found = curve(runs, series, bounds=False)
-        return found.steps, found.value
+        return curve(runs, series, bounds=False, statistic=over_runs[name])
 
-    steps, mean = over_runs(names[0])
-    others = [over_runs(name) for name in names[1:]]
-    if not len(steps) or any(not np.array_equal(steps, found) for found, _ in others):
+    found = [over_steps(name) for name in over_runs]
+    steps, (mean, std, least, most) = found[0].steps, (own.value for own in found)
+    if not len(steps) or any(not np.array_equal(steps, own.steps) for own in found):
         return nothing
-    std, least, most = (values for _, values in others)
     near = np.maximum(mean - std, least), np.minimum(mean + std, most)
     bands = [curves.table(steps, least, most), curves.table(steps, *near)]
     return {"middle": curves.table(steps, mean), "bands": bands, "runs": []}
@@ -219,14 +227,16 @@ def _points(run: Run, metric: str, *, offline: bool) -> Points:
 
 
 def _thin(points: Points, most: int) -> Points:
-    """Return about so many points: the ends, and of each stretch its lowest and highest, so that no spike is lost."""
+    """Return about so many points: the ends, and of each stretch its lowest, its highest and a gap if it has any."""
     kept: Points = []
-    bounds = np.linspace(0, len(points), most // 2 + 1).astype(int)
+    each = 3 if any(value is None for _, value in points) else 2
+    bounds = np.linspace(0, len(points), most // each + 1).astype(int)
     for begin, end in pairwise(bounds):
         stretch = points[begin:end]
         known = [(value, step) for step, value in stretch if value is not None]
-        ends = {step: value for value, step in (min(known), max(known))} if known else dict(stretch[:1])
-        kept += sorted(ends.items())
+        ends = {step: value for value, step in (min(known), max(known))} if known else {}
+        gaps = [(step, value) for step, value in stretch if value is None]
+        kept += sorted([*ends.items(), *gaps[:1]])
     return [*points[:1], *kept[points[0] == kept[0] :], *(points[-1:] if points[-1] != kept[-1] else [])]
 
 

@@ -127,7 +127,8 @@ def _at_floor(run: Run) -> Finding | None:
 
 
 def _worse_than_constant(run: Run) -> Finding | None:
-    share, spread = _late(run, "critic/explained_variance"), run.series("advantage/std").values
+    share = _late(run, "critic/explained_variance")
+    spread = run.series("advantage/std", offline=run.learned_offline_only).values
     # Where all returns are alike, as in a solved environment, there is no variance to explain.
     alike = len(spread) >= FEWEST and _late(run, "advantage/std") < ALIKE * spread.max()
     if not share < 0 or alike:

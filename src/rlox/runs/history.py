@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -19,6 +19,7 @@ COMPARISON = "comparison.json"
 """Marks the folder of a comparison: below it, runs are in ``LABEL/ENV/SEED``."""
 
 Floats = NDArray[np.float64]
+T = TypeVar("T")
 _COUNTERS = ("time", "env_steps", "gradient_steps")
 
 
@@ -104,18 +105,35 @@ class Run(NamedTuple):
         """Whether it has records, and none of an environment."""
         return bool(self.records) and not self.phase(offline=False)
 
+    def learned_offline(self, name: str) -> bool:
+        """Return whether a metric is known of learning offline only, so that its steps are gradient steps."""
+        offline, online = (
+            any(record.get(name) is not None for record in self.phase(offline=offline)) for offline in (True, False)
+        )
+        return offline and not online
+
+    def latest(self, name: str) -> Series:
+        """Return one metric of where it learned last, as far as it is known there."""
+        return self.series(name, offline=self.learned_offline(name))
+
     @property
     def returns(self) -> Series:
         """Its evaluations' mean returns; without any, those of training episodes."""
-        offline = self.learned_offline_only
-        found = self.series(self.return_name, offline=offline)
-        return found if len(found.steps) else self.series("eval/mean_reward", offline=True)
+        return self.latest(self.return_name)
 
     @property
     def return_name(self) -> str:
         """The metric that ``returns`` are; that of evaluations if there will be any, also before the first."""
-        planned = self.spec.get("budget", {}).get("eval_interval") is not None
+        planned = self.spec.get("budget", {}).get("eval_interval") is not None and not self.is_over
         return "eval/mean_reward" if planned or "eval/mean_reward" in self.names else "rollout/episode_return"
+
+    @property
+    def is_over(self) -> bool:
+        """Whether it has taken all the steps of its budget; False if that is not known."""
+        budget = self.spec.get("budget", {})
+        planned = {"env_steps": budget.get("total_timesteps"), "gradient_steps": budget.get("gradient_steps")}
+        known = {unit: n for unit, n in planned.items() if isinstance(n, int | float)}
+        return bool(known and self.records) and all(self.records[-1][unit] >= n for unit, n in known.items())
 
 
 def read_run(path: str | Path, label: str | None = None) -> Run:
@@ -128,10 +146,10 @@ def read_run(path: str | Path, label: str | None = None) -> Run:
     try:
         spec = json.loads((folder / CONFIG).read_text())
         _check_spec(spec)
-        found = [record for record in map(_numbers, records(folder)) if None not in map(record.get, _COUNTERS)]
+        found = _known(records(folder))
     except FileNotFoundError:
         raise ConfigError(f"'{path}' is not the folder of a run: it has no {CONFIG}.{_near(folder)}") from None
-    except (OSError, ValueError, TypeError, AttributeError, RecursionError) as error:
+    except (OSError, ValueError, TypeError, RecursionError) as error:
         raise ConfigError(f"The run '{path}' cannot be read: {one_line(error)}.") from None
     return Run(folder, spec, found, label)
 
@@ -148,6 +166,19 @@ def _check_spec(spec: Any) -> None:
         raise ValueError("its settings are not a table")
     if type(spec.get("seed", 0)) is not int or not isinstance(spec.get("preset"), str | None):
         raise ValueError("its seed is not a whole number, or its preset not a name")
+
+
+def _known(found: Iterable[Any], **missing: float) -> list[dict[str, float | None]]:
+    """Return the numbers of those records that say when they were, with what may be missing.
+
+    Raises:
+        ValueError: one is no record.
+    """
+    given = list(found)
+    if not all(isinstance(record, dict) for record in given):
+        raise ValueError("a record is not a table")
+    numbers = [{**missing, **_numbers(record)} for record in given]
+    return [record for record in numbers if None not in map(record.get, _COUNTERS)]
 
 
 def _numbers(record: Mapping[str, Any]) -> dict[str, float | None]:
@@ -204,7 +235,8 @@ def write_runs(path: str | Path, runs: Sequence[Run], machine: Mapping[str, Any]
             "records": [
                 {name: value for name, value in record.items() if name in _COUNTED or name == run.return_name}
                 for record in run.records
-                if record.get(run.return_name) is not None
+                # The last one says whether it is over.
+                if record.get(run.return_name) is not None or record is run.records[-1]
             ],
         }
         for run in runs
@@ -230,7 +262,12 @@ def read_runs(path: Path) -> list[Run]:
         kept = json.loads(path.read_text())["runs"]
         for run in kept:
             _check_spec(run["spec"])
-        return [Run(Path(run["path"]), run["spec"], list(map(_numbers, run["records"])), run["label"]) for run in kept]
+            if not isinstance(run["label"], str | None):
+                raise ValueError("its label is not a name")
+        # Files of before do not count the gradient steps of runs in an environment.
+        return [
+            Run(Path(run["path"]), run["spec"], _known(run["records"], gradient_steps=0), run["label"]) for run in kept
+        ]
     except (OSError, ValueError, TypeError, LookupError, RecursionError) as error:
         raise ConfigError(f"'{path}' holds no runs ({one_line(error)}): name the folder of a run.") from None
 
@@ -260,16 +297,44 @@ def _near(folder: Path) -> str:
     return near if "Did you mean" in near else f" The runs in '{here}' are {', '.join(known[:5])}."
 
 
+def split(groups: Mapping[str, Sequence[Run]], kind: Callable[[Run], T | None]) -> dict[T, dict[str, list[Run]]]:
+    """Return the runs of groups by their kind and then by their label; those of no kind are left out."""
+    found: dict[T, dict[str, list[Run]]] = {}
+    for label, runs in groups.items():
+        for run in runs:
+            if (own := kind(run)) is not None:
+                found.setdefault(own, {}).setdefault(label, []).append(run)
+    return found
+
+
 def group_runs(runs: Iterable[Run]) -> dict[str, dict[str, list[Run]]]:
     """Return runs by where they learned and then by what tells their settings apart, in the order given.
 
-    The label of a group is the algorithm, the preset, and those settings that differ between the groups of this
-    algorithm and preset, without values that more than half of these groups have; a comparison's own labels come first.
+    Data of one name are called with as many of their folders as tell them apart. A group is named by what a comparison
+    calls it, or else by the algorithm and the preset. What differs between groups of one name (algorithm, preset,
+    settings) follows, without values that more than half of them have.
     """
-    places: dict[str, list[Run]] = {}
+    sources: dict[str, dict[str, list[Run]]] = {}
     for run in runs:
-        places.setdefault(run.place, []).append(run)
-    return {place: _group(own) for place, own in places.items()}
+        source = str(run.spec.get("dataset") or run.place)
+        sources.setdefault(run.place, {}).setdefault(source, []).append(run)
+    return {
+        name: _group(own)
+        for place, alike in sources.items()
+        for name, own in zip(_told_apart(place, list(alike)), alike.values(), strict=True)
+    }
+
+
+def _told_apart(place: str, sources: Sequence[str]) -> Sequence[str]:
+    """Return what data are called that are all called like one place."""
+    if len(sources) == 1:
+        return [place]
+    folders = [Path(source).parts[:-1] for source in sources]
+    for n in range(1, max(map(len, folders)) + 1):
+        names = [Path(*parts[max(len(parts) - n, 0) :], place).as_posix() for parts in folders]
+        if len(set(names)) == len(names):
+            return names
+    return sources
 
 
 def _completed(algorithm: str, configs: list[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -286,25 +351,34 @@ def _completed(algorithm: str, configs: list[dict[str, Any]]) -> list[dict[str, 
 
 
 def _group(runs: list[Run]) -> dict[str, list[Run]]:
-    groups: dict[str, list[Run]] = {}
-    alike: dict[tuple[str, str | None, str], list[Run]] = {}
+    named: dict[str, dict[tuple[str, str | None], list[Run]]] = {}
     for run in runs:
-        key = str(run.spec["algorithm"]), run.spec.get("preset"), run.label or ""
-        alike.setdefault(key, []).append(run)
-    for (algorithm, preset, label), own in alike.items():
-        name = label or (f"{algorithm}-{preset}" if preset else algorithm)
-        configs = _completed(algorithm, [run.spec.get("config", {}) for run in own])
-        differing = [
-            setting
-            for setting in dict.fromkeys(setting for config in configs for setting in config)
-            if any(config.get(setting) != configs[0].get(setting) for config in configs)
-        ]
-        kinds = [config for i, config in enumerate(configs) if config not in configs[:i]]
-        for run, config in zip(own, configs, strict=True):
-            told = ", ".join(
-                f"{setting}={config.get(setting)}"
-                for setting in differing
-                if 2 * sum(kind.get(setting) == config.get(setting) for kind in kinds) <= len(kinds)
-            )
-            groups.setdefault(f"{name}, {told}" if told else name, []).append(run)
+        algorithm, preset = str(run.spec["algorithm"]), run.spec.get("preset")
+        name = run.label or (f"{algorithm}-{preset}" if preset else algorithm)
+        named.setdefault(name, {}).setdefault((algorithm, preset), []).append(run)
+    groups: dict[str, list[Run]] = {}
+    for name, kinds in named.items():
+        told = _differences([{"algorithm": algorithm, "preset": preset} for algorithm, preset in kinds])
+        for ((algorithm, _), own), what in zip(kinds.items(), told, strict=True):
+            configs = _completed(algorithm, [run.spec.get("config", {}) for run in own])
+            for run, settings in zip(own, _differences(configs), strict=True):
+                groups.setdefault(", ".join([name, *what, *settings]), []).append(run)
     return groups
+
+
+def _differences(settings: list[dict[str, Any]]) -> list[list[str]]:
+    """Return of each what tells it apart, without values that more than half of those that differ have."""
+    differing = [
+        name
+        for name in dict.fromkeys(name for own in settings for name in own)
+        if any(own.get(name) != settings[0].get(name) for own in settings)
+    ]
+    kinds = [own for i, own in enumerate(settings) if own not in settings[:i]]
+    return [
+        [
+            f"{name}={own.get(name)}"
+            for name in differing
+            if 2 * sum(kind.get(name) == own.get(name) for kind in kinds) <= len(kinds)
+        ]
+        for own in settings
+    ]

@@ -74,12 +74,13 @@ class RunLog:
         if self._file is None:
             with whole(self._folder / CONFIG) as side:
                 side.write_text(json.dumps({**self._description, "versions": versions()}, indent=2) + "\n")
-            self._file = (self._folder / METRICS).open("ab", buffering=0)
+            file = (self._folder / METRICS).open("ab", buffering=0)
             try:
-                self._cut(self._file)
+                self._cut(file)
             except BaseException:
-                self._file.close()
+                file.close()
                 raise
+            self._file = file
         return self._file
 
     def _cut(self, file: FileIO) -> None:

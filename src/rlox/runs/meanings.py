@@ -151,9 +151,9 @@ def sections(names: Iterable[str]) -> dict[str, list[str]]:
     return {heading: found for heading, found in known.items() if found}
 
 
-def axis_of(run: Run, *, offline: bool) -> str:
+def axis_of(*, offline: bool) -> str:
     """Return the name of the axis of steps."""
-    return "gradient steps" if offline or run.learned_offline_only else "environment steps"
+    return "gradient steps" if offline else "environment steps"
 
 
 def axis_of_returns(run: Run) -> str:

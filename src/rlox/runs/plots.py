@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -10,7 +10,7 @@ import numpy as np
 
 from rlox.errors import ConfigError, did_you_mean
 from rlox.files import refusing, writing
-from rlox.runs.history import Run, Series, group_runs
+from rlox.runs.history import Run, Series, group_runs, split
 from rlox.runs.meanings import axis_of, axis_of_returns, meaning
 from rlox.runs.statistics import curve
 
@@ -21,6 +21,7 @@ if TYPE_CHECKING:
 COLOURS = ("#1b6fb8", "#c4501b", "#0a8a6a", "#a4489a", "#a67c00", "#5f6b7a")
 """Of groups, in their order; told apart with any kind of colour vision, and on white in print. Then again, dashed."""
 ENDINGS = (".png", ".svg", ".pdf")
+SECONDS = "seconds of training, evaluations included"
 Over = Literal["steps", "seconds"]
 
 
@@ -34,7 +35,8 @@ def colours_of(runs: Sequence[Run]) -> dict[str, int]:
 def figure(runs: Sequence[Run], metric: str | None = None, *, over: Over = "steps") -> Figure:
     """Draw a metric of runs over steps or seconds: a panel for each environment, a line for each group of seeds.
 
-    Lines are interquartile means over seeds with 95% bootstrap intervals as bands; thin lines are single runs.
+    Lines are interquartile means over seeds with 95% bootstrap intervals as bands; thin lines are single runs. Where
+    some runs are over gradient steps and others over environment steps, each kind has a panel.
 
     Args:
         runs: of which there are records.
@@ -49,15 +51,15 @@ def figure(runs: Sequence[Run], metric: str | None = None, *, over: Over = "step
     """
     kind = figure_type()
     check_metric(runs, metric)
-    places, numbers = group_runs(runs), colours_of(runs)
+    places, numbers = list(_places(runs, metric, over)), colours_of(runs)
     n_columns = 2 if len(places) == 4 else min(len(places), 3)
     n_rows = -(-len(places) // n_columns)
     made = kind(figsize=(5.2 * n_columns + 0.6, 3.6 * n_rows + 0.5 + 0.2 * len(numbers)), layout="constrained")
     panels = made.subplots(n_rows, n_columns, squeeze=False).flatten()
-    for panel, (place, groups) in zip(panels, places.items(), strict=False):
+    for panel, (place, axis, groups) in zip(panels, places, strict=False):
         for label, own in groups.items():
             _draw(panel, own, lambda run: series_of(run, metric, over), label, numbers[label])
-        _name(panel, place, next(iter(groups.values()))[0], metric, over)
+        _name(panel, place, axis, next(iter(groups.values()))[0], metric)
     for panel in panels[len(places) :]:
         panel.set_visible(False)
     handles = {
@@ -69,6 +71,18 @@ def figure(runs: Sequence[Run], metric: str | None = None, *, over: Over = "step
     for text in legend.get_texts():
         text.set_parse_math(False)
     return made
+
+
+def _places(runs: Sequence[Run], metric: str | None, over: Over) -> Iterator[tuple[str, str, dict[str, list[Run]]]]:
+    """Yield what has a panel: a place, the name of its axis, and groups of those runs that have something to draw."""
+
+    def axis(run: Run) -> str | None:
+        if not len(series_of(run, metric).steps):
+            return None
+        return SECONDS if over == "seconds" else axis_of(offline=run.learned_offline(metric or run.return_name))
+
+    for place, groups in group_runs(runs).items():
+        yield from ((place, name, found) for name, found in split(groups, axis).items())
 
 
 def figure_type() -> type[Figure]:
@@ -115,7 +129,7 @@ def check_metric(runs: Sequence[Run], metric: str | None) -> None:
 
 def series_of(run: Run, metric: str | None, over: Over = "steps") -> Series:
     """Return a metric of a run where it learned last, or its returns; over seconds, those are in the place of steps."""
-    found = run.returns if metric is None else run.series(metric, offline=run.learned_offline_only)
+    found = run.latest(metric or run.return_name)
     return found._replace(steps=found.seconds) if over == "seconds" else found
 
 
@@ -136,12 +150,12 @@ def _draw(panel: Axes, runs: Sequence[Run], series: Callable[[Run], Series], lab
     panel.plot(middle.steps, middle.value, linewidth=2, marker=marker, label=f"{label} ({seeds})".lstrip("_"), **style)
 
 
-def _name(panel: Axes, place: str, run: Run, metric: str | None, over: Over) -> None:
+def _name(panel: Axes, place: str, axis: str, run: Run, metric: str | None) -> None:
     """Name a panel and its axes; names of files are shown as they are, without mathematics."""
     from matplotlib.ticker import EngFormatter
 
     panel.set_title(place, loc="left", fontweight="bold", parse_math=False)
-    panel.set_xlabel(axis_of(run, offline=False) if over == "steps" else "seconds of training, evaluations included")
+    panel.set_xlabel(axis)
     panel.set_ylabel(axis_of_returns(run) if metric is None else _named(metric), parse_math=False)
     panel.xaxis.set_major_formatter(EngFormatter(sep=""))
     panel.grid(axis="y", color="#888888", alpha=0.25, linewidth=0.6)

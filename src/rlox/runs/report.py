@@ -20,7 +20,7 @@ from rlox.runs.history import Run, group_runs
 from rlox.runs.meanings import SPREAD, axis_of, axis_of_returns
 from rlox.runs.plots import COLOURS
 from rlox.runs.statistics import Estimate
-from rlox.runs.table import Line, compare_groups, thresholds_of
+from rlox.runs.table import SLACK, Line, by_steps, compare_groups, thresholds_of
 
 PAGE = Path(__file__).parent / "page"
 NOTHING, MINUS = "\N{EN DASH}", "\N{MINUS SIGN}"
@@ -102,7 +102,9 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "outcomes": [_outcome(run) for run in runs],
         "places": places,
         "spread": SPREAD,
-        "settings": [_settings(label, own) for groups in group_runs(runs).values() for label, own in groups.items()],
+        "settings": [
+            _settings(label, place, own) for place, groups in group_runs(runs).items() for label, own in groups.items()
+        ],
         "versions": _versions(runs),
         "rlox": __version__,
         "now": datetime.now().strftime("%Y-%m-%d %H:%M"),
@@ -134,7 +136,8 @@ def lead(runs: Sequence[Run]) -> str:
         return f"{len(runs)} runs in {len(groups)} environments; the tables have their returns."
     own = next(iter(groups.values()))
     best = max(known, key=lambda line: line.score.value)
-    told = f"{_return(best, own[best.label])}, after {_effort(best, own[best.label])}"
+    those = by_steps(own)[best.offline][best.label]
+    told = f"{_return(best, those)}, after {_effort(best, those)}"
     if len(own) == 1:
         return f"Return {told}."
     return f"Best of {len(own)} groups: {best.label}, with a return of {told}."
@@ -144,58 +147,62 @@ def _return(line: Line, runs: Sequence[Run]) -> str:
     """Return a line's return and how far it can be trusted, in words."""
     value = number(line.score.value)
     if line.n_runs == 1:
-        spread = _outcome(runs[0])["spread"]
+        spread = _spread(runs[0], line.steps)
         return f"{value} ({spread})" if spread else value
     interval = f"95% interval {number(line.score.low)} to {number(line.score.high)}"
     return f"{value} ({interval}, {line.n_runs} seeds)"
 
 
+def _spread(run: Run, step: float) -> str:
+    """Return of which episodes the return at a step is the mean, in words; nothing if that is not known."""
+    at = max(found for found in run.returns.steps if found <= step * (1 + SLACK))
+    low, high = (run.latest(f"eval/{end}_reward").at(at) for end in ("min", "max"))
+    return "" if math.isnan(low) or math.isnan(high) else f"episodes from {number(low)} to {number(high)}"
+
+
 def _effort(line: Line, runs: Sequence[Run]) -> str:
     """Return after how many steps that was, and how long they took, in words."""
-    planned = _outcome(runs[0])["planned"]
-    of = f" of {planned:,.0f}" if planned and planned > line.steps else ""
+    planned = runs[0].spec.get("budget", {}).get("gradient_steps" if line.offline else "total_timesteps")
+    of = f" of {planned:,.0f}" if isinstance(planned, int | float) and planned > line.steps else ""
     each = " a run" if line.n_runs > 1 else ""
     time = "" if math.isnan(line.seconds) else f" in {duration(line.seconds)}{each}"
-    return f"{line.steps:,.0f}{of} {axis_of(runs[0], offline=False)}{time}"
+    return f"{line.steps:,.0f}{of} {axis_of(offline=line.offline)}{time}"
 
 
 def _tables(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> list[dict[str, Any]]:
-    """Return the table of each place; its lines are those of ``rlox compare``."""
+    """Return the tables of each place, one for each kind of steps; their lines are those of ``rlox compare``."""
     thresholds = thresholds_of(groups)
     lines = compare_groups(groups, thresholds)
     return [
         {
             "place": place,
             "threshold": thresholds.get(place),
-            "returns": axis_of_returns(next(iter(own.values()))[0]),
-            "axis": axis_of(next(iter(own.values()))[0], offline=False),
-            "lines": [line for line in lines if line.place == place],
-            "several": len(own) > 1,
+            "returns": axis_of_returns(next(iter(found.values()))[0]),
+            "axis": axis_of(offline=offline),
+            "lines": [line for line in lines if (line.place, line.offline) == (place, offline)],
+            "several": len(found) > 1,
         }
         for place, own in groups.items()
+        for offline, found in by_steps(own).items()
     ]
 
 
 def _outcome(run: Run) -> dict[str, Any]:
     """Return what one run has come to."""
-    returns, offline = run.returns, run.learned_offline_only
+    returns = run.returns
     last: Mapping[str, Any] = run.records[-1] if run.records else {"env_steps": 0, "gradient_steps": 0, "time": 0.0}
     began = run.records[0]["time"] if run.records else 0.0
-    planned = run.spec.get("budget", {}).get("gradient_steps" if offline else "total_timesteps")
-    low, high = (run.series(f"eval/{name}_reward", offline=offline).values for name in ("min", "max"))
     return {
         "path": str(run.path),
         "seed": run.seed,
         "final": float(returns.values[-1]) if len(returns.values) else None,
         "best": float(returns.values.max()) if len(returns.values) else None,
-        "spread": f"episodes from {number(low[-1])} to {number(high[-1])}" if len(low) and len(high) else "",
-        "steps": last["gradient_steps" if offline else "env_steps"],
-        "planned": planned if isinstance(planned, int | float) else None,
+        "steps": last["gradient_steps" if run.learned_offline_only else "env_steps"],
         "seconds": last.get("time/seconds") or last["time"] - began,
     }
 
 
-def _settings(label: str, runs: Sequence[Run]) -> dict[str, Any]:
+def _settings(label: str, place: str, runs: Sequence[Run]) -> dict[str, Any]:
     """Return the settings of a group, those first that are not the defaults."""
     spec = runs[0].spec
     defaults = _defaults(str(spec["algorithm"]))
@@ -211,7 +218,7 @@ def _settings(label: str, runs: Sequence[Run]) -> dict[str, Any]:
     about = {name: spec.get(name) for name in ("algorithm", "env", "dataset", "preset")}
     return {
         "label": label,
-        "place": runs[0].place,
+        "place": place,
         "about": {name: value for name, value in about.items() if value is not None},
         "seeds": ", ".join(str(run.seed) for run in runs),
         "budget": {name: value for name, value in spec.get("budget", {}).items() if value is not None},

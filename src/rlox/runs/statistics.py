@@ -36,9 +36,9 @@ class Curve(NamedTuple):
     steps: Floats
     """``(n,)``: at which every run has been."""
     value: Floats
-    """``(n,)``: interquartile mean over the runs."""
+    """``(n,)``: interquartile mean over the runs, or another statistic."""
     low: Floats
-    """``(n,)``: lower bound of its 95% bootstrap interval; nan of one run."""
+    """``(n,)``: lower bound of the mean's 95% bootstrap interval; nan of one run."""
     high: Floats
     """``(n,)``: the upper one."""
 
@@ -111,7 +111,11 @@ def improvement(better: Sequence[ArrayLike], worse: Sequence[ArrayLike]) -> Esti
 
 
 def curve(
-    runs: Sequence[Run], series: Callable[[Run], Series] = lambda run: run.returns, *, bounds: bool = True
+    runs: Sequence[Run],
+    series: Callable[[Run], Series] = lambda run: run.returns,
+    *,
+    bounds: bool = True,
+    statistic: Callable[[Floats], Floats] = interquartile_mean,
 ) -> Curve:
     """Return a metric of several runs over steps, up to where the shortest of them is; its values hold between records.
 
@@ -121,6 +125,7 @@ def curve(
         runs: of one group.
         series: takes the metric from a run.
         bounds: whether there is an interval; it takes most of the time, and is nan without.
+        statistic: makes one value for each step, ``(n,)``, of those of the runs, ``(runs, n)``.
     """
     found = [own for own in map(series, runs) if len(own.steps)]
     if not found:
@@ -132,7 +137,7 @@ def curve(
     if len(steps) > MOST_STEPS:
         steps = steps[np.linspace(0, len(steps) - 1, MOST_STEPS).round().astype(int)]
     scores = np.array([own.values[np.searchsorted(own.steps, steps, side="right") - 1] for own in found])
-    return Curve(steps, interquartile_mean(scores), *_bounds(scores if bounds else scores[:1]))
+    return Curve(steps, statistic(scores), *_bounds(scores if bounds else scores[:1]))
 
 
 class Reached(NamedTuple):

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
-from rlox.runs.history import Run
+from rlox.runs.history import Run, split
+from rlox.runs.meanings import axis_of
 from rlox.runs.statistics import Estimate, Reached, estimate, improvement, reached
 
 SLACK = 0.01
@@ -18,13 +19,15 @@ the runs of one budget end a few steps apart."""
 
 
 class Line(NamedTuple):
-    """What the runs of one label at one place came to."""
+    """What the runs of one label at one place came to, of those whose returns are over the same kind of steps."""
 
     place: str
     label: str
     n_runs: int
+    offline: bool
+    """Whether its steps are gradient steps."""
     steps: float
-    """At which all lines of this place are compared: the last that every run of them has reached."""
+    """At which all lines of this place and kind are compared: the last that every run of them has reached."""
     score: Estimate
     """Interquartile mean of the returns there; nan if one of the runs has none by then."""
     better: Estimate | None
@@ -44,7 +47,12 @@ def compare_groups(groups: Mapping[str, Mapping[str, Sequence[Run]]], thresholds
         groups: by place and label.
         thresholds: a return to reach, by place.
     """
-    return [line for place, own in groups.items() for line in _lines(place, own, thresholds.get(place))]
+    return [
+        line
+        for place, own in groups.items()
+        for offline, found in by_steps(own).items()
+        for line in _lines(place, found, thresholds.get(place), offline=offline)
+    ]
 
 
 def thresholds_of(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> dict[str, float]:
@@ -57,12 +65,8 @@ def thresholds_of(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> dict[str
     return {place: spec.reward_threshold for place, spec in known.items() if spec.reward_threshold is not None}
 
 
-def _lines(place: str, groups: Mapping[str, Sequence[Run]], threshold: float | None) -> list[Line]:
-    found = {label: [run for run in runs if len(run.returns.steps)] for label, runs in groups.items()}
-    found = {label: runs for label, runs in found.items() if runs}
-    if not found:
-        return []
-    at = min(run.returns.steps[-1] for runs in found.values() for run in runs)
+def _lines(place: str, found: Mapping[str, Sequence[Run]], threshold: float | None, *, offline: bool) -> list[Line]:
+    at = _last_of_all(found)
     scores = {label: _scores(runs, at) for label, runs in found.items()}
     first = next(iter(scores.values()))
     return [
@@ -70,6 +74,7 @@ def _lines(place: str, groups: Mapping[str, Sequence[Run]], threshold: float | N
             place,
             label,
             len(found[label]),
+            offline,
             at,
             estimate(own) if own else Estimate(np.nan, np.nan, np.nan),
             improvement([own], [first]) if own and first and own is not first else None,
@@ -80,6 +85,16 @@ def _lines(place: str, groups: Mapping[str, Sequence[Run]], threshold: float | N
     ]
 
 
+def by_steps(groups: Mapping[str, Sequence[Run]]) -> dict[bool, dict[str, list[Run]]]:
+    """Return those runs of groups that have returns, by whether the steps of these are gradient steps."""
+    return split(groups, lambda run: run.learned_offline(run.return_name) if len(run.returns.steps) else None)
+
+
+def _last_of_all(groups: Mapping[str, Sequence[Run]]) -> float:
+    """Return the last step that all runs have reached."""
+    return min(run.returns.steps[-1] for runs in groups.values() for run in runs)
+
+
 def _seconds_at(run: Run, at: float) -> float:
     """Return how long a run has trained until its return at a step."""
     i = max(int(np.searchsorted(run.returns.steps, at * (1 + SLACK), side="right")) - 1, 0)
@@ -88,7 +103,7 @@ def _seconds_at(run: Run, at: float) -> float:
 
 def _scores(runs: Sequence[Run], at: float) -> list[float]:
     """Return the return of each run at a step; none at all if one of them has none by then."""
-    found = [run.returns.at(at * (1 + SLACK)) for run in runs if len(run.returns.steps)]
+    found = [run.returns.at(at * (1 + SLACK)) for run in runs]
     return [] if np.isnan(found).any() else found
 
 
@@ -106,17 +121,12 @@ def _to(runs: Sequence[Run], threshold: float | None) -> tuple[int, Reached | No
 
 def overall(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> tuple[str, dict[str, Estimate]]:
     """Return the first label, and how probably each other one beats it, averaged over the places of both."""
-    at = {
-        place: min(
-            (run.returns.steps[-1] for runs in own.values() for run in runs if len(run.returns.steps)), default=0
-        )
-        for place, own in groups.items()
-    }
     labels = list(dict.fromkeys(label for own in groups.values() for label in own))
+    places = [(found, _last_of_all(found)) for own in groups.values() for found in by_steps(own).values()]
     found = {}
     for label in labels[1:]:
-        shared = [(place, own) for place, own in groups.items() if label in own and labels[0] in own]
-        pairs = [[_scores(own[name], at[place]) for name in (label, labels[0])] for place, own in shared]
+        shared = [(own, at) for own, at in places if label in own and labels[0] in own]
+        pairs = [[_scores(own[name], at) for name in (label, labels[0])] for own, at in shared]
         pairs = [pair for pair in pairs if all(pair)]
         if pairs:
             found[label] = improvement([x for x, _ in pairs], [y for _, y in pairs])
@@ -127,14 +137,14 @@ def as_markdown(lines: Sequence[Line], thresholds: Mapping[str, float]) -> str:
     """Return the table, as Markdown that is also readable as it is."""
     several = any(line.score.low == line.score.low for line in lines)
     aims = any(line.place in thresholds for line in lines)
-    first = {line.place: line.label for line in reversed(lines)}
+    first = {where(line, lines): line.label for line in reversed(lines)}
     beats = f"beats {lines[0].label}" if len(set(first.values())) == 1 else "beats its first line"
     header = ["where", "what", "runs", "return", *(["95% interval"] if several else [])]
     header += [beats] if any(line.better for line in lines) else []
     header += ["steps to threshold", "seconds to it"] if aims else []
     rows = [[*header, "seconds"]]
     for line in lines:
-        row = [line.place, line.label, str(line.n_runs), number(line.score.value)]
+        row = [where(line, lines), line.label, str(line.n_runs), number(line.score.value)]
         row += [_interval(line.score, number)] if several else []
         if beats in header:
             row.append(
@@ -144,6 +154,12 @@ def as_markdown(lines: Sequence[Line], thresholds: Mapping[str, float]) -> str:
             row += _threshold(line, thresholds.get(line.place))
         rows.append([*row, _seconds(line.seconds)])
     return markdown(rows)
+
+
+def where(line: Line, lines: Sequence[Line]) -> str:
+    """Return the place of a line, with its kind of steps if those of the place are of both."""
+    several = any(other.place == line.place and other.offline != line.offline for other in lines)
+    return f"{line.place}, {axis_of(offline=line.offline)}" if several else line.place
 
 
 def _threshold(line: Line, threshold: float | None) -> list[str]:
