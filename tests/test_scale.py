@@ -217,6 +217,67 @@ def test_a_run_is_ended_before_its_folder_is(tmp_path: Path, monkeypatch: pytest
     assert process.returncode == -signal.SIGTERM
 
 
+@pytest.mark.parametrize("at", ["fetch", "start", "task"])
+@pytest.mark.parametrize(
+    ("other", "told"),
+    [
+        ({"gamma": 0.5}, "gamma=0.99, not 0.5"),
+        ({"gamma": 0.5, "total_timesteps": 90}, "gamma=0.99, not 0.5"),
+        ({"total_timesteps": 90, "eval_interval": 30}, None),
+    ],
+)
+def test_a_storage_that_has_a_run_of_other_settings_is_refused(
+    at: str, other: dict[str, Any], told: str | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    address = f"file://{tmp_path}/kept"
+    job, _ = begin(tmp_path / "first")
+    job.folder.mkdir()
+    (job.folder / "metrics.jsonl").write_text("{}\n")
+    kept = Storage(address, job.folder)
+    kept.begin()
+    kept.push()
+    files = sorted((tmp_path / "kept").rglob("*"))
+    plan = SHORT._replace(shared={**SHORT.shared, **other})
+    engine, (second, _) = Trials("auto", storage=address), plan.jobs(tmp_path / "second")
+    monkeypatch.setattr(engine, "_ray", Asleep())
+    start_instead(monkeypatch, "")
+    do: dict[str, Callable[[], object]] = {
+        "fetch": lambda: engine.fetch([second]),
+        "start": lambda: engine.start(second),
+        "task": lambda: run_trial(Launch.of([second]), address, Path.cwd()),
+    }
+    if told is None:
+        do[at]()
+        return
+    run = r"'bc/CartPole-v1/3'"
+    with pytest.raises(ConfigError, match=rf"storage '{address}' has a run {run} with {told}: .* \(--storage\)\.$"):
+        do[at]()
+    assert sorted((tmp_path / "kept").rglob("*")) == files
+    assert not second.folder.parent.exists(), "nothing of it was brought"
+
+
+def test_what_a_task_refused_is_not_brought(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    engine, (job, _) = Trials("auto", storage=f"file://{tmp_path}/kept"), SHORT.jobs(tmp_path / "out")
+    why = ConfigError("it has another")
+
+    class Refusing(Asleep):
+        exceptions = ray.exceptions
+
+        def wait(self, results: list[str], **_: object) -> tuple[list[str], list[str]]:
+            return results, []
+
+        def get(self, result: str) -> None:
+            raise ray.exceptions.RayTaskError("run_trial", "", why)
+
+    def bring(_: Job) -> None:
+        raise AssertionError
+
+    monkeypatch.setattr(engine, "_ray", Refusing())
+    monkeypatch.setattr(engine, "_bring", bring)
+    engine._running["task"] = job
+    assert engine.ended() == [(job, "it has another")]
+
+
 def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match=r"storage 's3://b' is for runs on other machines"):
         make_engine(storage="s3://b")
@@ -278,6 +339,11 @@ class Asleep:
 
     def __init__(self, **resources: float):
         self.resources = resources
+
+    def remote(self, *_: object, **__: object) -> Any:
+        return self
+
+    options = remote
 
     def cluster_resources(self) -> dict[str, float]:
         return self.resources

@@ -92,7 +92,7 @@ class Processes:
 
     def busy(self, n_jobs: int) -> float:
         """Return the share of the cores' time that the runs have used so far, if there were so many in all."""
-        seconds = (time.monotonic() - self._began) * min(len(self._cores), max(n_jobs, 1))
+        seconds = (time.monotonic() - self._began) * min(len(set(self._cores)), max(n_jobs, 1))
         return (_seconds_of_children() - self._used) / seconds if n_jobs else float("nan")
 
     def __enter__(self) -> Processes:

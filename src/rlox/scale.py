@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import importlib
 import logging
 import os
@@ -12,11 +13,13 @@ import sys
 import tempfile
 import threading
 import time
+import tomllib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from rlox.data.reading import Reading
 from rlox.errors import ConfigError, one_line
 from rlox.launch import FINISHED, LOG, SETTINGS, Launch
 from rlox.processes import POLL, cores_for, is_finished
@@ -24,6 +27,7 @@ from rlox.runs import checkpoint
 from rlox.runs.interrupts import SIGNALS, Interrupts
 from rlox.runs.logs import CONFIG, METRICS
 from rlox.runs.storage import Storage, open_address
+from rlox.spec import Budget
 
 if TYPE_CHECKING:
     from rlox.plan import Job
@@ -120,7 +124,11 @@ class Trials:
         return max(n - len(self._running), 0)
 
     def fetch(self, jobs: Sequence[Job]) -> None:
-        """Bring what the storage has of runs: their logs, and the rest of those that have ended well."""
+        """Bring what the storage has of runs: their logs, and the rest of those that have ended well.
+
+        Raises:
+            ConfigError: it has a run of other settings in the place of one of them.
+        """
         for job in jobs if self._storage is not None else ():
             self._copy(job).pull(_is_record)
             if is_finished(job) and not checkpoint.exists(job.folder):
@@ -131,8 +139,15 @@ class Trials:
         return [[job] for job in jobs]
 
     def start(self, *jobs: Job) -> None:
-        """Give a run to Ray."""
+        """Give a run to Ray.
+
+        Raises:
+            ConfigError: the storage has one of other settings in its place.
+        """
         (job,) = jobs
+        if self._storage is not None:
+            with contextlib.suppress(OSError):  # The task looks too.
+                self._copy(job)
         launch = Launch.of([job], self._modules).at(job.folder.absolute())
         # Where folders are shared, this is how a machine that does not have them is found out.
         launch.write()
@@ -186,6 +201,8 @@ class Trials:
             why = STOPPED
         except self._ray.exceptions.RayTaskError as error:
             why = one_line(error.cause)
+            if isinstance(error.cause, ConfigError):
+                return job, why  # What is there is not of this run.
         except self._ray.exceptions.RayError as error:
             why = f"its worker was lost {RETRIES + 1} times: {one_line(error)}"
         return job, self._bring(job) or why
@@ -213,6 +230,7 @@ class Trials:
     def _copy(self, job: Job) -> Storage:
         assert self._storage is not None
         if job not in self._copies:
+            check_kept(self._storage, Launch.of([job]))
             self._copies[job] = Storage(self._storage, job.folder)
         return self._copies[job]
 
@@ -229,6 +247,7 @@ def run_trial(launch: Launch, address: str | None, here: Path) -> str | None:
         here: the caller's current directory, which is used if there is one of that name.
 
     Raises:
+        ConfigError: the storage has one of other settings in its place.
         LostError: its process was killed.
         OSError: the storage cannot be read or written to.
     """
@@ -267,10 +286,38 @@ def _place(launch: Launch, address: str | None) -> Iterator[tuple[Launch, Storag
         return
     with tempfile.TemporaryDirectory(prefix="rlox-", ignore_cleanup_errors=True) as scratch:
         launch = launch.at(Path(scratch, *launch.folder.parts[-3:]))
+        check_kept(address, launch)
         storage = Storage(address, launch.folder)
         storage.begin()
         launch.write()
         yield launch, storage
+
+
+def check_kept(address: str, launch: Launch) -> None:
+    """Refuse a storage that has another run in the place of a run: its search or comparison was another one.
+
+    Its budget may be another, since the same command goes on with a longer one.
+
+    Raises:
+        ConfigError: naming the first setting that differs.
+    """
+    place = launch.folder.parts[-3:]
+    with tempfile.TemporaryDirectory(prefix="rlox-", ignore_cleanup_errors=True) as scratch:
+        there = Path(scratch, *place)
+        Storage(address, there).pull(lambda name: name == SETTINGS)
+        kept = _read(there.with_suffix(SETTINGS))
+    if kept is None:
+        return
+    was, now = tomllib.loads(kept), tomllib.loads(launch.specs[0])
+    # A setting that only one of them has is of another version.
+    both = {*was} & {*now} - {"preset", *(field.name for field in dataclasses.fields(Budget))}
+    fixed = both | {"env", "dataset", *(field.name for field in dataclasses.fields(Reading))}
+    for name in {**now, **was}:
+        if name in fixed and was.get(name) != now.get(name):
+            raise ConfigError(
+                f"storage '{address}' has a run '{'/'.join(place)}' with {name}={was.get(name)!r}, not "
+                f"{now.get(name)!r}: an address is for one search or comparison, name another one (--storage)."
+            )
 
 
 class _Copies:
