@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 
 from disk import full
-from rlox import Trainer, __version__
+from rlox import Dataset, Policy, Trainer, __version__
 from rlox.cli import app, main
 from rlox.errors import DivergedError
 
@@ -70,6 +70,21 @@ def test_play_writes_a_video(run: Path, name: str, capsys: pytest.CaptureFixture
     assert (run / name).stat().st_size > 1000
 
 
+def test_the_seed_of_episodes_counts_in_a_pool_too(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    pytest.importorskip("envpool")
+    monkeypatch.chdir(tmp_path)
+    pool = ["--vectorization-mode", "envpool", "--n-envs", "2"]
+    main(["train", "awr", "--env", "Pendulum-v1", "--total-timesteps", "150", *SMALL, *pool, "--run-dir", "run"])
+    told = []
+    for seed in ("1", "1", "2"):
+        capsys.readouterr()
+        main(["evaluate", "run", "--n-episodes", "2", "--seed", seed])
+        told.append(capsys.readouterr().out)
+    assert told[0] == told[1] != told[2]
+
+
 def test_a_policy_learns_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
@@ -86,6 +101,18 @@ def test_a_policy_learns_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "--env ID" in refused(["play", "runs/iql-logs-42"], capsys)
     main(["evaluate", "runs/iql-logs-42", "--env", "CartPole-v1", "--n-episodes", "2"])
     assert "Evaluation over 2 episodes" in capsys.readouterr().out
+
+
+def test_seeds_that_learn_from_a_file_go_on_by_the_same_command(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Dataset.load("cartpole-random")[:100].save("logs.npz")
+    small = ["--gradient-steps", "20", "--hidden", "8", "--batch-size", "16"]
+    for _ in range(2):
+        main(["train", "bc", "--dataset", "logs.npz", *small, "--seeds", "1", "--run-dir", "runs"])
+        assert "They were evaluated nowhere." in capsys.readouterr().out
+    assert Trainer.load("runs/bc/logs/42").spec.dataset == str(tmp_path / "logs.npz")
 
 
 def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:
@@ -153,6 +180,12 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) 
         ([*TRAIN, "--buffer-size", "100"], ["batch_size=256", "buffer_size=100"]),
         ([*TRAIN, "--hidden", "-3"], ["-3", "at least 1"]),
         ([*TRAIN, "--seed", "-1"], ["seed=-1"]),
+        (["evaluate", "nowhere", "--seed", "-1"], ["seed=-1 must be a whole number of at least 0."]),
+        (["play", "nowhere", "--seed", "-1"], ["seed=-1 must be a whole number of at least 0."]),
+        (
+            ["dataset", "create", "out.npz", "--env", "CartPole-v1", "--seed", "-1"],
+            ["seed=-1 must be a whole number of at least 0."],
+        ),
         ([*TRAIN, "--td-lambda", "0.9"], ["td_lambda=0.9", "rollout_steps=2048"]),
         (["train", "awr", "--env", "CartPole-v1", "--total-timesteps", "0"], ["total_timesteps=0", "at least 1"]),
         (["train", "awr", "--total-timesteps", "10"], ["--total-timesteps 10 needs --env"]),
@@ -207,6 +240,23 @@ def test_bad_input_is_one_line_and_exit_code_2(
     told = refused(args, capsys)
     assert all(word in told for word in words), told
     assert not [path for path in tmp_path.rglob("*") if path.is_file()]
+
+
+@pytest.mark.parametrize(
+    "args",
+    [
+        ["evaluate", "policy.safetensors", "--dataset", "cartpole-random"],
+        ["resume", "policy.safetensors", "--total-timesteps", "400"],
+        ["dataset", "create", "out.npz", "--run", "policy.safetensors", "--n-steps", "5"],
+    ],
+    ids=" ".join,
+)
+def test_a_file_of_a_policy_is_not_taken_for_a_run(
+    run: Path, args: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    Policy.load(run).save("policy.safetensors")
+    assert "'policy.safetensors' holds a policy only: name the folder of its run." in refused(args, capsys)
 
 
 def test_an_existing_run_folder_is_refused_and_kept(run: Path, capsys: pytest.CaptureFixture[str]):

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Annotated, Any
 
 import pytest
+import tomli_w
 from cyclopts import App, CoercionError, Parameter
 
 from rlox import ALGORITHMS, Trainer
@@ -127,6 +128,25 @@ def test_what_is_printed_is_the_same_run_again(printed: Printed, algorithm: str,
     assert settings | run <= first.keys()
     assert first["gamma"] == 0.123456789012345
     assert not Path("runs").exists()
+
+
+def test_what_is_printed_has_the_flags_beside_the_run_that_were_given(printed: Printed):
+    names = {"run_dir", "logger", "resume", "seeds", "processes", "ray", "storage"}
+    assert not names & printed(*HERE).keys()
+    where = ["--run-dir", "here", "--processes", "2", "--ray", "local", "--storage", "s3://b"]
+    found = printed(*HERE, "--seeds", "3", *where, "--logger", "csv", "wandb", "--resume")
+    assert {name: found.pop(name) for name in sorted(names)} == {
+        "logger": ["csv", "wandb"],
+        "processes": 2,
+        "ray": "local",
+        "resume": True,
+        "run_dir": "here",
+        "seeds": 3,
+        "storage": "s3://b",
+    }
+    text = tomli_w.dumps({"seeds": 3, "logger": ["csv", "wandb"], "run_dir": "here", "resume": True, **found})
+    again = printed(*FILE, file=text)
+    assert (again["seeds"], again["logger"], again["run_dir"], again["resume"]) == (3, ["csv", "wandb"], "here", True)
 
 
 def test_a_run_is_trained_from_a_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

@@ -403,7 +403,7 @@ def test_a_search_leaves_a_table_the_best_settings_and_their_policy(tmp_path: Pa
     again = {path: path.stat().st_mtime_ns for path in out.rglob("metrics.jsonl")}
     assert search(out, seeds=2, seed=3) == found
     assert {path: path.stat().st_mtime_ns for path in out.rglob("metrics.jsonl")} == again, "nothing runs twice"
-    main(["train", "bc", "--config", str(out / "best.toml"), "--run-dir", str(tmp_path / "run"), "--print-config"])
+    main(["train", "bc", "--config", str(out / "best.toml"), "--print-config"])
     assert tomllib.loads(capsys.readouterr().out) == values
     main(["compare", str(out)])
     assert found.best.label in capsys.readouterr().out

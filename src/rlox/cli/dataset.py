@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 
 from rlox.cli.options import DATA, flags_to_change, take_reading
-from rlox.cli.values import check_no_effect
+from rlox.cli.values import check_no_effect, check_seed
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError
 
@@ -73,6 +73,7 @@ def create(
     from rlox.data.formats import check_target
 
     check_target(out)
+    check_seed(seed)
     if replay:
         told = {"n_steps": n_steps, "deterministic": deterministic, "seed": seed}
         check_no_effect("with --replay, which writes the steps that the run kept: leave one of them out", **told)
@@ -136,8 +137,10 @@ def _open(data: str, env_id: str | None, flags: dict[str, Any]) -> Dataset:
 
 
 def _of_run(run: Path, env: str | None, replay: bool, n_steps: int, deterministic: bool, seed: int) -> Dataset:
+    from rlox.cli.runs import check_run
     from rlox.trainer import Trainer
 
+    check_run(run)
     trainer = Trainer.load(run, env=env)
     return trainer.replay_dataset() if replay else trainer.record(n_steps, deterministic=deterministic, seed=seed)
 

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from rlox.cli.options import DATA, flags_to_change, take_reading
 from rlox.cli.report import print_estimates, print_evaluation
-from rlox.cli.values import check_no_effect
+from rlox.cli.values import check_no_effect, check_seed
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError
 
@@ -51,6 +51,7 @@ def evaluate(
     reading
         Names of the data's columns, and the actions; by default those that the run was told of its own data.
     """
+    check_seed(seed)
     how = take_reading(reading)
     if dataset is None:
         check_no_effect("without data to estimate from: name them by --dataset", **how.given())
@@ -70,6 +71,7 @@ def evaluate(
     if dataset is not None:
         steps = 6_000 if gradient_steps is None else gradient_steps
         settings: dict[str, Any] = {"deterministic": deterministic, "gradient_steps": steps, "progress": True}
+        check_run(run)
         with Trainer.load(run) as trainer:
             data = make_dataset(dataset, how if how.given() else trainer.spec.reading)
             print_estimates(trainer.evaluate_offline(data, seed=seed or 0, **settings))
@@ -78,9 +80,9 @@ def evaluate(
     policy, spec = load_policy(run), header(run)["spec"]
     env_id = _env_of(run, spec, env)
     pooled = spec["config"].get("vectorization_mode") == "envpool"
-    start = evaluation_seed(spec.get("seed", 0))
+    start = evaluation_seed(spec.get("seed", 0)) if seed is None else seed
     envs = make_envs(env_id, 1, "envpool" if pooled else "sync", start)
-    result = run_episodes(policy, envs, n_episodes, deterministic=deterministic, seed=start if seed is None else seed)
+    result = run_episodes(policy, envs, n_episodes, deterministic=deterministic, seed=start)
     envs.close()
     print_evaluation(result, env_id)
 
@@ -93,6 +95,19 @@ evaluate.__signature__ = inspect.signature(
         *flags_to_change([Reading], DATA),
     ]
 )
+
+
+def check_run(path: Path) -> None:
+    """Refuse a file that ``Policy.save`` wrote where a run is needed.
+
+    Raises:
+        CheckpointError: there is nothing at the path.
+        ConfigError: it is such a file.
+    """
+    from rlox.runs.checkpoint import header, is_latest
+
+    if not is_latest(path) and "about" in header(path):
+        raise ConfigError(f"'{path}' holds a policy only: name the folder of its run.")
 
 
 def _env_of(run: Path, spec: Mapping[str, Any], env: str | None) -> str:
@@ -140,6 +155,7 @@ def play(
     from rlox.spec import check_positive
 
     check_positive(n_episodes=n_episodes)
+    check_seed(seed)
     policy, spec = load_policy(run), header(run)["spec"]
     env_id = _env_of(run, spec, env)
     episodes = run_episodes(policy, env_id, video, n_episodes, spec.get("seed", 0) if seed is None else seed)

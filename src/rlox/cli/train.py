@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import Annotated, Any
 
+import tomli_w
 from cyclopts import App, Group, Parameter
 
 from rlox.algorithms import ALGORITHMS
@@ -107,6 +108,8 @@ def train(
     Raises:
         ConfigError: a setting out of range, or a run that has nothing to learn from.
     """
+    from rlox.assemble import named
+
     config = make_config(kind, algorithm, settings)
     options = _completed(options)
     if options.dataset is None:
@@ -119,14 +122,14 @@ def train(
         algorithm=algorithm,
         config=config,
         env=options.env,
-        dataset=options.dataset,
+        dataset=named(options.dataset),
         reading=reading,
         preset=options.preset,
         seed=options.seed,
         budget=budget,
     )
     if options.print_config:
-        print(spec.to_toml(), end="")
+        print(spec.to_toml() + _beside(options), end="")
         return
     if options.seeds is not None:
         train_seeds(spec, options)
@@ -148,17 +151,27 @@ def train(
         finish(trainer, folder)
 
 
+def _beside(options: Options) -> str:
+    """Return those of the options that were given and are not of the run itself, such as its folder, in TOML."""
+    ours = {field.name for kind in (RunSpec, Budget) for field in dataclasses.fields(kind)} | {"config", "print_config"}
+    given = {
+        field.name: getattr(options, field.name)
+        for field in dataclasses.fields(options)
+        if field.name not in ours and getattr(options, field.name) != field.default
+    }
+    return tomli_w.dumps({name: str(value) if isinstance(value, Path) else value for name, value in given.items()})
+
+
 def _changes(folder: Path, spec: RunSpec) -> dict[str, Any]:
     """Return what ``Trainer.load`` is told to continue a run by the command that started it, or one like it.
 
     Raises:
         ConfigError: it is the command of another run.
     """
-    from rlox.assemble import named
     from rlox.runs.checkpoint import header
 
     was = header(folder)["spec"]
-    now = {"algorithm": spec.algorithm, "env": spec.env, "dataset": named(spec.dataset), "seed": spec.seed}
+    now = {"algorithm": spec.algorithm, "env": spec.env, "dataset": spec.dataset, "seed": spec.seed}
     was, reading = {**was, **Reading(**was.get("reading", {})).given()}, spec.reading.given()
     now |= {field.name: reading.get(field.name) for field in dataclasses.fields(Reading)}
     for name, value in now.items():
@@ -194,8 +207,10 @@ def resume(
     changes
         Settings and parts of the budget that change.
     """
+    from rlox.cli.runs import check_run
     from rlox.trainer import Trainer
 
+    check_run(run)
     budget = {field.name: changes.pop(field.name) for field in dataclasses.fields(Changes) if field.name in changes}
     with Trainer.load(run, env=env, dataset=dataset, config=changes, budget=budget, logger=logger) as trainer:
         if trainer.folder is None:
