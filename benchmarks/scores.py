@@ -23,7 +23,7 @@ SOURCES = {
 
 
 def scores() -> dict[str, dict[str, dict[str, Row]]]:
-    """Return means over seeds at the last step, by algorithm, preset and environment."""
+    """Return means over seeds at the last step and median seconds, by algorithm, preset and environment."""
     return {
         algorithm: {name: scores_of(algorithm, name, files) for name, files in presets.items()}
         for algorithm, presets in SOURCES.items()
@@ -39,7 +39,7 @@ def scores_of(algorithm: str, preset: str, files: Sequence[str]) -> dict[str, Ro
         found[env] = {
             "mean_reward": round(statistics.mean(series.values[-1] for series in returns), 1),
             "env_steps": int(returns[0].steps[-1]),
-            "seconds": round(statistics.mean(series.seconds[-1] for series in returns)),
+            "seconds": round(statistics.median(series.seconds[-1] for series in returns)),
             "n_seeds": len(returns),
         }
     return found

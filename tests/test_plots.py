@@ -60,6 +60,14 @@ def test_a_group_has_the_same_colour_in_every_environment(tmp_path: Path):
     assert second.get_lines()[1].get_color() == COLOURS[2]
 
 
+def test_a_group_with_more_seeds_in_one_environment_than_in_another_is_named_once(tmp_path: Path):
+    for env, seeds in (("A", range(3)), ("B", range(2))):
+        for seed in seeds:
+            write_run(tmp_path / env / f"{seed}", evaluated([1.0, 2.0]), env=env, seed=seed)
+    (name,) = figure(find_runs([tmp_path])).legends[0].get_texts()
+    assert name.get_text() == "awr (2 to 3 seeds)"
+
+
 @pytest.mark.parametrize("ending", ["png", "svg", "pdf", "PNG"])
 def test_pictures_are_written_whole(runs: Path, tmp_path: Path, ending: str):
     file = plot(find_runs([runs]), tmp_path / f"out.{ending}")

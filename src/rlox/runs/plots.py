@@ -56,8 +56,10 @@ def figure(runs: Sequence[Run], metric: str | None = None, *, over: Over = "step
     n_rows = -(-len(places) // n_columns)
     made = kind(figsize=(5.2 * n_columns + 0.6, 3.6 * n_rows + 0.5 + 0.2 * len(numbers)), layout="constrained")
     panels = made.subplots(n_rows, n_columns, squeeze=False).flatten()
+    sizes: dict[str, list[int]] = {}
     for panel, (place, axis, groups) in zip(panels, places, strict=False):
         for label, own in groups.items():
+            sizes.setdefault(label.lstrip("_"), []).append(len(own))
             _draw(panel, own, lambda run: series_of(run, metric, over), label, numbers[label])
         _name(panel, place, axis, next(iter(groups.values()))[0], metric)
     for panel in panels[len(places) :]:
@@ -65,8 +67,9 @@ def figure(runs: Sequence[Run], metric: str | None = None, *, over: Over = "step
     handles = {
         str(line.get_label()): line for panel in panels for line in panel.get_lines() if line.get_label()[0] != "_"
     }
+    names = [f"{label} ({_seeds(sizes[label])})" for label in handles]
     legend = made.legend(
-        list(handles.values()), list(handles), loc="outside lower center", frameon=False, ncols=_columns(handles)
+        list(handles.values()), names, loc="outside lower center", frameon=False, ncols=_columns(names)
     )
     for text in legend.get_texts():
         text.set_parse_math(False)
@@ -109,7 +112,7 @@ def figure_type() -> type[Figure]:
     return Picture
 
 
-def _columns(labels: dict[str, Any]) -> int:
+def _columns(labels: Sequence[str]) -> int:
     return 1 if max(map(len, labels), default=0) > 30 else min(len(labels), 4) or 1
 
 
@@ -145,9 +148,16 @@ def _draw(panel: Axes, runs: Sequence[Run], series: Callable[[Run], Series], lab
     middle = curve(runs, series)
     if np.isfinite(middle.low).any():
         panel.fill_between(middle.steps, middle.low, middle.high, color=colour, alpha=0.18, linewidth=0)
-    seeds = f"{len(found)} seeds" if len(found) > 1 else "1 seed"
     marker = "o" if len(middle.steps) == 1 else None
-    panel.plot(middle.steps, middle.value, linewidth=2, marker=marker, label=f"{label} ({seeds})".lstrip("_"), **style)
+    panel.plot(middle.steps, middle.value, linewidth=2, marker=marker, label=label.lstrip("_"), **style)
+
+
+def _seeds(sizes: Sequence[int]) -> str:
+    """Return how many seeds a label has in its panels."""
+    fewest, most = min(sizes), max(sizes)
+    if fewest < most:
+        return f"{fewest} to {most} seeds"
+    return "1 seed" if most == 1 else f"{most} seeds"
 
 
 def _name(panel: Axes, place: str, axis: str, run: Run, metric: str | None) -> None:
