@@ -112,9 +112,11 @@ def test_the_same_seed_gives_the_same_rounds():
     assert not all((a == b).all() for a, b in zip(first, other, strict=True))
 
 
+@pytest.mark.parametrize("piece", [3, 65_536])
 @pytest.mark.parametrize("by", [0.0, 1e-7])
-def test_values_bootstrap_where_the_log_has_a_gap(by: float):
+def test_values_bootstrap_where_the_log_has_a_gap(by: float, piece: int, monkeypatch: pytest.MonkeyPatch):
     """Rows 2 and 5 lead to what no row has seen; the others to the next row, up to a rounding."""
+    monkeypatch.setattr("rlox.core.transition._PIECE", piece)
     obs = np.array([0, 1, 2, 10, 11, 12, 20, 21], np.float32)[:, None]
     led_to = np.array([1, 2, 3, 11, 12, 13, 21, 22], np.float32)[:, None] * (1 + by)
     table = {"observations": obs, "next_observations": led_to, "actions": np.zeros(8, int), "rewards": np.ones(8)}
