@@ -7,8 +7,9 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
-from probes import ObservedActionReward
+from probes import Counting, Diary, ObservedActionReward
 from rlox import Policy, Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.core.update import init_state, make_update
@@ -86,3 +87,29 @@ def test_what_is_between_two_turns_is_stored_and_resumed_exactly(tmp_path: Path)
     policies: list[Any] = [rest.policy, whole.policy]
     for one, other in zip(*(leaves(policy.actor) for policy in policies), strict=True):
         np.testing.assert_array_equal(one, other)
+
+
+@pytest.mark.parametrize("train_freq", [1, 3])
+def test_the_environment_sees_the_actor_itself_and_every_step_is_stored(train_freq: int):
+    env, apart = Diary(), 0.0
+    config = SMALL | {"train_freq": train_freq, "actor_tau": 1e-6, "learn_std": False, "initial_std": 1e-3}
+    config |= {"normalize_obs": True, "normalize_obs_until": 20, "learning_rate": 1e-2}
+    trainer = Trainer("awr", env, config=config)
+    trainer.train(60, progress=False)
+    for _ in range(9):
+        state: Any = jax.tree.map(jnp.copy, trainer.state)
+        trainer.train(1, progress=False)
+        obs = state.normalizer(jnp.asarray(env.shown[-1])[None])
+        own, copy = (2.5 * np.clip(actor(obs).mean, -1, 1)[0] + 0.5 for actor in (state.actor, state.averaged_actor))
+        np.testing.assert_allclose(env.actions[-1], own, atol=0.02)
+        apart = max(apart, float(np.abs(own - copy).max()))
+    assert apart > 0.1
+    assert len(trainer.replay_dataset()) == trainer.env_steps == 69
+
+
+def test_rows_that_only_reset_make_no_turn_of_updates():
+    env = SyncVectorEnv([lambda: Counting(2)] * 2, autoreset_mode=AutoresetMode.NEXT_STEP)
+    trainer = Trainer("awac", env, config=SMALL | {"train_freq": 2, "learning_starts": 16})
+    trainer.train(40, progress=False)
+    assert trainer.env_steps == 40
+    assert trainer.gradient_steps == 2 * 7  # turns at 16, 20, ..., 40

@@ -206,6 +206,12 @@ def test_a_round_that_diverges_is_noticed_as_the_next_one_begins():
         trainer.train(200, progress=False)
 
 
+def test_a_last_round_that_diverges_is_noticed_at_the_end():
+    trainer, _ = begin(learning_rate=1e30)
+    with pytest.raises(DivergedError):
+        trainer.train(20, progress=False)
+
+
 def test_offline_learning_lets_its_own_policy_act():
     trainer = Trainer("awr", "Pendulum-v1", dataset="pendulum-random", config={**ROUNDS, "overlap": True})
     learner: Any = trainer._learner

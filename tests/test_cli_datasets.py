@@ -72,6 +72,13 @@ def test_bundled_data_are_learned_from_and_scored_in_their_environment(rlox: Rlo
     assert Trainer.load("run").train_offline(10, progress=False)["gradient_steps"] == 40
 
 
+def test_what_mpo_would_weigh_of_data_is_not_told(rlox: Rlox):
+    rlox("train", "mpo", "--dataset", "cartpole-random", "--gradient-steps", "3", "--hidden", "8", "--run-dir", "run")
+    estimates = rlox("evaluate", "run", "--dataset", "cartpole-random", "--gradient-steps", "3")
+    assert "fitted Q evaluation" in estimates
+    assert "weights use" not in estimates
+
+
 def test_a_random_agent_is_recorded_described_and_converted(rlox: Rlox):
     assert "Wrote random.npz" in rlox("dataset", "create", "random.npz", "--env", "CartPole-v1", "--n-steps", "60")
     data = Dataset.load("random.npz")

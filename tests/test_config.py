@@ -10,7 +10,7 @@ import pytest
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.awr import AWRConfig
-from rlox.core.config import Config, make_config, silenced
+from rlox.core.config import Config, make_config, setting, silenced
 from rlox.errors import ConfigError
 
 
@@ -286,3 +286,27 @@ def test_numbers_that_no_machine_holds_are_out_of_range():
     for settings in ({"beta": 10**400}, {"beta": float("inf")}, {"beta": float("nan")}, {"batch_size": 10**400}):
         with pytest.raises(ConfigError, match="is out of range"):
             make(**settings)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class OwnConfig(AWRConfig):
+    """Settings of kinds that ours do not have."""
+
+    label: str = setting("mean")
+    """A text."""
+    note: str | None = setting(None)
+    """A text, or none."""
+    either: int | float | None = setting(None)
+    """A type that settings cannot have."""
+
+
+def test_a_setting_of_ones_own_may_be_a_text():
+    config = OwnConfig(label="median", note="first")
+    assert (config.label, config.note, OwnConfig().note) == ("median", "first", None)
+    with pytest.raises(ConfigError, match=r"label=3 has the wrong type \(int\): it must be a text"):
+        OwnConfig(label=3)  # pyright: ignore[reportArgumentType]
+
+
+def test_a_type_that_settings_cannot_have_is_named():
+    with pytest.raises(ConfigError, match=r"either has a type that settings cannot have \(int \| float \| None\)"):
+        OwnConfig(either=3)

@@ -117,6 +117,7 @@ def test_gaussian_samples_have_its_mean_and_std():
     samples = Gaussian(jnp.tile(mean, (n, 1)), std).sample(jax.random.key(0))
     np.testing.assert_allclose(samples.mean(axis=0), mean, atol=4 * float(std.max()) / n**0.5)
     np.testing.assert_allclose(samples.std(axis=0), std, rtol=0.03)
+    assert abs(np.corrcoef(np.asarray(samples).T)[0, 1]) < 0.03
 
 
 def test_gaussian_is_neither_squashed_nor_clipped():

@@ -1,5 +1,6 @@
 """README's code runs as it stands, with smaller budgets."""
 
+import ast
 import os
 import re
 import subprocess
@@ -149,3 +150,14 @@ def test_every_metric_is_documented():
     text = (ROOT / "docs" / "algorithms" / "awr.md").read_text()
     for name in metrics:
         assert "/" not in name or f"`{name}`" in text, name
+
+
+def test_defaults_of_mpo_are_those_of_its_page():
+    from rlox import ALGORITHMS
+
+    text, config = (ROOT / "docs" / "algorithms" / "mpo.md").read_text(), ALGORITHMS["mpo"].config()
+    rows = re.findall(r"^\| (`\w+`(?:, `\w+`)*) \| ([^|]+) \|", text, flags=re.MULTILINE)
+    told = [(re.findall(r"\w+", names), values.strip().split(", ")) for names, values in rows]
+    assert len(told) > 30
+    for names, values in told:
+        assert [getattr(config, name) for name in names] == [ast.literal_eval(value) for value in values], names

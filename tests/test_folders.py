@@ -417,3 +417,8 @@ def test_an_evaluation_without_an_environment_is_refused_before_anything_is_lear
         with pytest.raises(ConfigError, match="eval_interval needs an environment"):
             loaded.train_offline(progress=False)
         assert loaded.gradient_steps == 5
+
+
+def test_a_replay_of_rounds_without_an_environment_is_counted_too():
+    with pytest.raises(ConfigError, match="lower buffer_size"):
+        Trainer("marwil", dataset="cartpole-random", config={"hidden": 4, "rollout_steps": 64, "buffer_size": 10**13})

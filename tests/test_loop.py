@@ -1,6 +1,7 @@
 """The cursor and the one loop, with a learner that only counts."""
 
 from collections.abc import Callable
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -36,7 +37,9 @@ def events_of(learner: Any, cursor: Cursor, stop: Callable[[], bool] = lambda: F
 
         return handle
 
-    loop.run(learner, cursor, {event: note(event) for event in loop.EVENTS})
+    loop.drive(
+        learner, loop.turns(learner, cursor, {event: note(event) for event in loop.EVENTS}), offline=cursor.offline
+    )
     return seen
 
 
@@ -109,3 +112,13 @@ def test_what_keeps_its_interval_is_due_when_it_was():
     now = before.until(cursor(200, begin=47, log_interval=10, eval_interval=25))
     assert (now.begin, now.end, now.due["log"], now.due["evaluate"]) == (0, 200, 53, 50)
     assert before.until(cursor(100, begin=50, log_interval=7)).due["log"] == 56
+
+
+def test_a_clock_says_it_once_in_so_many_minutes(monkeypatch: pytest.MonkeyPatch):
+    now = 0.0
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: now))
+    clock, told = loop._Clock(2.0), []
+    for now in range(0, 400, 10):
+        if clock():
+            told.append(now)
+    assert told == [120, 240, 360]

@@ -1,6 +1,7 @@
 """MPO: what its policy becomes in closed form, what it adapts, and its limits."""
 
 from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -8,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 
-from probes import AIMS, ActionReward, Counting, ObservedActionReward
+from probes import AIMS, ActionReward, Counting, Diary, ObservedActionReward
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.mpo import MPO, MPOConfig, NextActions, backup, solve_beta
@@ -280,6 +281,8 @@ def test_what_it_adapts_waits_with_the_actor():
     state, update = start(config), make_update(MPO, config)
     after = jax.jit(update)(state, discrete_steps(), state.key, jnp.array(True))[0]
     assert float(after.extra.log_lambda) == float(state.extra.log_lambda)
+    for one, other in zip(*(jax.tree.leaves(each.averaged_actor) for each in (after, state)), strict=True):
+        np.testing.assert_array_equal(one, other)
     first, second = (jax.tree.leaves(each.critic)[0] for each in (after, state))
     assert not np.array_equal(first, second)
 
@@ -360,3 +363,43 @@ def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], 
         MPOConfig(**settings)
     assert all(word in str(error.value) for word in words)
     assert "\n" not in str(error.value)
+
+
+def test_a_price_at_its_cap_falls_as_soon_as_the_entropy_is_back():
+    config = MPOConfig(**SMALL, target_entropy=1.0, initial_lambda=1.0, lambda_learning_rate=1.0)
+    state, metrics = fit(config, start(config), discrete_steps(), 20)
+    extra: Any = state.extra
+    assert metrics["weight/lambda"] == 1.0
+    assert float(extra.log_lambda) <= 0.0
+
+
+def test_the_policy_is_fitted_to_actions_in_pairs():
+    config = MPOConfig(**SMALL)
+    networks, batch = start(config, (), 2).networks(), jax.tree.map(lambda column: column[0], continuous_steps())
+    found = MPO.actor_target(MPO, config, networks, batch, jnp.zeros(48), jax.random.key(0))
+    policy: Any = networks.actor(batch.obs)
+    np.testing.assert_allclose(found.action.mean(axis=0), policy.mean, atol=1e-5)
+    np.testing.assert_allclose(found.action.std(axis=0), np.broadcast_to(policy.std, policy.mean.shape), rtol=1e-4)
+
+
+def test_actions_are_random_as_long_as_episodes_are_waited_for():
+    env = Diary(length=1000)
+    config = {"hidden": 4, "batch_size": 8, "n_states": 8, "learning_starts": 20, "random_episodes": 1}
+    with Trainer("mpo", env, config=config | {"learn_std": False, "initial_std": 1e-3}) as trainer:
+        trainer.train(99, progress=False)
+        assert trainer.gradient_steps == 0
+    assert np.std(env.actions[20:]) > 1
+
+
+@pytest.mark.parametrize("epsilon", [0.5, 3.0])
+def test_beta_is_finite_for_bounds_that_two_choices_cannot_reach(epsilon: float):
+    assert np.isfinite(solve_beta(jnp.array([[1.0], [0.0]]), jnp.array([[0.9], [0.1]]), epsilon))
+
+
+@pytest.mark.parametrize(("name", "value"), [("anchor_coef", 5.0), ("initial_lambda", 0.9)])
+def test_where_an_adapted_number_began_cannot_be_changed_later(name: str, value: float, tmp_path: Path):
+    config = {"hidden": 4, "anchor_tau": 0.1, "anchor_coef": 1.0}
+    with Trainer("mpo", ObservedActionReward(), config=config) as trainer:
+        trainer.save(tmp_path / "run")
+    with pytest.raises(ConfigError, match=name):
+        Trainer.load(tmp_path / "run", env=ObservedActionReward(), config={name: value})

@@ -218,3 +218,12 @@ def test_the_values_of_several_actions_are_those_of_each(nvec: tuple[int, ...]):
     found = jax.jit(type(critic).of_several)(critic, obs, action)
     each = np.stack([critic(obs, one) for one in action], axis=1)
     np.testing.assert_allclose(found, each, rtol=1e-5, atol=1e-6)
+
+
+@pytest.mark.parametrize(("name", "n"), [("awr", 2), ("iql", 4), ("mpo", 3)])
+def test_layer_normalisation_reaches_actor_and_critics(name: str, n: int):
+    kind: Any = ALGORITHMS[name].config
+    config = kind(hidden=(6, 5), layer_norm=True, **({"batch_norm": False} if name == "mpo" else {}))
+    state = init_state(ALGORITHMS[name], config, 3, (4,), 1, seed=0)
+    parts = jax.tree.leaves((state.actor, state.critic), is_leaf=lambda part: isinstance(part, MLP))
+    assert [len(part.norms) for part in parts if isinstance(part, MLP)] == [2] * n

@@ -267,3 +267,16 @@ def test_bad_input_is_named():
     wrong = {**bandit("discrete").columns, "actions": np.zeros((400, 3), int)}
     with pytest.raises(DatasetError, match="are of another task than the policy"):
         trainer.evaluate_offline(wrong)
+
+
+def test_the_share_of_the_data_in_use_is_that_of_training():
+    rng, name = np.random.default_rng(0), "weight/effective_sample_size"
+    obs, after = rng.normal([300, -5], [10, 1], (2, 400, 2)).astype(np.float32)
+    table = {"observations": obs, "next_observations": after, "actions": np.arange(400) % 2}
+    table |= {"rewards": rng.normal(size=400), "terminals": np.zeros(400), "timeouts": np.ones(400)}
+    data = Dataset.from_arrays(table)
+    config = {"hidden": 8, "batch_size": 4096, "learning_rate": 1e-30, "normalize_obs": True}
+    trainer = Trainer("awr", dataset=data, config=config)
+    wanted = trainer.train_offline(1, progress=False)[name]
+    found = trainer.evaluate_offline(data, gradient_steps=1, progress=False)[name]
+    assert found == pytest.approx(wanted, rel=0.1)

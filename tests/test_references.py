@@ -143,6 +143,13 @@ def assert_close(state: TrainState, metrics: dict[str, Any], reference: Referenc
     assert set(metrics) == set(expected)
     for name, value in expected.items():
         assert float(metrics[name]) == pytest.approx(value, rel=2e-3, abs=2e-4), name
+    if hasattr(reference, "log_lambda"):
+        own: Any = state.extra
+        theirs: Any = reference
+        for name in ("log_lambda", "temperature"):
+            assert float(getattr(own, name)) == pytest.approx(getattr(theirs, name), rel=2e-3, abs=1e-4), name
+        if own.anchor is not None:
+            np.testing.assert_allclose(own.log_alpha, theirs.log_alpha, atol=1e-4)
 
 
 def make_batches(nvec: tuple[int, ...], *lead: int, seed: int = 0) -> Transition:

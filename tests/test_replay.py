@@ -334,3 +334,8 @@ def test_some_streams_are_cut_and_others_not():
 def at(replay: Replay, places: Any) -> Transition:
     """Return the steps at places of the flattened columns."""
     return jax.tree.map(lambda column: np.asarray(column)[places], replays.flatten(replay))
+
+
+def test_the_bytes_of_a_replay_are_those_of_its_columns():
+    dims = (5, np.dtype(np.float32), 2, np.dtype(np.int32))
+    assert replays.n_bytes(7, 3, *dims) == sum(column.nbytes for column in replays.create(21, 3, *dims).columns)

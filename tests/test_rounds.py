@@ -132,3 +132,18 @@ def test_a_log_without_gaps_stays_as_it_is():
     with Trainer("marwil", dataset=data, config={"rollout_steps": 8, "batch_size": 8}) as learner:
         after = learner.replay_dataset().columns
     assert (after["terminals"][:] | after["timeouts"][:]).sum() == ended
+
+
+def test_weights_of_a_log_with_gaps_are_those_of_its_episodes():
+    obs = np.array([0, 1, 2, 10, 11, 12, 20, 21], np.float32)[:, None]
+    table = {"observations": obs, "next_observations": obs + 1, "actions": np.arange(8) % 2}
+    table |= {"rewards": np.arange(8.0), "terminals": np.arange(8) == 7}
+    gaps, config = np.isin(np.arange(8), [2, 5]), PROBE | {"rollout_steps": 8, "batch_size": 8}
+
+    def found(cut: Any) -> float:
+        logs = Dataset.from_arrays({**table, "timeouts": cut})
+        estimates = trainer.evaluate_offline(logs, gradient_steps=1, progress=False)
+        return estimates["weight/effective_sample_size"]
+
+    with Trainer("marwil", dataset=Dataset.from_arrays({**table, "timeouts": gaps}), config=config) as trainer:
+        assert found(gaps & False) == pytest.approx(found(gaps), rel=1e-5)

@@ -11,7 +11,7 @@ import pytest
 from gymnasium import spaces
 
 from rlox import ALGORITHMS, Trainer
-from rlox.core.algorithm import Algorithm
+from rlox.core.algorithm import Algorithm, replayed_actions
 from rlox.core.config import make_config
 from rlox.core.losses import Metrics
 from rlox.core.programs import compile_programs
@@ -136,6 +136,7 @@ def test_an_evaluation_is_recorded_once():
     assert [record["env_steps"] for record in seen] == [50, 100, 150, 200, 250, 300]
     assert [record["env_steps"] for record in seen if "eval/mean_reward" in record] == [150, 300]
     assert metrics["eval/mean_reward"] == seen[-1]["eval/mean_reward"]
+    assert metrics["eval/n_episodes"] == 2
 
 
 def test_offline_curves_are_over_gradient_steps(tmp_path: Path):
@@ -242,6 +243,10 @@ def test_no_two_draws_share_a_random_key(config: dict[str, Any], monkeypatch: py
         jax.debug.callback(note, jax.random.key_data(key))
         return target
 
+    def actor_target(algorithm: Any, *given: Any) -> Any:
+        jax.debug.callback(note, jax.random.key_data(given[4]))
+        return replayed_actions(algorithm, *given)
+
     awr = ALGORITHMS["awr"]
     noting = Algorithm(
         config=awr.config,
@@ -250,6 +255,7 @@ def test_no_two_draws_share_a_random_key(config: dict[str, Any], monkeypatch: py
         weight=awr.weight,
         value_target=value_target,
         advantage=advantage,
+        actor_target=actor_target,
     )
     monkeypatch.setitem(ALGORITHMS, "noting", noting)
     Trainer("noting", "CartPole-v1", config={**SMALL, **config}).train(104)

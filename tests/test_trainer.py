@@ -402,3 +402,11 @@ def test_an_existing_run_folder_is_refused(tmp_path: Path):
     with pytest.raises(RunExistsError, match="already holds"):
         Trainer("awr", "CartPole-v1", run_dir=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["notes.txt"]
+
+
+def test_speed_is_of_this_training_alone():
+    trainer = Trainer("awr", "CartPole-v1", config=SMALL)
+    earlier = trainer.train(90, progress=False)["time/seconds"]
+    found = trainer.train(9, progress=False)
+    assert found["env_steps_per_second"] * found["seconds"] == pytest.approx(9)
+    assert found["time/env_steps_per_second"] * (found["time/seconds"] - earlier) == pytest.approx(9, rel=1e-3)

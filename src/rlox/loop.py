@@ -119,14 +119,16 @@ class Standing(NamedTuple):
         return cls(**{**values, "cursor": cursor})
 
 
-def run(
+def turns(
     learner: Learner,
     cursor: Cursor,
     handlers: Mapping[str, Callable[[], bool]],
     moved: Callable[[Cursor], None] = lambda cursor: None,
     goes_on: Callable[[], bool] = lambda: True,
-) -> Cursor:
-    """Advance a learner to the cursor's end; returns where the loop stopped.
+) -> Generator[int, None, Cursor]:
+    """Bring a learner to the cursor's end; returns where the loop stopped.
+
+    It is ``drive`` that advances the learner, by about as many steps as this yields, at least one.
 
     Args:
         learner: what learns.
@@ -135,17 +137,6 @@ def run(
         moved: called with the new cursor whenever the learner comes back, before what is due there.
         goes_on: asked before each time that the learner advances; the loop stops if it returns False.
     """
-    return drive(learner, turns(learner, cursor, handlers, moved, goes_on), offline=cursor.offline)
-
-
-def turns(
-    learner: Learner,
-    cursor: Cursor,
-    handlers: Mapping[str, Callable[[], bool]],
-    moved: Callable[[Cursor], None] = lambda cursor: None,
-    goes_on: Callable[[], bool] = lambda: True,
-) -> Generator[int, None, Cursor]:
-    """Do what ``run`` does, but for advancing the learner: yield about how many steps it should, at least one."""
     while (at := cursor.clock(learner.counters)) < cursor.end and goes_on():
         yield cursor.next_due() - at
         events, cursor = cursor.passed(cursor.clock(learner.counters))
@@ -229,6 +220,7 @@ def training(
         if not cursor.offline:
             learner.set_end(cursor.end)
         yield from turns(learner, cursor, handlers, moved=moved, goes_on=goes_on)
+        learner.check_finite()
         save()
     if signals.number is not None:
         raise Interrupted(_stopped_at(trainer, cursor.clock(learner.counters)), signals.number)

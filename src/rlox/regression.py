@@ -83,7 +83,7 @@ class RegressionLearner:
         data: Transition | None = None,
         n_streams: int | None = None,
     ):
-        self.algorithm, self.config, self.envs, self._seed = algorithm, config, envs, seed
+        self.algorithm, self.config, self.envs = algorithm, config, envs
         self.observation_space, self.action_space = observation_space, action_space
         self.encoder, self.codec = obs_encoder(observation_space), action_codec(action_space)
         self._n = n_streams or (envs.n if envs else 1)
@@ -93,7 +93,7 @@ class RegressionLearner:
             None if data is None else functools.reduce(lambda crc, column: checksum(column, crc), data, 0)
         )
         """Checksum of the data."""
-        if envs:
+        if envs or self._rows:
             rows = max(config.buffer_size // self._n, len(data.reward) // self._n if data and self._rows else 0, 1)
             check_memory(replays.n_bytes(rows, self._n, *self._dims), config.buffer_size)
         self._programs = compile_programs(algorithm, config, self._n)
@@ -122,7 +122,6 @@ class RegressionLearner:
             recent=np.zeros((0, 2)),
             streams=None,
         )
-        self._has_data = data is not None
         self._report: Report | None = None
         # With ``overlap``, of the round that is being learned: its report, and the gradient steps after it.
         self._coming: Report | None = None
@@ -145,19 +144,18 @@ class RegressionLearner:
     @property
     def can_learn_offline(self) -> bool:
         # In rounds the replay holds what was learned from offline.
-        return self._has_data or (self._rows > 0 and self.state.pretrained and self.state.replay is not None)
+        return self.data_digest is not None or (
+            self._rows > 0 and self.state.pretrained and self.state.replay is not None
+        )
 
     @property
     def policy(self) -> Policy:
         train = self.state.train
         if self._policy is None or self._policy[0] is not train:
             actor, normalizer = jax.tree.map(jnp.copy, (train.result, train.normalizer))
-            self._policy = train, self._make_policy(actor, normalizer)
+            spaces = self.observation_space, self.action_space
+            self._policy = train, Policy(actor, normalizer, *spaces, self.config, samples=self._samples)
         return self._policy[1]
-
-    def _make_policy(self, actor: Any, normalizer: Normalizer | None) -> Policy:
-        spaces = self.observation_space, self.action_space
-        return Policy(actor, normalizer, *spaces, self.config, samples=self._samples)
 
     def set_end(self, env_steps: int) -> None:
         """Do nothing: what decays here has a number of steps of its own."""

@@ -452,7 +452,7 @@ class Trainer:
         replay = learner.stored()
         if replay is None:
             raise ConfigError("The replay holds no steps: nothing was learned from an environment yet.")
-        return replay_dataset(replay, learner.encoder, learner.codec, f"replay of {self._spec.env}")
+        return replay_dataset(replay, learner.encoder, learner.codec, f"replay of {self._spec.env or 'a run'}")
 
     def save(self, path: str | Path, *, replay: bool = True) -> Path:
         """Write a checkpoint of all that changes (networks, optimisers, replay, random keys, counters) to a folder.

@@ -37,7 +37,7 @@ class MPOConfig(Config):
     """Continuous actions: the policy's entropy is held at that of this standard deviation; None keeps the price."""
     target_entropy: float | None = setting(0.1, at_least=0, at_most=1, needs={"actions": "discrete"})
     """Discrete actions: the policy's entropy is held at this share of the largest; None keeps the price."""
-    initial_lambda: float = setting(0.3, at_least=0, at_most=1)
+    initial_lambda: float = setting(0.3, at_least=0, at_most=1, fixed=True)
     """First price of entropy, lambda."""
     lambda_learning_rate: float = setting(0.01, above=0)
     """Step of the price's logarithm, per nat and action component that the entropy is below its target."""
@@ -63,7 +63,7 @@ class MPOConfig(Config):
     """Step of a Polyak copy of the actor, which evaluations, `predict` and exports use; 1 for the actor itself."""
     anchor_tau: float = setting(1.0, above=0, at_most=1, fixed=True)
     """Step of a Polyak copy of the actor, which then draws the actions; 1 is the actor itself."""
-    anchor_coef: float = setting(0.0, at_least=0)
+    anchor_coef: float = setting(0.0, at_least=0, fixed=True)
     """Weight of the KL divergence from that copy in the actor's loss; the first one if it is adapted."""
     epsilon_mean: float | None = setting(None, above=0)
     """Bound of that divergence in the mean (discrete: in all), in nats: adapts its weight. None keeps the weight."""

@@ -42,4 +42,5 @@ def print_estimates(found: dict[str, float]) -> None:
     print(f"{'  the data themselves':28} {found['data/value']:.2f}")
     distance = found["behavior/action_distance"]
     print(f"Distance of the policy's actions from the data's: {distance:.3f}")
-    print(f"Share of the data that its weights use: {found['weight/effective_sample_size']:.1%}")
+    if "weight/effective_sample_size" in found:  # Not if the policy is fitted to actions of its own.
+        print(f"Share of the data that its weights use: {found['weight/effective_sample_size']:.1%}")

@@ -284,10 +284,13 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
             raise ConfigError(f"{name}={value!r} is not known: it must be {options}.")
         return value
     if isinstance(hint, types.UnionType):
-        first, second = typing.get_args(hint)
-        if second is type(None):
-            return None if value is None else _coerce(name, value, first)
-        return _widths(name, value)
+        kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
+        if value is None and len(kinds) < len(typing.get_args(hint)):
+            return None
+        if len(kinds) == 1:
+            return _coerce(name, value, kinds[0])
+        if kinds == [int, tuple[int, ...]]:
+            return _widths(name, value)
     if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if hint is bool:
@@ -300,6 +303,15 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
         if abs(value) >= 2**63:
             raise ConfigError(f"{name} is out of range: it must be a whole number of 64 bits.")
         return value
+    if hint is str:
+        if not isinstance(value, str):
+            raise _wrong_type(name, value, "a text (str)")
+        return value
+    if hint is not float:
+        raise ConfigError(
+            f"{name} has a type that settings cannot have ({hint}): annotate it as bool, int, float, str or Literal, "
+            "also with '| None', or as widths: int | tuple[int, ...]."
+        )
     if isinstance(value, bool) or not isinstance(value, int | float):
         raise _wrong_type(name, value, "a number")
     if abs(value) > sys.float_info.max or value != value:

@@ -92,7 +92,7 @@ def each_value(critic: QFunction, obs: Float[Array, "B obs_dim"], action: Array)
     return jax.vmap(lambda one: one(obs, action)[0])(critic)
 
 
-@functools.cache
+@functools.lru_cache(maxsize=8)  # Each data's scale of the values is in it.
 def make_fqe(config: FQEConfig) -> Callable[[Fit, Logged, Array, ArrayLike], tuple[Fit, Array]]:
     """Return ``fit(state, logged, counts, n) -> (state, td_error)``, ``n`` steps on minibatches.
 

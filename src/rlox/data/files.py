@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from rlox.errors import DatasetError, SpaceError, one_line
+from rlox.files import flush
 
 
 @contextlib.contextmanager
@@ -65,7 +66,10 @@ def writing(path: Path) -> Iterator[Path]:
     partial = path.absolute().with_name(f".{path.name}.{os.getpid()}.partial")
     try:
         yield partial
+        for each in (partial, *partial.rglob("*")):
+            flush(each)
         partial.rename(path)
+        flush(path.absolute().parent)
     except DatasetError:
         raise
     except Exception as error:  # Writers raise many types of errors on names and types that they do not take.

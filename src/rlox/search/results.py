@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -44,9 +45,7 @@ def write_results(search: Search, space: Space) -> None:
                 runs.append(read_run(job.folder, trial.label))
     if runs:
         write_report(runs, search.output / REPORT)
-    with contextlib.suppress(ImportError):
-        import matplotlib  # noqa: F401
-
+    if importlib.util.find_spec("matplotlib"):
         draw(search, space, search.output / PICTURE)
 
 
