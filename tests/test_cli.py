@@ -226,6 +226,10 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) 
         (["dataset", "create", "out.npz", "--env", "CartPole-v1", "--n-steps", "0"], ["--n-steps 0", "at least 1"]),
         (["dataset", "convert", "logs.npz", "out.hdf5"], ["There is no file 'logs.npz'"]),
         (["dataset", "convert", "cartpole-medium", "out.csv"], ["'out.csv'"]),
+        # What nobody means.
+        (["evaluate", "nowhere", "--seed", "9" * 20], [f"seed={'9' * 20} is too large"]),
+        ([*TRAIN, "--seeds", "3000000000"], ["seeds = 3000000000 is how many runs there are", "at most 10,000"]),
+        (["report", "nowhere", "--output", "r.pdf"], ["output 'r.pdf' must end in .html"]),
     ],
     ids=" ".join,
 )

@@ -101,7 +101,7 @@ def test_an_environment_of_one_s_own_is_trained_in_and_named_again_afterwards(he
     assert "own_env" not in sys.modules
     env = ["--env", "own_env:Mine-v0"]
     main(["evaluate", "run", "--n-episodes", "1", *env])
-    assert "Evaluation over 1 episodes" in capsys.readouterr().out
+    assert "Evaluation over 1 episode:" in capsys.readouterr().out
     assert Path("imported").exists()
     main(["play", "run", "--video", "x.gif", *env])
     main(["dataset", "create", "random.npz", "--n-steps", "20", *env])
@@ -179,7 +179,7 @@ def test_an_algorithm_of_one_s_own_is_a_command_with_flags(
     forget()
     # A policy acts without its algorithm; what continues the run needs it.
     main(["evaluate", "run", "--n-episodes", "1"])
-    assert "Evaluation over 1 episodes" in capsys.readouterr().out
+    assert "Evaluation over 1 episode:" in capsys.readouterr().out
     main(["export", "run", "x.onnx"])
     assert Path("x.onnx").exists()
     capsys.readouterr()
@@ -247,3 +247,29 @@ def test_only_algorithms_are_registered(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
     with pytest.raises(ConfigError, match="subclass of"):
         rlox.register("own", type(awr)(**{**fields, "config": dict}))
+
+
+def test_a_class_without_render_mode_cannot_be_played_and_what_was_imported_is_named_again(here: Path, capsys: Any):
+    Path("plain_env.py").write_text(
+        "import gymnasium as gym\nfrom gymnasium.envs.classic_control import CartPoleEnv\n"
+        "class Plain(CartPoleEnv):\n    def __init__(self):\n        super().__init__()\n"
+        "gym.register('Plain-v0', entry_point=Plain, max_episode_steps=9)\n"
+    )
+    main(["train", "awr", "--env", "plain_env:Plain-v0", "--import", "own_env", *FLAGS])
+    assert "rlox play run --env plain_env:Plain-v0 --import own_env\n" in capsys.readouterr().out
+    told = error_of(["play", "run", "--env", "plain_env:Plain-v0"], capsys)
+    assert "'plain_env:Plain-v0' cannot be shown: its constructor takes no render_mode." in told
+    gym.registry.pop("Plain-v0")
+
+
+def test_a_file_cannot_be_the_folder_of_several_runs(here: Path, capsys: Any):
+    Path("afile").write_text("mine")
+    budget = ["--env", "CartPole-v1", "--total-timesteps", "9"]
+    for command in (["compare", "--algorithms", "awr", *budget, "--output", "afile"],
+                    ["tune", "awr", *budget, "--trials", "1", "--output", "afile"],
+                    ["train", "awr", *budget, "--seeds", "2", "--run-dir", "afile"]):  # fmt: skip
+        capsys.readouterr()
+        with pytest.raises(SystemExit):
+            main(command)
+        assert "rlox: error: 'afile' is a file: name a folder." in capsys.readouterr().err
+    assert Path("afile").read_text() == "mine"

@@ -28,7 +28,7 @@ from rlox.errors import ConfigError
 from rlox.launch import ANY_CORE, FINISHED, Launch
 from rlox.plan import Plan, named_settings, plan_of, seeds_of
 from rlox.processes import Processes, is_finished, last_record, wait_for_writer
-from rlox.runs.history import Run, find_runs, group_runs, write_runs
+from rlox.runs.history import Run, alike_returns, find_runs, group_runs, read_runs, write_runs
 from rlox.runs.lock import claim, release
 from rlox.runs.progress import Board
 from rlox.runs.table import as_markdown, compare_groups, overall
@@ -124,6 +124,7 @@ def test_a_plan_is_every_setting_at_every_place_with_every_seed(tmp_path: Path):
         ({"env": "CartPole-v1", "settings": {"awr": 3}}, "'settings' must be tables"),
         ({"env": "CartPole-v1", "settings": {"awr": {}}, "seeds": 0}, "seeds = 0 must be"),
         ({"env": "CartPole-v1", "settings": {"awr": {}}, "seeds": [1, -1]}, "seeds = [1, -1] must be"),
+        ({"env": "CartPole-v1", "settings": {"awr": {}}, "seeds": 2**62}, "is how many runs there are, at most 10,000"),
         (
             {"env": "CartPole-v1", "settings": {"awr": {"preset": "tunde"}}, "total_timesteps": 9},
             "Did you mean 'tuned'?",
@@ -354,6 +355,22 @@ def test_lines_are_compared_where_all_runs_have_been():
     assert first.seconds == 6
 
 
+def test_evaluations_are_not_compared_with_training_episodes(tmp_path: Path):
+    evaluated, noisy = fake("a", [9, 9, 9]), fake("b", [1, 2, 3])
+    # The better one was not evaluated; what explores gets less.
+    trained = [{**record, "rollout/episode_return": 1.0 * i} for i, record in enumerate(evaluated.records, start=-3)]
+    sampled = [{**record, "rollout/episode_return": record["eval/mean_reward"]} for record in noisy.records]
+    for record in sampled:
+        del record["eval/mean_reward"]
+    runs = [evaluated._replace(records=trained), noisy._replace(records=sampled), fake("c", [5, 6], place="B")]
+    first, second, elsewhere = compare_groups(group_runs(runs), {})
+    assert (first.score.value, second.score.value, elsewhere.score.value) == (-1, 3, 6)
+    assert second.better is not None
+    assert second.better.value == 1.0
+    kept = read_runs(write_runs(tmp_path / "kept.json", alike_returns(runs)))
+    assert [line.score.value for line in compare_groups(group_runs(kept), {})] == [-1, 3, 6]
+
+
 def test_evaluations_some_steps_apart_are_of_the_same_step():
     late = fake("a", [1, 8], seed=1)
     late = late._replace(records=[{**record, "env_steps": record["env_steps"] * 1.005} for record in late.records])
@@ -492,7 +509,7 @@ def test_the_command_compares_reports_and_keeps(tmp_path: Path, capsys: pytest.C
     main(["compare", "--config", str(file), "--output", str(out), "--save", str(tmp_path / "kept.json")])
     told = capsys.readouterr().out
     assert "1 runs" not in told
-    assert "CartPole-v1: returns after 60 environment steps, the last" in told
+    assert "evaluation episodes after 60 environment steps, the last" in told
     assert "475.0: 0 of 1" in told
     assert len(json.loads((tmp_path / "kept.json").read_text())["runs"]) == 1
     main(["compare", str(out), "--threshold", "1"])

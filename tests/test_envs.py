@@ -12,6 +12,7 @@ import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from inside import training_envs
@@ -516,3 +517,26 @@ def test_envpool_evaluates_and_records_by_the_seed():
     assert first == again != other
     with Trainer("awr", env="Catch-v0", config=config) as trainer:
         assert len(trainer.record(3, deterministic=True)) >= 3
+
+
+class NoSeed(CartPoleEnv):
+    def reset(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().reset()
+
+
+class ObservationOnly(CartPoleEnv):
+    def reset(self, **given: Any) -> Any:
+        return super().reset(**given)[0]
+
+
+@pytest.mark.parametrize(
+    ("env", "told"),
+    [
+        (NoSeed, r"NoSeed.reset\(\) got an unexpected keyword argument 'seed': declare it as reset\(self, \*, seed"),
+        (ObservationOnly, r"reset\(\) of the environment returned a ndarray: it must return obs and info"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:.*reset.*:UserWarning")
+def test_a_reset_that_is_not_gymnasiums_is_named(env: Any, told: str):
+    with pytest.raises(InvalidStepError, match=told):
+        Trainer("awr", env, config={"hidden": 4}).train(5, progress=False)

@@ -166,7 +166,7 @@ def test_a_run_that_could_not_be_saved_ends_with_an_error_on_the_command_line(tm
     assert done.returncode == 1, done.stderr
     assert "rlox: error: The policy could not be saved to 'run': " in done.stderr.splitlines()[-1]
     assert "Traceback" not in done.stderr
-    assert "Evaluation over 1 episodes" in done.stdout
+    assert "Evaluation over 1 episode:" in done.stdout
 
 
 @pytest.fixture
@@ -422,3 +422,17 @@ def test_an_evaluation_without_an_environment_is_refused_before_anything_is_lear
 def test_a_replay_of_rounds_without_an_environment_is_counted_too():
     with pytest.raises(ConfigError, match="lower buffer_size"):
         Trainer("marwil", dataset="cartpole-random", config={"hidden": 4, "rollout_steps": 64, "buffer_size": 10**13})
+
+
+def test_an_error_of_the_environment_says_where_the_run_goes_on(tmp_path: Path):
+    class Breaking(Diary):
+        def step(self, action: Any) -> Any:
+            if len(self.actions) == 30:
+                raise ZeroDivisionError("mine")
+            return super().step(action)
+
+    trainer = Trainer("awr", Breaking, config={"hidden": 4, "learning_starts": 100}, run_dir=tmp_path / "run")
+    with pytest.raises(ZeroDivisionError) as found:
+        trainer.train(60, checkpoint_interval=10, progress=False)
+    assert "last good checkpoint" in found.value.__notes__[0]
+    assert f"rlox resume {tmp_path / 'run'}" in found.value.__notes__[0]

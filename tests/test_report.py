@@ -447,3 +447,17 @@ def test_the_command_that_trains_says_what_its_numbers_show(
     told = capsys.readouterr().out
     assert "A handful of samples has all the weight. The effective sample size is 0." in told
     assert "Nothing was evaluated" not in told
+
+
+def test_the_command_that_trains_says_if_nothing_was_learned(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    flags = ["--env", "CartPole-v1", "--total-timesteps", "60", "--n-eval-episodes", "1", "--hidden", "8"]
+    main(["train", "mpo", *flags, "--learning-starts", "100"])
+    waits = "learning_starts=100, batch_size=256, random_episodes=5"
+    told = capsys.readouterr().out
+    assert f"Nothing was learned. No update was made within 60 environment steps: {waits}. Take more steps" in told
+    few = ["--learning-starts", "20", "--random-episodes", "0", "--batch-size", "32", "--n-states", "32"]
+    main(["train", "mpo", *flags, *few])
+    assert "Nothing was learned" not in capsys.readouterr().out

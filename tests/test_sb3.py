@@ -449,7 +449,7 @@ def test_the_command_line_trains_evaluates_resumes_and_refuses(
     assert torch.get_num_threads() == 1
     out = capsys.readouterr().out
     assert "PyTorch uses one thread" in out
-    assert "Evaluation over 1 episodes" in out
+    assert "Evaluation over 1 episode:" in out
     main(["evaluate", "run", "--n-episodes", "1"])
     with warnings.catch_warnings():
         warnings.simplefilter("always")

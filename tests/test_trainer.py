@@ -410,3 +410,37 @@ def test_speed_is_of_this_training_alone():
     found = trainer.train(9, progress=False)
     assert found["env_steps_per_second"] * found["seconds"] == pytest.approx(9)
     assert found["time/env_steps_per_second"] * (found["time/seconds"] - earlier) == pytest.approx(9, rel=1e-3)
+
+
+def test_seeds_that_no_file_holds_are_refused_before_anything_begins():
+    with pytest.raises(ConfigError, match="is too large: it must be below 2"):
+        Trainer("awr", "CartPole-v1", seed=10**20)
+    trainer = Trainer("awr", "CartPole-v1", config=SMALL, seed=2**63 - 1)
+    assert trainer.evaluate(1, seed=2**63 - 1)["n_episodes"] == 1
+    for call in (trainer.evaluate, trainer.record):
+        with pytest.raises(ConfigError, match="is too large"):
+            call(1, seed=10**20)
+
+
+class Far(gym.Env[Any, Any]):
+    """Shows a number around a million."""
+
+    observation_space = spaces.Box(-np.inf, np.inf, (1,), np.float32)
+    action_space = spaces.Discrete(2)
+
+    def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
+        super().reset(seed=seed)
+        return np.float32([1e6]), {}
+
+    def step(self, action: Any) -> Any:
+        return np.float32([-1e6]), 1.0, False, bool(self.np_random.random() < 0.2), {}
+
+
+def test_observations_that_are_far_too_large_are_warned_of_unless_they_are_whitened(tmp_path: Path):
+    with pytest.warns(UserWarning, match=r"up to 1e\+06 are too large.*normalize_obs=True"):
+        Trainer("awr", Far, config=SMALL).train(5, progress=False)
+    trainer = Trainer("awr", Far, config=SMALL | {"normalize_obs": True})
+    trainer.train(30, progress=False)
+    data = trainer.replay_dataset()
+    with pytest.warns(UserWarning, match="too large"):
+        Trainer("bc", dataset=data, config=SMALL)

@@ -10,9 +10,10 @@ from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
+from rlox.arguments import check_positive
 from rlox.errors import CheckpointError, ConfigError, did_you_mean
 from rlox.runs import checkpoint
-from rlox.spec import check_positive, evaluation_seed
+from rlox.spec import evaluation_seed
 
 if TYPE_CHECKING:
     from rlox.trainer import Trainer

@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 from rlox.engine import Engine
 from rlox.errors import ConfigError
-from rlox.files import whole
+from rlox.files import make_folder, whole
 from rlox.plan import Job
 from rlox.processes import POLL, is_finished, progress_of
 from rlox.runs.history import COMPARISON
@@ -53,7 +53,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, *, engine: Engine, progress: bool |
     Raises:
         ConfigError: a folder of it has a run with other settings.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     with whole(out / COMPARISON) as side:
         side.write_text(json.dumps({"runs": [str(job.folder.relative_to(out)) for job in jobs]}, indent=1) + "\n")
     with Interrupts() as interrupts, Board(len(jobs), progress) as board, engine:

@@ -57,6 +57,20 @@ def remove_sides(path: Path) -> None:
         side.unlink(missing_ok=True)
 
 
+def make_folder(path: Path) -> None:
+    """Make a folder and those above it, if they are not there.
+
+    Raises:
+        ConfigError: there is a file, or the system refuses.
+    """
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+    except FileExistsError:
+        raise ConfigError(f"'{path}' is a file: name a folder.") from None
+    except OSError as error:
+        raise ConfigError(f"The folder '{path}' cannot be made: {error.strerror}. Choose another place.") from None
+
+
 def check_place(path: Path) -> None:
     """Refuse a path where no file can be.
 

@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 from rlox.callbacks import StartsFirst
 from rlox.errors import DivergedError, InvalidStepError, WorkerDiedError
 from rlox.learner import Counters, Learner
+from rlox.modules import flags_again
 from rlox.runs.alarm import Alarm
 from rlox.runs.interrupts import Interrupted, Interrupts
 from rlox.runs.progress import Progress
@@ -326,6 +327,11 @@ def _saying_what_is_saved(trainer: Trainer) -> Iterator[None]:
         if trainer.folder and trainer.folder.last_saved:
             raise type(error)(f"{error} {trainer.folder.last_saved}") from error.__cause__
         raise
+    except Exception as error:
+        if trainer.folder and trainer.folder.last_saved:
+            again = f"rlox resume {trainer.run_dir}{flags_again(trainer.spec.env)}"
+            error.add_note(f"{trainer.folder.last_saved} It goes on by: {again}")
+        raise
 
 
 def _stopped_at(trainer: Trainer, at: int) -> str:
@@ -334,4 +340,5 @@ def _stopped_at(trainer: Trainer, at: int) -> str:
         return f"Stopped at step {at:,}: train() continues, save() keeps it."
     if trainer.folder.failed:
         return f"Stopped at step {at:,}, which could not be saved. {trainer.folder.last_saved}"
-    return f"Stopped at step {at:,} and saved. Continue with: rlox resume {trainer.run_dir}"
+    again = flags_again(trainer.spec.env)
+    return f"Stopped at step {at:,} and saved. Continue with: rlox resume {trainer.run_dir}{again}"

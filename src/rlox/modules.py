@@ -33,6 +33,13 @@ def import_named(name: str, purpose: str) -> ModuleType:
     return module
 
 
+def flags_again(env: str | None) -> str:
+    """Return the flags that a later command needs for a run in this environment, since no file imports a module."""
+    named = env.rpartition(":")[0] if env is not None else ""
+    modules = [f" --import {name}" for name in dict.fromkeys(IMPORTED) if name != named]
+    return (f" --env {env}" if named else "") + "".join(modules)
+
+
 def _near(name: str) -> str:
     here = [path.stem for path in Path.cwd().glob("*.py")] + [path.parent.name for path in Path.cwd().glob("*/*.py")]
     return did_you_mean(name.removesuffix(".py"), here) if len(here) < 200 else ""

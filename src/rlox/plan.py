@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from rlox.algorithms import find_algorithm
+from rlox.arguments import check_positive
 from rlox.assemble import is_discrete, named
 from rlox.data.bundled import is_bundled, reference
 from rlox.data.reading import ACTIONS, Reading
@@ -15,10 +16,12 @@ from rlox.envs.envs import find_spec, names_module
 from rlox.errors import ConfigError, suggest
 from rlox.presets import TUNED, resolve_tuned
 from rlox.runs.history import data_name
-from rlox.spec import Budget, RunSpec, check_positive
+from rlox.spec import Budget, RunSpec
 
 N_EVALUATIONS = 20
 """Of a run, if no interval is given."""
+MOST_SEEDS = 10_000
+"""Beyond it, what is meant to be a number of seeds is a seed."""
 BUDGET = {field.name for field in dataclasses.fields(Budget)}
 COLUMNS = [field.name for field in dataclasses.fields(Reading) if field.name not in ACTIONS]
 """How data are read. The actions are those of the environment, which there always is."""
@@ -211,8 +214,10 @@ def seeds_of(value: object) -> list[int]:
     """Return the seeds that a number of them (from 0 on) or a list stands for.
 
     Raises:
-        ConfigError: it is neither.
+        ConfigError: it is neither, or too many.
     """
+    if isinstance(value, int) and value > MOST_SEEDS:
+        raise ConfigError(f"seeds = {value} is how many runs there are, at most {MOST_SEEDS:,}: [{value}] is one seed.")
     found = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(found, list) or not found or not all(type(seed) is int and seed >= 0 for seed in found):
         raise ConfigError(f"seeds = {value!r} must be a number of seeds, or a list of whole numbers from 0 on.")

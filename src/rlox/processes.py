@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock, Timeout
 
+from rlox.arguments import check_positive
 from rlox.launch import ANY_CORE, FINISHED, Launch
 from rlox.runs.lock import LOCK
 from rlox.runs.logs import METRICS
@@ -111,8 +112,6 @@ def cores_for(processes: int | None = None) -> list[int]:
     Raises:
         ConfigError: ``processes`` below 1.
     """
-    from rlox.spec import check_positive  # It imports JAX, which a run's own process does later.
-
     affinity = os.sched_getaffinity(0) if hasattr(os, "sched_getaffinity") else range(os.cpu_count() or 1)
     cores = sorted(affinity)
     if processes is None:

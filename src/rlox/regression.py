@@ -28,7 +28,7 @@ from rlox.core.rollout import Rollout
 from rlox.core.run_state import RunState, from_arrays, to_arrays
 from rlox.core.state import TrainState
 from rlox.core.streams import Streams
-from rlox.core.transition import Transition, cut_at_gaps
+from rlox.core.transition import LARGE_OBS, Transition, cut_at_gaps
 from rlox.core.update import init_state
 from rlox.core.weigh import share_in_use
 from rlox.data.columns import available_memory
@@ -122,6 +122,8 @@ class RegressionLearner:
             recent=np.zeros((0, 2)),
             streams=None,
         )
+        if data is not None:
+            self._warn_if_large(data.obs)
         self._report: Report | None = None
         # With ``overlap``, of the round that is being learned: its report, and the gradient steps after it.
         self._coming: Report | None = None
@@ -260,9 +262,20 @@ class RegressionLearner:
     def _start(self, collector: Collector) -> None:
         """Go to where the environments were; cut the episodes that cannot be found again."""
         lost = collector.start()
+        if self.state.env_steps == 0:
+            self._warn_if_large(collector.obs)
         if lost.any():
             self._cut(lost)
             warnings.warn(f"{_NOT_FOUND[collector.envs.numbered]} {_CUT}", stacklevel=6)
+
+    def _warn_if_large(self, obs: NDArray[Any]) -> None:
+        """Say of observations that are far too large for a network that they are."""
+        largest = max(obs.max(initial=0), -obs.min(initial=0)) if self.state.train.normalizer is None else 0
+        if largest > LARGE_OBS and obs.dtype != np.uint8:
+            warnings.warn(
+                f"Observations of up to {largest:.3g} are too large to learn from as they are: set normalize_obs=True.",
+                stacklevel=7,
+            )
 
     def _act(self, collector: Collector) -> NDArray[Any]:
         state = self.state

@@ -12,21 +12,11 @@ import tomli_w
 
 from rlox import habits
 from rlox.algorithms import find_algorithm
+from rlox.arguments import check_positive, check_seed
 from rlox.core.config import Settings, make_config
 from rlox.data.reading import AS_IT_IS, Reading
 from rlox.errors import ConfigError, did_you_mean, one_line
 from rlox.presets import resolve_tuned, with_preset
-
-
-def check_positive(**numbers: Any) -> None:
-    """Refuse numbers that are not whole or below 1.
-
-    Raises:
-        ConfigError: the name and the number.
-    """
-    for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, int | np.integer) or not 1 <= number < 2**63:
-            raise ConfigError(f"{name}={number!r} must be a whole number of at least 1.")
 
 
 def evaluation_seed(seed: int) -> int:
@@ -125,8 +115,7 @@ class RunSpec:
     budget: Budget = Budget()
 
     def __post_init__(self) -> None:
-        if isinstance(self.seed, bool) or not isinstance(self.seed, int | np.integer) or self.seed < 0:
-            raise ConfigError(f"seed={self.seed!r} must be a whole number of at least 0.")
+        check_seed(self.seed)
         object.__setattr__(self, "seed", int(self.seed))
 
     @classmethod

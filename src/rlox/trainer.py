@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from rlox import habits, loop
 from rlox.algorithms.others import only_ours
+from rlox.arguments import check_positive, check_seed
 from rlox.assemble import is_discrete, load_run, make_learner, named, no_env
 from rlox.callbacks import Callback
 from rlox.core.config import Settings
@@ -35,7 +36,7 @@ from rlox.runs import checkpoint
 from rlox.runs.folder import RunFolder, last_saved, may_write
 from rlox.runs.logs import CONFIG
 from rlox.runs.progress import Progress
-from rlox.spec import Intervals, RunSpec, check_positive, evaluation_seed
+from rlox.spec import Intervals, RunSpec, evaluation_seed
 from rlox.tables import Results, as_html, as_line
 
 if TYPE_CHECKING:
@@ -327,6 +328,7 @@ class Trainer:
         if self._env is None or self._learner.envs is None:
             raise no_env(self._spec.env, "evaluate")
         seed = self._eval_seed if seed is None else seed
+        check_seed(seed)
         if isinstance(self._env, gym.Env | gym.vector.VectorEnv):
             self._learner.end_episodes()
             envs = self._learner.envs
@@ -366,6 +368,7 @@ class Trainer:
         from rlox.policy.estimates import data_for, evaluate_offline
 
         check_positive(gradient_steps=gradient_steps)
+        check_seed(seed)
         learner = self._ours("evaluate_offline", "its probabilities are not told, nor weights of data")
         policy = learner.policy
         data = data_for(policy, make_dataset(dataset, self._spec.reading))
@@ -428,6 +431,7 @@ class Trainer:
             ConfigError: there is no environment, or a ready-made one that steps several at once.
         """
         check_positive(n_steps=n_steps)
+        check_seed(seed)
         if self._env is None or self._learner.envs is None:
             raise no_env(self._spec.env, "record")
         ready_made = isinstance(self._env, gym.Env | gym.vector.VectorEnv)

@@ -203,11 +203,12 @@ def report(
         measured: whether the runs were on this machine, just now.
     """
     from rlox.files import writing
-    from rlox.runs.history import group_runs, write_runs
-    from rlox.runs.meanings import axis_of
+    from rlox.runs.history import alike_returns, group_runs, write_runs
+    from rlox.runs.meanings import axis_of, axis_of_returns
     from rlox.runs.report import write_report
     from rlox.runs.table import as_markdown, compare_groups, overall, thresholds_of
 
+    runs = alike_returns(runs)
     groups = group_runs(runs)
     known = thresholds_of(groups) if threshold is None else dict.fromkeys(groups, threshold)
     lines = compare_groups(groups, known)
@@ -215,7 +216,8 @@ def report(
         raise ConfigError("None of these runs has a return yet: there is nothing to compare.")
     for place, at, offline in dict.fromkeys((line.place, line.steps, line.offline) for line in lines):
         steps = f"{at:,.0f} {axis_of(offline=offline)}"
-        print(f"{place}: returns after {steps}, the last that all of its runs have reached.")
+        what = axis_of_returns(next(iter(groups[place].values()))[0])
+        print(f"{place}: {what} after {steps}, the last that all of its runs have reached.")
     print(f"\n{as_markdown(lines, known)}")
     if len(groups) > 1:
         first, others = overall(groups)

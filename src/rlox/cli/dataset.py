@@ -8,8 +8,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
+from rlox.arguments import check_seed
 from rlox.cli.options import DATA, flags_to_change, take_reading
-from rlox.cli.values import check_no_effect, check_seed
+from rlox.cli.values import check_no_effect
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError
 
@@ -73,7 +74,8 @@ def create(
     from rlox.data.formats import check_target
 
     check_target(out)
-    check_seed(seed)
+    if seed is not None:
+        check_seed(seed)
     if replay:
         told = {"n_steps": n_steps, "deterministic": deterministic, "seed": seed}
         check_no_effect("with --replay, which writes the steps that the run kept: leave one of them out", **told)

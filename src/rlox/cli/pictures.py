@@ -8,6 +8,8 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
+from rlox.errors import ConfigError
+
 RunFolder = Annotated[Path, Parameter(metavar="RUN")]
 
 
@@ -45,11 +47,13 @@ def report(*runs: RunFolder, output: Path | None = None) -> None:
     runs
         Folders of runs, or with runs below them.
     output
-        File to write; by default report.html in the folder, or here if there are several.
+        File to write, ending in .html; by default report.html in the folder, or here if there are several.
     """
     from rlox.runs.history import find_runs
     from rlox.runs.report import write_report
 
+    if output is not None and output.suffix not in (".html", ".htm"):
+        raise ConfigError(f"output '{output}' must end in .html: the report is a page.")
     found = find_runs(runs)
     print(f"Wrote {write_report(found, output or _beside(runs, 'report.html'))}{_counted(len(found))}.")
 

@@ -16,8 +16,9 @@ def print_evaluation(result: dict[str, float], env_id: str | None) -> None:
     """Print the returns of episodes, and their score where there are bundled data of the environment."""
     from rlox.data.bundled import reference_of
 
+    n = result["n_episodes"]
     print(
-        f"Evaluation over {result['n_episodes']} episodes: mean {result['mean_reward']:.1f}, "
+        f"Evaluation over {n:.0f} episode{'s' if n > 1 else ''}: mean {result['mean_reward']:.1f}, "
         f"std {result['std_reward']:.1f}, min {result['min_reward']:.1f}, max {result['max_reward']:.1f}, "
         f"mean length {result['mean_length']:.1f}"
     )

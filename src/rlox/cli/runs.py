@@ -9,9 +9,10 @@ from typing import Annotated, Any
 
 from cyclopts import Parameter
 
+from rlox.arguments import check_positive, check_seed
 from rlox.cli.options import DATA, flags_to_change, take_reading
 from rlox.cli.report import print_estimates, print_evaluation
-from rlox.cli.values import check_no_effect, check_seed
+from rlox.cli.values import check_no_effect
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError
 
@@ -51,7 +52,8 @@ def evaluate(
     reading
         Names of the data's columns, and the actions; by default those that the run was told of its own data.
     """
-    check_seed(seed)
+    if seed is not None:
+        check_seed(seed)
     how = take_reading(reading)
     if dataset is None:
         check_no_effect("without data to estimate from: name them by --dataset", **how.given())
@@ -64,7 +66,7 @@ def evaluate(
     from rlox.envs.envs import make_envs
     from rlox.policy.episodes import evaluate as run_episodes
     from rlox.runs.checkpoint import header
-    from rlox.spec import check_positive, evaluation_seed
+    from rlox.spec import evaluation_seed
     from rlox.trainer import Trainer
 
     check_positive(n_episodes=n_episodes)
@@ -152,10 +154,10 @@ def play(
     from rlox.assemble import load_policy
     from rlox.policy.play import play as run_episodes
     from rlox.runs.checkpoint import header
-    from rlox.spec import check_positive
 
     check_positive(n_episodes=n_episodes)
-    check_seed(seed)
+    if seed is not None:
+        check_seed(seed)
     policy, spec = load_policy(run), header(run)["spec"]
     env_id = _env_of(run, spec, env)
     episodes = run_episodes(policy, env_id, video, n_episodes, spec.get("seed", 0) if seed is None else seed)

@@ -6,10 +6,11 @@ import dataclasses
 import os
 from pathlib import Path
 
+from rlox.arguments import check_positive
 from rlox.cli.options import Options
 from rlox.cli.values import check_no_effect
 from rlox.errors import ConfigError
-from rlox.spec import RunSpec, check_positive
+from rlox.spec import RunSpec
 
 
 def check_alone(options: Options, n_workers: int) -> None:
@@ -35,7 +36,7 @@ def train_seeds(spec: RunSpec, options: Options) -> None:
         Interrupted: a signal came; the same command goes on.
     """
     from rlox.cli.compare import fail, report, run_all
-    from rlox.plan import Job, folder_of
+    from rlox.plan import Job, folder_of, seeds_of
     from rlox.runs.history import find_runs
 
     check_positive(seeds=options.seeds)
@@ -44,7 +45,7 @@ def train_seeds(spec: RunSpec, options: Options) -> None:
     out = options.run_dir or Path("runs") / f"{spec.algorithm}-{place}"
     if out.is_dir() and (out / "config.json").exists():
         raise ConfigError(f"'{out}' has one run: name another folder for several seeds (--run-dir).")
-    specs = [dataclasses.replace(spec, seed=spec.seed + i) for i in range(options.seeds or 0)]
+    specs = [dataclasses.replace(spec, seed=spec.seed + i) for i in seeds_of(options.seeds)]
     jobs = [Job(spec.algorithm, own, out / spec.algorithm / place / str(own.seed)) for own in specs]
     where = {"processes": options.processes, "ray": options.ray, "storage": options.storage}
     outcome = run_all(jobs, out, where)

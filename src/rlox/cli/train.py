@@ -33,6 +33,7 @@ from rlox.core.algorithm import Algorithm
 from rlox.core.config import Settings, make_config
 from rlox.data.reading import ACTIONS, AS_IT_IS, Reading
 from rlox.errors import ConfigError, SaveError, one_line
+from rlox.modules import flags_again
 from rlox.spec import Budget, RunSpec
 
 OFFLINE_STEPS = 20_000
@@ -258,10 +259,10 @@ def finish(trainer: Any, folder: Path) -> None:
     if failed:
         raise SaveError(f"The policy could not be saved to '{folder}': {one_line(failed)}. {trainer.folder.last_saved}")
     _show(folder)
-    again = f" --env {spec.env}" if spec.env is not None and ":" in spec.env else ""
+    again = flags_again(spec.env)
     then = f"Watch it: rlox play {folder}{again}"
     if spec.env is None:
-        then = f"Its returns in an environment: rlox evaluate {folder} --env ID"
+        then = f"Its returns in an environment: rlox evaluate {folder} --env ID{again}"
     print(f"Saved to {folder}. {then}")
 
 
@@ -329,11 +330,13 @@ def _learn(trainer: Any, spec: RunSpec) -> None:
         print(what_was_learned(spec, before, trainer.train_offline(progress=True)))
     total = spec.budget.total_timesteps
     if total is not None and trainer.env_steps >= total:
-        print(f"All {total:,} environment steps were taken: --total-timesteps adds to them.")
+        print(f"{trainer.env_steps:,} environment steps were taken, of {total:,}: a larger --total-timesteps goes on.")
     elif total is not None:
+        began = trainer.env_steps
         metrics = trainer.train(progress=True)
         speed = f"{metrics['seconds']:.1f} s ({metrics['env_steps_per_second']:,.0f} steps/s)"
-        print(f"Trained {metrics['env_steps']:,} steps in {speed}.")
+        all_steps = f" ({metrics['env_steps']:,} in all)" if began else ""
+        print(f"Trained {metrics['env_steps'] - began:,} steps{all_steps} in {speed}.")
         recent = min(metrics["episodes"], 100)
         print(f"Mean reward of the last {recent:.0f} training episodes: {metrics['mean_reward']:.1f}")
 

@@ -17,6 +17,7 @@ from rlox.cli.values import check_no_effect, check_whole_numbers
 from rlox.core.algorithm import Algorithm
 from rlox.data.reading import AS_IT_IS, Reading
 from rlox.errors import ConfigError
+from rlox.modules import flags_again
 
 if TYPE_CHECKING:
     from rlox.search.tune import Search
@@ -144,7 +145,7 @@ def _show(found: Search, env: str | None) -> None:
     told = ", ".join(f"{states.count(state)} {state}" for state in ("complete", "pruned", "failed") if state in states)
     files = ", ".join(name for name in (TABLE, REPORT, PICTURE) if (found.output / name).exists())
     print(f"{len(states)} trials: {told}. In {found.output}: {files}.")
-    again = f" --env {env}" if env is not None and ":" in env else ""
+    again = flags_again(env)
     algorithm = found.best_spec.algorithm
     print(f"Train with the best settings: rlox train {algorithm} --config {found.output / BEST}{again} --seed 1")
     print(f"Their policy so far: rlox play {found.best_run}{again}")

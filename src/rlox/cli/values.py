@@ -60,16 +60,6 @@ def check_whole_numbers(app: App, commands: tuple[str, ...], arguments: Argument
                     raise CoercionError(argument=argument, token=token, target_type=int)
 
 
-def check_seed(seed: int | None) -> None:
-    """Refuse a seed below 0.
-
-    Raises:
-        ConfigError: as ``RunSpec`` has it.
-    """
-    if seed is not None and seed < 0:
-        raise ConfigError(f"seed={seed} must be a whole number of at least 0.")
-
-
 def check_no_effect(why: str, **flags: Any) -> None:
     """Refuse flags that were given, so that they are neither None nor False, and have no effect.
 

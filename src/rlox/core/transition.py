@@ -8,6 +8,8 @@ import numpy as np
 
 AT_BOUND = 1e-6
 """How near to a bound an action counts as clipped to it, in units of half the range."""
+LARGE_OBS = 1e4
+"""Larger observations are hard to learn from without a normaliser."""
 _PIECE = 65_536
 """Steps that are compared at once."""
 

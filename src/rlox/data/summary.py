@@ -10,6 +10,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
+from rlox.core.transition import LARGE_OBS
 from rlox.data.columns import Column, episode_returns, group, pieces
 from rlox.data.moments import Coverage, Moments
 
@@ -17,8 +18,6 @@ WIDE = 256
 """Observations with more entries than this, such as images, are described as if they had one entry."""
 LARGE_REWARD = 500.0
 """Larger rewards of a step make advantages that no default temperature is for."""
-LARGE = 1e4
-"""Larger observations are hard to learn from without a normaliser."""
 
 
 def summarize(
@@ -126,7 +125,7 @@ def _about_entries(key: str, moment: Moments) -> list[str]:
     found = [f"{what[i]} is {moment.low[i]:g} in every row." for i in moment.constant()]
     found += [f"{what[j]} is the same as {what[i]} in every row." for i, j in moment.duplicates()]
     largest = np.maximum(np.abs(moment.low), np.abs(moment.high))
-    large = np.flatnonzero(largest > LARGE) if key != "actions" else []
+    large = np.flatnonzero(largest > LARGE_OBS) if key != "actions" else []
     if len(large):
         names = ", ".join(what[i] for i in large[:5]) + (f" and {len(large) - 5} more" if len(large) > 5 else "")
         found.append(f"{names}: values up to {largest.max():.3g}; learn with normalize_obs=True.")

@@ -12,6 +12,8 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rlox.errors import InvalidStepError
+
 LONGEST = 100_000
 """Actions of an episode that are kept; a longer one is not found again."""
 
@@ -69,10 +71,10 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
         place = self.place
         if seed is not None or place is None:
             self.place, self._episode = None, -1
-            return self.env.reset(seed=seed, options=options)
+            return _reset(self.env, seed, options)
         self.place = place._replace(episode=place.episode + 1, actions=())
         self._episode, self._actions = place.episode, []
-        obs, info = self.env.reset(seed=place.reset_seed, options=options)
+        obs, info = _reset(self.env, place.reset_seed, options)
         self._digest = self._digest_before = digest(obs)
         for action in place.actions:
             obs, _, terminated, truncated, info = self.step(action)
@@ -96,6 +98,24 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
             # A copy: of several environments, the reset that follows may write into the same array.
             return (copy.deepcopy(result[0]), *result[1:])
         return result
+
+
+def _reset(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
+    """Reset an environment of a user's.
+
+    Raises:
+        InvalidStepError: its ``reset`` takes or returns something else than Gymnasium's.
+    """
+    try:
+        result: Any = env.reset(seed=seed, options=options)
+    except TypeError as error:
+        if "reset() got an unexpected keyword argument" not in str(error):
+            raise
+        raise InvalidStepError(f"{error}: declare it as reset(self, *, seed=None, options=None).") from None
+    if not isinstance(result, tuple) or len(result) != 2:
+        got = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+        raise InvalidStepError(f"reset() of the environment returned {got}: it must return obs and info.")
+    return result
 
 
 def digest(obs: Any, before: int = 0) -> int:

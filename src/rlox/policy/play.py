@@ -84,6 +84,10 @@ def _make(env_id: str, mode: str) -> gym.Env[Any, Any]:
             env = gym.make(find_spec(env_id), render_mode=mode)
     except (gym.error.Error, ImportError) as error:
         raise ConfigError(f"Environment '{env_id}' cannot be shown: {one_line(error)}") from None
+    except TypeError as error:
+        if "render_mode" not in str(error):
+            raise
+        raise ConfigError(f"Environment '{env_id}' cannot be shown: its constructor takes no render_mode.") from None
     if mode not in env.metadata.get("render_modes", ()):
         modes = ", ".join(env.metadata["render_modes"]) or "none"
         env.close()

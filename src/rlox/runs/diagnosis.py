@@ -36,7 +36,9 @@ class Finding(NamedTuple):
 
 def diagnose(run: Run) -> list[Finding]:
     """Return what is wrong with a run as far as its records show it, the worst first; an empty list if nothing is."""
-    checks = (_diverged, _fell, _clipped, _few_samples, _at_floor, _worse_than_constant, _not_evaluated)
+    checks = (
+        _learned_nothing, _diverged, _fell, _clipped, _few_samples, _at_floor, _worse_than_constant, _not_evaluated,
+    )  # fmt: skip
     return [finding for check in checks if run.records for finding in [check(run)] if finding]
 
 
@@ -51,6 +53,19 @@ def _late(run: Run, name: str) -> float:
     """Return the median of the last quarter of a metric; nan of too few records."""
     values = run.series(name, offline=run.learned_offline_only).values
     return float(np.median(values[-max(len(values) // 4, 1) :])) if len(values) >= FEWEST else np.nan
+
+
+def _learned_nothing(run: Run) -> Finding | None:
+    if not run.is_over or run.records[-1]["gradient_steps"]:
+        return None
+    config = run.spec.get("config", {})
+    names = ["learning_starts", "batch_size", "random_episodes"]
+    waits = [f"{name}={config[name]:,}" for name in names if isinstance(config.get(name), int) and config[name]]
+    return Finding(
+        "Nothing was learned.",
+        f"No update was made within {run.records[-1]['env_steps']:,} environment steps: {', '.join(waits)}.",
+        f"Take more steps, or lower what they wait for: {', '.join(name.partition('=')[0] for name in waits)}.",
+    )
 
 
 def _diverged(run: Run) -> Finding | None:

@@ -61,6 +61,8 @@ class Run(NamedTuple):
     """Lines of ``metrics.jsonl``; what was not finite is None."""
     label: str | None = None
     """What a comparison calls its settings."""
+    returned: str | None = None
+    """The metric that its returns are, if the runs beside it say so."""
 
     @property
     def seed(self) -> int:
@@ -118,12 +120,14 @@ class Run(NamedTuple):
 
     @property
     def returns(self) -> Series:
-        """Its evaluations' mean returns; without any, those of training episodes."""
+        """Its evaluations' mean returns; without any, here or in a run beside it, those of training episodes."""
         return self.latest(self.return_name)
 
     @property
     def return_name(self) -> str:
         """The metric that ``returns`` are; that of evaluations if there will be any, also before the first."""
+        if self.returned is not None:
+            return self.returned
         planned = self.spec.get("budget", {}).get("eval_interval") is not None and not self.is_over
         return "eval/mean_reward" if planned or "eval/mean_reward" in self.names else "rollout/episode_return"
 
@@ -307,15 +311,31 @@ def split(groups: Mapping[str, Sequence[Run]], kind: Callable[[Run], T | None]) 
     return found
 
 
+def alike_returns(runs: Iterable[Run]) -> list[Run]:
+    """Return runs whose returns can be compared: in a place where one has no evaluations, those of training episodes.
+
+    The policy that is evaluated does not explore, and so has another return than its training episodes.
+    """
+    runs = list(runs)
+    by_place: dict[str, list[Run]] = {}
+    for run in runs:
+        by_place.setdefault(run.place, []).append(run)
+    mixed = {place for place, own in by_place.items() if len({run.return_name for run in own if run.records}) > 1}
+    trained = "rollout/episode_return"
+    known = {place for place in mixed if all(trained in run.names for run in by_place[place] if run.records)}
+    return [run._replace(returned=trained) if run.place in known else run for run in runs]
+
+
 def group_runs(runs: Iterable[Run]) -> dict[str, dict[str, list[Run]]]:
     """Return runs by where they learned and then by what tells their settings apart, in the order given.
 
+    In one place, the returns of all are of one kind (``alike_returns``).
     Data of one name are called with as many of their folders as tell them apart. A group is named by what a comparison
     calls it, or else by the algorithm and the preset. What differs between groups of one name (algorithm, preset,
     settings) follows, without values that more than half of them have.
     """
     sources: dict[str, dict[str, list[Run]]] = {}
-    for run in runs:
+    for run in alike_returns(runs):
         source = str(run.spec.get("dataset") or run.place)
         sources.setdefault(run.place, {}).setdefault(source, []).append(run)
     return {

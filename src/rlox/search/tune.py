@@ -10,12 +10,14 @@ from pathlib import Path
 from typing import Any, NamedTuple, Unpack
 
 from rlox.algorithms import find_algorithm
+from rlox.arguments import check_positive
 from rlox.assemble import is_discrete, named
 from rlox.data.reading import AS_IT_IS, Reading
 from rlox.data.steps import check_names
 from rlox.engine import Engine, make_engine
 from rlox.envs.envs import find_spec
 from rlox.errors import ConfigError, RunsFailedError, did_you_mean
+from rlox.files import make_folder
 from rlox.modules import IMPORTED
 from rlox.plan import N_EVALUATIONS, Job, budget_of, env_of, folder_of
 from rlox.processes import POLL, is_finished, progress_of
@@ -28,7 +30,7 @@ from rlox.search.results import write_results
 from rlox.search.space import check_space, space_of
 from rlox.search.study import JOURNAL, Study, require
 from rlox.search.trials import Outcome, Task, Trial
-from rlox.spec import Intervals, RunSpec, check_positive
+from rlox.spec import Intervals, RunSpec
 
 BROKEN = 3
 """Runs that may end for another reason than their settings, before the search ends: the next would, too."""
@@ -219,7 +221,7 @@ def run_trials(task: Task, out: Path, n: int, *, engine: Engine, progress: bool 
     """
     if task.n_evaluations < 1:
         raise ConfigError(f"eval_interval={task.base.budget.eval_interval} leaves no evaluation of a run: lower it.")
-    out.mkdir(parents=True, exist_ok=True)
+    make_folder(out)
     lock = claim(out, "output")
     try:
         folder.begin(out, task)
