@@ -39,7 +39,7 @@ def mpo_steps(n_envs: int) -> float:
     """Return the environment steps a second of MPO."""
     from rlox import Trainer
 
-    trainer = Trainer("mpo", env=ENV, config={"n_envs": n_envs, "learning_starts": 500})
+    trainer = Trainer("mpo", env=ENV, config={"n_envs": n_envs, "learning_starts": 500, "random_episodes": 0})
     trainer.train(WARM_UP, progress=False)
     begin = time.perf_counter()
     trainer.train(STEPS, progress=False)

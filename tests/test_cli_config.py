@@ -229,6 +229,7 @@ def test_a_file_that_cannot_be_read(tmp_path: Path, capsys: pytest.CaptureFixtur
         ("polyak", "tau"),
         ("discount", "gamma"),
         ("weight_clip", "max_advantage"),
+        ("weight_temp", "beta"),
     ],
 )
 def test_words_of_other_libraries_are_understood(word: str, meant: str):

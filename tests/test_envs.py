@@ -462,7 +462,7 @@ def test_a_worker_that_dies_is_named_and_leaves_the_checkpoint(tmp_path: Any):
 
 def test_envpool_is_asked_for_where_it_is_missing(monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "envpool", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rlox\[envpool\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[envpool\]' in a clone"):
         make_envs("CartPole-v1", 2, "envpool")
 
 

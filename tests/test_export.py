@@ -287,7 +287,7 @@ def test_the_command_names_the_run_s_algorithm_and_environment(tmp_path: Path, m
 
 def test_without_the_extra_the_way_out_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "onnx", None)
-    with pytest.raises(ConfigError, match=r"pip install 'rlox\[onnx\]'"):
+    with pytest.raises(ConfigError, match=r"pip install '\.\[onnx\]' in a clone"):
         make(VECTOR, ODD).export_onnx(tmp_path / "policy.onnx")
 
 

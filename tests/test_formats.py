@@ -459,12 +459,14 @@ def test_what_is_not_installed_is_named(module: str, name: str, tmp_path: Path, 
     monkeypatch.setitem(sys.modules, module, None)
     if module != "minari":
         (tmp_path / name).touch()
-    with pytest.raises(DatasetError, match=r"needs the extra rlox\[data\]: pip install 'rlox\[data\]'") as error:
+    with pytest.raises(
+        DatasetError, match=r"needs the extra rlox\[data\]: pip install '\.\[data\]' in a clone"
+    ) as error:
         Dataset.load(tmp_path / name)
     assert "\n" not in str(error.value)
     (tmp_path / name).unlink(missing_ok=True)
     if not name.endswith("parquet"):
-        with pytest.raises(DatasetError, match=r"pip install 'rlox\[data\]'"):
+        with pytest.raises(DatasetError, match=r"pip install '\.\[data\]' in a clone"):
             Dataset.from_arrays(table()).save(tmp_path / name)
     assert not list(tmp_path.iterdir())
 

@@ -168,7 +168,9 @@ def test_what_cannot_be_drawn_is_said_in_one_line(
 
 def test_without_matplotlib_the_extra_is_named(runs: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.setitem(sys.modules, "matplotlib.figure", None)
-    with pytest.raises(ConfigError, match=r"^Pictures need the extra rlox\[plots\]: pip install 'rlox\[plots\]'\.$"):
+    with pytest.raises(
+        ConfigError, match=r"^Pictures need the extra rlox\[plots\]: pip install '\.\[plots\]' in a clone of rlox\.$"
+    ):
         figure(find_runs([runs]))
 
 

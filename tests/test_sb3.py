@@ -484,7 +484,9 @@ def test_without_their_library_only_training_is_refused(tmp_path: Path):
     assert done.returncode == 2
     assert "--entropy-coef" in done.stdout
     assert not (tmp_path / "runs").exists()
-    assert done.stderr.startswith("rlox: error: sac needs the extra rlox[compare]: pip install 'rlox[compare]'")
+    assert done.stderr.startswith(
+        "rlox: error: sac needs the extra rlox[compare]: pip install '.[compare]' in a clone of rlox"
+    )
     assert done.stderr.count("\n") == 1
 
 

@@ -286,7 +286,7 @@ def test_the_extra_is_named(monkeypatch: pytest.MonkeyPatch):
     with pytest.raises(ConfigError, match="storage 'nosuch://b' cannot be used"):
         make_engine(ray="local", storage="nosuch://b")
     monkeypatch.setitem(sys.modules, "ray", None)
-    with pytest.raises(ConfigError, match=r"need the extra rlox\[ray\]: pip install 'rlox\[ray\]'"):
+    with pytest.raises(ConfigError, match=r"need the extra rlox\[ray\]: pip install '\.\[ray\]' in a clone"):
         make_engine(ray="local")
 
 

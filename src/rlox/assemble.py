@@ -145,7 +145,8 @@ def _make_other(
         from rlox.sb3.learner import OtherLearner
     except ImportError as error:
         raise ConfigError(
-            f"{spec.algorithm} needs the extra rlox[compare]: pip install 'rlox[compare]' ({one_line(error)})."
+            f"{spec.algorithm} needs the extra rlox[compare]: pip install '.[compare]' in a clone of rlox "
+            f"({one_line(error)})."
         ) from None
     assert isinstance(spec.config, OtherConfig)
     return OtherLearner(

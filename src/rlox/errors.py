@@ -14,6 +14,7 @@ _OTHER_WORDS = {
     "polyak": ("tau",),
     "discount": ("gamma",),
     "weight_clip": ("max_advantage",),
+    "weight_temp": ("beta",),
     "gradient_steps": ("n_updates",),
 }
 """What other libraries call settings."""

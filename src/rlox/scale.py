@@ -420,4 +420,6 @@ def _import_for(address: str) -> Any:
     try:
         return importlib.import_module("ray")
     except ImportError:
-        raise ConfigError("Runs and collectors on Ray need the extra rlox[ray]: pip install 'rlox[ray]'.") from None
+        raise ConfigError(
+            "Runs and collectors on Ray need the extra rlox[ray]: pip install '.[ray]' in a clone of rlox."
+        ) from None

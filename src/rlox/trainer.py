@@ -52,7 +52,7 @@ class Trainer:
 
     Args:
         algorithm: name of one of ``rlox.ALGORITHMS``, in any case; or ``"tuned"``, the best known for the environment,
-            with its preset.
+            with its preset. Where none was measured, that is mpo for continuous and awr for discrete actions.
         env: an id (``module:Id`` imports the module first), a ``gymnasium.Env``, a callable that makes one, or a
             ``VectorEnv``.
         dataset: logged data: a file, a Minari id, a bundled name, a ``Dataset``, or a mapping of columns (see

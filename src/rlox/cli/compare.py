@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 
-from rlox.cli.options import column_flags, take_reading
+from rlox.cli.options import column_flags, take_reading, with_flags
 from rlox.cli.values import check_no_effect
 from rlox.errors import ConfigError, RunsFailedError
 
@@ -22,6 +21,7 @@ Several = Parameter(consume_multiple=True, negative=())
 BUDGET_FLAGS = ("total_timesteps", "gradient_steps", "eval_interval", "n_eval_episodes")
 
 
+@with_flags(*column_flags())
 def compare(
     *run: Annotated[Path, Parameter(metavar="RUN")],
     env: Annotated[tuple[str, ...], Several] = (),
@@ -43,8 +43,8 @@ def compare(
 ) -> None:
     """Compare algorithms, or settings of one, over seeds: run what is missing, then print a table and write a report.
 
-    Every run is a process on one core, as many at a time as there are cores; seeds that learn from data are learned at
-    once. The same command again goes on with what is missing, from checkpoints.
+    Runs are processes on one core each, as many at a time as there are cores; seeds that learn from data only share a
+    process. The same command again goes on with what is missing, from checkpoints.
 
     Parameters
     ----------
@@ -110,10 +110,6 @@ def compare(
     report(found, output, threshold, save, measured=outcome is not None)
     if outcome is not None and outcome.failures:
         fail(outcome.failures)
-
-
-_own = [*inspect.signature(compare).parameters.values()][:-1]
-compare.__signature__ = inspect.Signature([*_own, *column_flags()])  # pyright: ignore[reportFunctionMemberAccess]
 
 
 def _run(

@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import App, Parameter
 
 from rlox.arguments import check_seed
-from rlox.cli.options import DATA, flags_to_change, take_reading
+from rlox.cli.options import DATA, flags_to_change, take_reading, with_flags
 from rlox.cli.values import check_no_effect
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError
@@ -23,6 +22,7 @@ Source = Annotated[str, Parameter(metavar="DATA")]
 Target = Annotated[Path, Parameter(metavar="OUT")]
 
 
+@with_flags(*flags_to_change([Reading], DATA))
 def info(data: Source, /, *, env: str | None = None, **reading: Any) -> None:
     """Say what data hold: episodes, returns, coverage of the actions, and what is suspicious.
 
@@ -95,6 +95,7 @@ def create(
     _print_written(out, dataset)
 
 
+@with_flags(*flags_to_change([Reading], DATA))
 def convert(data: Source, out: Target, /, *, env: str | None = None, **reading: Any) -> None:
     """Write data in another format.
 
@@ -117,11 +118,8 @@ def convert(data: Source, out: Target, /, *, env: str | None = None, **reading: 
     _print_written(out, dataset)
 
 
-for _place, _command in ((1, info), (3, convert)):
-    _own = [*inspect.signature(_command).parameters.values()][:-1]
-    _signature = inspect.Signature([*_own, *flags_to_change([Reading], DATA)])
-    _command.__signature__ = _signature  # pyright: ignore[reportFunctionMemberAccess]
-    app.command(_command, sort_key=_place)
+app.command(info, sort_key=1)
+app.command(convert, sort_key=3)
 
 
 def _open(data: str, env_id: str | None, flags: dict[str, Any]) -> Dataset:

@@ -10,7 +10,7 @@ import textwrap
 from collections.abc import Callable, Iterable, Mapping
 from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Any, Union, get_args, get_origin, get_type_hints
+from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
 from cyclopts import App, Group, Parameter
 
@@ -18,6 +18,7 @@ from rlox.cli.report import describe_algorithm
 from rlox.cli.values import arms_of
 from rlox.data.reading import ACTIONS, Reading
 
+F = TypeVar("F", bound=Callable[..., Any])
 RUN = Group("Run", sort_key=1)
 DATA = Group("Data that are a file", sort_key=1.5)
 
@@ -70,26 +71,15 @@ class Options:
     """Address where runs of a cluster are kept, such as s3://bucket/runs; by default its machines share --run-dir."""
 
 
-@dataclasses.dataclass(frozen=True, kw_only=True)
-class Changes:
-    """What may change of the budget of a run that continues."""
+def with_flags(*flags: inspect.Parameter) -> Callable[[F], F]:
+    """Return a decorator that gives a command flags in the place of its last parameter, ``**rest``."""
 
-    total_timesteps: int | None = None
-    """Environment steps after which it ends, from its beginning."""
-    gradient_steps: int | None = None
-    """Gradient steps on the data after which that part ends, from its beginning."""
-    eval_interval: int | None = None
-    """Steps between evaluations."""
-    n_eval_episodes: int | None = None
-    """Episodes of an evaluation, and of the one at the end."""
-    log_interval: int | None = None
-    """Steps between records of metrics."""
-    checkpoint_interval: int | None = None
-    """Steps between checkpoints."""
-    checkpoint_minutes: float | None = None
-    """Minutes after which there is a checkpoint in any case."""
-    checkpoint_replay: bool | None = None
-    """Whether checkpoints hold the replay."""
+    def give(command: F) -> F:
+        own = [*inspect.signature(command).parameters.values()][:-1]
+        command.__signature__ = inspect.Signature([*own, *flags])  # pyright: ignore[reportFunctionMemberAccess]
+        return command
+
+    return give
 
 
 def flags_to_change(kinds: Iterable[type], group: Group) -> list[inspect.Parameter]:

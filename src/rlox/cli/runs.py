@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import inspect
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated, Any
@@ -10,7 +9,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from rlox.arguments import check_positive, check_seed
-from rlox.cli.options import DATA, flags_to_change, take_reading
+from rlox.cli.options import DATA, flags_to_change, take_reading, with_flags
 from rlox.cli.report import print_estimates, print_evaluation
 from rlox.cli.values import check_no_effect
 from rlox.data.reading import Reading
@@ -19,6 +18,7 @@ from rlox.errors import ConfigError
 RunFolder = Annotated[Path, Parameter(metavar="RUN")]
 
 
+@with_flags(*flags_to_change([Reading], DATA))
 def evaluate(
     run: RunFolder,
     /,
@@ -87,16 +87,6 @@ def evaluate(
     result = run_episodes(policy, envs, n_episodes, deterministic=deterministic, seed=start)
     envs.close()
     print_evaluation(result, env_id)
-
-
-evaluate.__signature__ = inspect.signature(
-    evaluate
-).replace(  # pyright: ignore[reportFunctionMemberAccess]
-    parameters=[
-        *list(inspect.signature(evaluate).parameters.values())[:-1],
-        *flags_to_change([Reading], DATA),
-    ]
-)
 
 
 def check_run(path: Path) -> None:

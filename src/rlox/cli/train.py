@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 import itertools
 import sys
 from collections.abc import Callable, Iterator, Mapping
@@ -18,12 +17,12 @@ from rlox.algorithms.others import Other
 from rlox.cli.options import (
     DATA,
     RUN,
-    Changes,
     Options,
     add_commands,
     flags_to_change,
     setting_parameters,
     take_reading,
+    with_flags,
 )
 from rlox.cli.report import print_evaluation
 from rlox.cli.seeds import check_alone, train_seeds
@@ -57,7 +56,8 @@ def add_algorithms() -> None:
 def tuned(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True, show=False)]) -> None:
     """Train with the best algorithm for the environment, and its preset (rlox list presets).
 
-    Takes the flags of that algorithm: `rlox train mpo --help`, `rlox train awr --help`.
+    Where none was measured, that is mpo for continuous and awr for discrete actions. Takes the flags of that algorithm:
+    `rlox train mpo --help`, `rlox train awr --help`.
 
     Raises:
         ConfigError: no environment is named.
@@ -78,19 +78,11 @@ def tuned(*tokens: Annotated[str, Parameter(allow_leading_hyphen=True, show=Fals
 
 
 def _command(name: str, algorithm: Algorithm | Other) -> Callable[..., None]:
-    def run(**given: Any) -> None:
-        options, reading = given.pop("options", Options()), take_reading(given)
+    @with_flags(*flags_to_change([Reading], DATA), *setting_parameters(name, algorithm.config))
+    def run(*, options: Annotated[Options, Parameter(name="*", group=RUN)] = Options(), **given: Any) -> None:  # noqa: B008
+        reading = take_reading(given)
         train(name, algorithm.config, options, given, reading)
 
-    options = inspect.Parameter(
-        "options",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=Options(),
-        annotation=Annotated[Options, Parameter(name="*", group=RUN)],
-    )
-    data = flags_to_change([Reading], DATA)
-    signature = inspect.Signature([options, *data, *setting_parameters(name, algorithm.config)])
-    run.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return run
 
 
@@ -184,6 +176,10 @@ def _changes(folder: Path, spec: RunSpec) -> dict[str, Any]:
     return {"env": spec.env, "config": dataclasses.asdict(spec.config), "budget": dataclasses.asdict(spec.budget)}
 
 
+@with_flags(
+    *flags_to_change([Budget], RUN),
+    *flags_to_change((found.config for found in ALGORITHMS.values()), Group("Settings to change", sort_key=2)),
+)
 def resume(
     run: Annotated[Path, Parameter(metavar="RUN")],
     /,
@@ -212,7 +208,7 @@ def resume(
     from rlox.trainer import Trainer
 
     check_run(run)
-    budget = {field.name: changes.pop(field.name) for field in dataclasses.fields(Changes) if field.name in changes}
+    budget = {field.name: changes.pop(field.name) for field in dataclasses.fields(Budget) if field.name in changes}
     with Trainer.load(run, env=env, dataset=dataset, config=changes, budget=budget, logger=logger) as trainer:
         if trainer.folder is None:
             raise ConfigError(
@@ -222,17 +218,6 @@ def resume(
         if known.gradient_steps is None and known.total_timesteps is None:
             raise ConfigError(f"'{run}' has no budget to finish: say how long, such as --total-timesteps 100000.")
         _continue(trainer, run)
-
-
-resume.__signature__ = inspect.signature(
-    resume
-).replace(  # pyright: ignore[reportFunctionMemberAccess]
-    parameters=[
-        *list(inspect.signature(resume).parameters.values())[:-1],
-        *flags_to_change([Changes], RUN),
-        *flags_to_change((found.config for found in ALGORITHMS.values()), Group("Settings to change", sort_key=2)),
-    ]
-)
 
 
 def _continue(trainer: Any, folder: Path) -> None:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import dataclasses
-import inspect
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -11,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Group, Parameter
 
 from rlox.algorithms.others import Other
-from rlox.cli.options import add_commands, column_flags, setting_parameters, take_reading
+from rlox.cli.options import add_commands, column_flags, setting_parameters, take_reading, with_flags
 from rlox.cli.sources import apply_file
 from rlox.cli.values import check_no_effect, check_whole_numbers
 from rlox.core.algorithm import Algorithm
@@ -81,18 +80,11 @@ def add_algorithms() -> None:
 
 
 def _command(name: str, algorithm: Algorithm | Other) -> Callable[..., None]:
-    def run(**given: Any) -> None:
-        options, reading = given.pop("options", Options()), take_reading(given)
+    @with_flags(*column_flags(), *setting_parameters(name, algorithm.config))
+    def run(*, options: Annotated[Options, Parameter(name="*", group=SEARCH)] = Options(), **given: Any) -> None:
+        reading = take_reading(given)
         tune(name, options, given, reading)
 
-    options = inspect.Parameter(
-        "options",
-        inspect.Parameter.KEYWORD_ONLY,
-        default=Options(),
-        annotation=Annotated[Options, Parameter(name="*", group=SEARCH)],
-    )
-    signature = inspect.Signature([options, *column_flags(), *setting_parameters(name, algorithm.config)])
-    run.__signature__ = signature  # pyright: ignore[reportFunctionMemberAccess]
     return run
 
 

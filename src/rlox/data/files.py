@@ -93,4 +93,4 @@ def require(module: str, what: str) -> Any:
             warnings.simplefilter("ignore")
             return importlib.import_module(module)
     except ImportError:
-        raise DatasetError(f"{what} needs the extra rlox[data]: pip install 'rlox[data]'.") from None
+        raise DatasetError(f"{what} needs the extra rlox[data]: pip install '.[data]' in a clone of rlox.") from None

@@ -305,7 +305,7 @@ def _make_envpool(env: EnvLike, n_envs: int, seed: int) -> Envs:
         import envpool
     except ImportError:
         raise ConfigError(
-            "vectorization_mode='envpool' needs the extra rlox[envpool]: pip install 'rlox[envpool]'."
+            "vectorization_mode='envpool' needs the extra rlox[envpool]: pip install '.[envpool]' in a clone of rlox."
         ) from None
     known = envpool.list_all_envs()
     if env not in known:

@@ -41,7 +41,7 @@ def export_onnx(path: Path, policy: Policy, about: Mapping[str, str | None]) -> 
     try:
         import onnx
     except ImportError:
-        raise ConfigError("Exporting needs the extra rlox[onnx]: pip install 'rlox[onnx]'.") from None
+        raise ConfigError("Exporting needs the extra rlox[onnx]: pip install '.[onnx]' in a clone of rlox.") from None
     with writing(path) as side:
         model = _build(policy)
         spaces = {"observation_space": policy.observation_space, "action_space": policy.action_space}

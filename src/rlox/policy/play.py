@@ -137,7 +137,7 @@ def _open_video(video: Path, fps: int) -> Any:
     try:
         import imageio.v2 as imageio
     except ImportError:
-        raise ConfigError("Videos need the extra rlox[video]: pip install 'rlox[video]'.") from None
+        raise ConfigError("Videos need the extra rlox[video]: pip install '.[video]' in a clone of rlox.") from None
     if video.suffix == ".gif":
         return imageio.get_writer(video, duration=1000 / fps)
     _check_ffmpeg()
@@ -151,4 +151,4 @@ def _check_ffmpeg() -> None:
 
         imageio_ffmpeg.get_ffmpeg_exe()
     except (ImportError, RuntimeError):
-        raise ConfigError("mp4 videos need the extra rlox[video]: pip install 'rlox[video]'.") from None
+        raise ConfigError("mp4 videos need the extra rlox[video]: pip install '.[video]' in a clone of rlox.") from None

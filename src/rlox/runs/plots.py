@@ -97,7 +97,7 @@ def figure_type() -> type[Figure]:
     try:
         from matplotlib.figure import Figure
     except ImportError:
-        raise ConfigError("Pictures need the extra rlox[plots]: pip install 'rlox[plots]'.") from None
+        raise ConfigError("Pictures need the extra rlox[plots]: pip install '.[plots]' in a clone of rlox.") from None
 
     class Picture(Figure):
         """Shows itself in Jupyter, whether or not pyplot was imported."""

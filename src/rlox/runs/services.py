@@ -160,7 +160,9 @@ def over_steps(record: Mapping[str, float], *, offline: bool) -> tuple[int, dict
 def _require(name: str) -> None:
     # Found, not imported: that takes seconds.
     if importlib.util.find_spec(name) is None:
-        raise ConfigError(f"The {name} logger needs the extra rlox[{name}]: pip install 'rlox[{name}]'.")
+        raise ConfigError(
+            f"The {name} logger needs the extra rlox[{name}]: pip install '.[{name}]' in a clone of rlox."
+        )
 
 
 def _name_of(run: Mapping[str, Any]) -> str:

@@ -184,7 +184,7 @@ def open_address(address: str) -> tuple[Any, str]:
     try:
         from fsspec.core import url_to_fs
     except ImportError:
-        raise ConfigError("A storage needs the extra rlox[ray]: pip install 'rlox[ray]'.") from None
+        raise ConfigError("A storage needs the extra rlox[ray]: pip install '.[ray]' in a clone of rlox.") from None
     try:
         fs, root = url_to_fs(address)
     except (ImportError, ValueError) as error:

@@ -38,7 +38,7 @@ def require() -> None:
     try:
         import optuna  # noqa: F401
     except ImportError:
-        raise ConfigError("A search needs the extra rlox[tune]: pip install 'rlox[tune]'.") from None
+        raise ConfigError("A search needs the extra rlox[tune]: pip install '.[tune]' in a clone of rlox.") from None
 
 
 class Study:
