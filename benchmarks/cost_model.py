@@ -129,11 +129,12 @@ def _store_seconds(n: int, rows: int) -> float:
 
     from rlox.core import replay as replays
     from rlox.core.programs import Mix, store
+    from rlox.core.transition import Layout
 
-    dims = 17, np.dtype(np.float32), 6, np.dtype(np.float32)
-    block = rollouts.create(rows, n, *dims)
+    layout = Layout(17, np.dtype(np.float32), 6, np.dtype(np.float32))
+    block = rollouts.create(rows, n, layout)
     block.valid[:] = True
-    replay, program = replays.create(100_000, n, *dims), jax.jit(store, donate_argnums=1)
+    replay, program = replays.create(100_000, n, layout), jax.jit(store, donate_argnums=1)
 
     def once() -> None:
         nonlocal replay

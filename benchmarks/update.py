@@ -118,7 +118,7 @@ class Compiled:
         from rlox.algorithms import ALGORITHMS
         from rlox.core import replay as replays
         from rlox.core.programs import Mix, compile_programs
-        from rlox.core.transition import Transition
+        from rlox.core.transition import Layout, Transition
         from rlox.core.update import init_state
 
         self.algorithm: Any = ALGORITHMS["awr"]
@@ -128,7 +128,7 @@ class Compiled:
         fill = jax.jit(
             lambda replay: jax.tree.map(lambda x: ~x if x.dtype == bool else x + 1, replay), donate_argnums=0
         )
-        replay = fill(replays.create(size, 1, OBS_DIM, f32, 1, i32))
+        replay = fill(replays.create(size, 1, Layout(OBS_DIM, f32, 1, i32)))
         self.replay = replay._replace(position=jnp.zeros(1, jnp.int32), size=jnp.full(1, size, jnp.int32))
         self.state = init_state(self.algorithm, self.config, OBS_DIM, (N_ACTIONS,), 1, seed=0)
         obs, flag = np.zeros((1, OBS_DIM), f32), np.zeros(1, bool)

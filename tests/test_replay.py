@@ -17,7 +17,7 @@ from rlox.core import replay as replays
 from rlox.core import rollout as rollouts
 from rlox.core.programs import Mix, compile_programs
 from rlox.core.replay import Replay
-from rlox.core.transition import Transition
+from rlox.core.transition import Layout, Transition
 from rlox.core.update import init_state
 
 ROWS = 7
@@ -58,7 +58,7 @@ def ids_of(transition: Transition) -> Any:
 
 
 def empty(capacity: int, n: int) -> Replay:
-    return replays.create(capacity, n, 2, np.dtype(np.float32), 1, np.dtype(np.int32))
+    return replays.create(capacity, n, Layout(2, np.dtype(np.float32), 1, np.dtype(np.int32)))
 
 
 def rings(n: int) -> Replay:
@@ -154,7 +154,7 @@ def test_capacity_is_shared_evenly_and_a_stream_has_at_least_one_row(capacity: i
 
 @pytest.mark.parametrize("dtype", [np.uint8, bool])
 def test_observations_are_stored_and_drawn_in_their_own_type(dtype: Any):
-    replay = replays.create(4, 1, 2, np.dtype(dtype), 1, np.dtype(np.float32))
+    replay = replays.create(4, 1, Layout(2, np.dtype(dtype), 1, np.dtype(np.float32)))
     obs, next_obs = np.array([[7, 255]]).astype(dtype), np.array([[0, 128]]).astype(dtype)
     replay = write(replay, coded([0])._replace(obs=obs, next_obs=next_obs), np.ones(1, bool))
     assert replay.columns.obs.dtype == replay.columns.next_obs.dtype == dtype
@@ -201,7 +201,7 @@ def test_cut_changes_nothing_else():
 def test_learning_copies_no_column_of_the_replay(n: int, obs_dim: int, action_dim: int, nvec: tuple[int, ...]):
     rows = 12_345
     action_dtype = np.dtype(np.int32 if nvec else np.float32)
-    replay = replays.create(rows * n, n, obs_dim, np.dtype(np.float32), action_dim, action_dtype)
+    replay = replays.create(rows * n, n, Layout(obs_dim, np.dtype(np.float32), action_dim, np.dtype(action_dtype)))
     config = AWRConfig(hidden=2, batch_size=8)
     state = init_state(ALGORITHMS["awr"], config, obs_dim, nvec, action_dim, seed=0)
     new = jax.tree.map(lambda column: np.zeros(column.shape[1:], column.dtype), replay.columns)
@@ -307,7 +307,7 @@ def test_a_trimmed_replay_has_the_rows_in_use_and_is_refilled_to_what_it_was():
 
 
 def test_a_rollout_is_cut_where_each_stream_has_its_last_step():
-    rollout = rollouts.create(4, 4, 2, np.float32, 1, np.int32)
+    rollout = rollouts.create(4, 4, Layout(2, np.dtype(np.float32), 1, np.dtype(np.int32)))
     flags = {
         "terminated": [[0, 0, 0, 0], [1, 0, 0, 1], [0, 0, 0, 0]],
         "valid": [[1, 1, 0, 1], [1, 1, 0, 1], [0, 1, 0, 0]],
@@ -337,5 +337,5 @@ def at(replay: Replay, places: Any) -> Transition:
 
 
 def test_the_bytes_of_a_replay_are_those_of_its_columns():
-    dims = (5, np.dtype(np.float32), 2, np.dtype(np.int32))
-    assert replays.n_bytes(7, 3, *dims) == sum(column.nbytes for column in replays.create(21, 3, *dims).columns)
+    layout = Layout(5, np.dtype(np.float32), 2, np.dtype(np.int32))
+    assert 21 * layout.n_bytes == sum(column.nbytes for column in replays.create(21, 3, layout).columns)

@@ -22,7 +22,7 @@ from rlox.core.config import silenced
 from rlox.core.transition import Transition
 from rlox.data.bundled import is_bundled
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, Envs, make_envs, names_module, unnamed_module
+from rlox.envs.envs import EnvLike, Envs, make_envs, mode_of_one, names_module, unnamed_module
 from rlox.envs.remote import Worksite
 from rlox.envs.space_json import restore
 from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
@@ -157,7 +157,7 @@ def _make_other(
 def _make_envs(spec: RunSpec, env: EnvLike, env_steps: int) -> Envs:
     config = spec.config
     if getattr(config, "n_workers", 0):
-        mode = "envpool" if config.vectorization_mode == "envpool" else "sync"
+        mode = mode_of_one(config.vectorization_mode)
         return make_envs(env, 1, mode)  # For its spaces; those of the collectors are elsewhere.
     # EnvPool takes seeds only here: a run that goes on must not draw again what it has drawn.
     seed = int(np.random.SeedSequence([spec.seed, env_steps]).generate_state(1)[0]) if env_steps else spec.seed

@@ -106,7 +106,7 @@ class CollectingLearner(RegressionLearner):
 
     def _keep(self, batches: Sequence[Batch]) -> int:
         """Store batches of different collectors; returns how many steps they have."""
-        block = rollouts.create(self._length, self._n, *self._dims)
+        block = rollouts.create(self._length, self._n, self._layout)
         for batch in batches:
             first = batch.origin.collector * self.config.n_envs
             own = slice(first, first + self.config.n_envs)

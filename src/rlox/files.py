@@ -71,6 +71,11 @@ def make_folder(path: Path) -> None:
         raise ConfigError(f"The folder '{path}' cannot be made: {error.strerror}. Choose another place.") from None
 
 
+def as_name(text: str) -> str:
+    """Return a text, such as the id of an environment, as the name of a file or folder."""
+    return text.replace("/", "-").replace(":", "-")
+
+
 def check_place(path: Path) -> None:
     """Refuse a path where no file can be.
 

@@ -14,6 +14,7 @@ from rlox.data.bundled import is_bundled, reference
 from rlox.data.reading import ACTIONS, Reading
 from rlox.envs.envs import find_spec, names_module
 from rlox.errors import ConfigError, suggest
+from rlox.files import as_name
 from rlox.presets import TUNED, resolve_tuned
 from rlox.runs.history import data_name
 from rlox.spec import Budget, RunSpec
@@ -152,7 +153,7 @@ def env_of(data: str | None) -> str | None:
 def folder_of(env: str | None, data: str | None) -> str:
     """Return what the folder of runs in an environment, or on data, is called."""
     name = str(env) if data is None else data_name(data)
-    return name.replace("/", "-").replace(":", "-")
+    return as_name(name)
 
 
 def named_settings(algorithms: Iterable[str]) -> dict[str, dict[str, Any]]:

@@ -28,7 +28,7 @@ from rlox.core.rollout import Rollout
 from rlox.core.run_state import RunState, from_arrays, to_arrays
 from rlox.core.state import TrainState
 from rlox.core.streams import Streams
-from rlox.core.transition import LARGE_OBS, Transition, cut_at_gaps
+from rlox.core.transition import LARGE_OBS, Layout, Transition, cut_at_gaps
 from rlox.core.update import init_state
 from rlox.core.weigh import share_in_use
 from rlox.data.columns import available_memory
@@ -87,7 +87,7 @@ class RegressionLearner:
         self.observation_space, self.action_space = observation_space, action_space
         self.encoder, self.codec = obs_encoder(observation_space), action_codec(action_space)
         self._n = n_streams or (envs.n if envs else 1)
-        self._dims = self.encoder.dim, self.encoder.dtype, self.codec.dim, self.codec.dtype
+        self._layout = Layout(self.encoder.dim, self.encoder.dtype, self.codec.dim, self.codec.dtype)
         self._rows = -(-config.rollout_steps // self._n) if config.rollout_steps else 0
         self.data_digest = (
             None if data is None else functools.reduce(lambda crc, column: checksum(column, crc), data, 0)
@@ -95,7 +95,7 @@ class RegressionLearner:
         """Checksum of the data."""
         if envs or self._rows:
             rows = max(config.buffer_size // self._n, len(data.reward) // self._n if data and self._rows else 0, 1)
-            check_memory(replays.n_bytes(rows, self._n, *self._dims), config.buffer_size)
+            check_memory(rows * self._n * self._layout.n_bytes, config.buffer_size)
         self._programs = compile_programs(algorithm, config, self._n)
         network_seed, self._collector_seed, behavior_seed = np.random.SeedSequence(seed).spawn(3)
         self._behavior_seed = int(behavior_seed.generate_state(1)[0])
@@ -344,10 +344,10 @@ class RegressionLearner:
 
     def _replay(self) -> Replay:
         replay = self.state.replay
-        return replays.create(self.config.buffer_size, self._n, *self._dims) if replay is None else replay
+        return replays.create(self.config.buffer_size, self._n, self._layout) if replay is None else replay
 
     def _new_rollout(self) -> Rollout | None:
-        return rollouts.create(self._rows, self._n, *self._dims) if self._rows else None
+        return rollouts.create(self._rows, self._n, self._layout) if self._rows else None
 
     def _new_collector(self, streams: Streams | None) -> Collector | None:
         return Collector(self.envs, self.encoder, self.codec, self._collector_seed, streams) if self.envs else None
@@ -443,7 +443,7 @@ class RegressionLearner:
         arrays = {name: array for name, array in arrays.items() if not name.startswith((_REPORT, _COMING))}
         self._expected, self._behavior, train = None, None, self.state.train
         fresh = self.state._replace(
-            replay=replays.create(1, self._n, *self._dims),
+            replay=replays.create(1, self._n, self._layout),
             rollout=self._new_rollout(),
             action=jnp.zeros((self._n, self.codec.dim), self.codec.dtype),
             behavior=jax.tree.map(np.array, (train.actor, train.normalizer)),

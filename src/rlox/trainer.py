@@ -21,7 +21,7 @@ from rlox.callbacks import Callback
 from rlox.core.config import Settings
 from rlox.core.state import TrainState
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
-from rlox.envs.envs import EnvLike, Envs, make_envs
+from rlox.envs.envs import EnvLike, Envs, make_envs, mode_of_one
 from rlox.envs.space_json import describe
 from rlox.errors import ConfigError, RloxError
 from rlox.files import refusing
@@ -337,13 +337,8 @@ class Trainer:
         else:
             if self._eval_envs is not None:
                 self._eval_envs.close()
-            envs = self._eval_envs = make_envs(self._env, 1, self._mode_of_one, seed)
+            envs = self._eval_envs = make_envs(self._env, 1, mode_of_one(self.config.vectorization_mode), seed)
         return Results(evaluate(self.policy, envs, n_episodes, deterministic=deterministic, seed=seed))
-
-    @property
-    def _mode_of_one(self) -> str:
-        """How a single environment is made: EnvPool has ids that Gymnasium does not know."""
-        return "envpool" if self.config.vectorization_mode == "envpool" else "sync"
 
     def evaluate_offline(
         self,
@@ -435,7 +430,11 @@ class Trainer:
         if self._env is None or self._learner.envs is None:
             raise no_env(self._spec.env, "record")
         ready_made = isinstance(self._env, gym.Env | gym.vector.VectorEnv)
-        envs = self._learner.envs if ready_made else make_envs(self._env, 1, self._mode_of_one, seed)
+        envs = (
+            self._learner.envs
+            if ready_made
+            else make_envs(self._env, 1, mode_of_one(self.config.vectorization_mode), seed)
+        )
         if ready_made:
             self._learner.end_episodes()
         try:

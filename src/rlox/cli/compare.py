@@ -118,7 +118,7 @@ def _run(
     """Run what is missing; returns the folder and how the runs ended."""
     from rlox.cli.sources import read_toml
     from rlox.data.steps import check_names
-    from rlox.files import check_place
+    from rlox.files import as_name, check_place
     from rlox.plan import COLUMNS, Plan, named_settings, plan_of, seeds_of
 
     columns = {name: given[name] for name in COLUMNS if name in given}
@@ -147,7 +147,7 @@ def _run(
     )
     if output is None:
         name = config.stem if config else "-".join([*plan.settings, *plan.envs, *(Path(d).stem for d in plan.datasets)])
-        output = Path("runs") / f"compare-{name}".replace("/", "-").replace(":", "-")
+        output = Path("runs") / as_name(f"compare-{name}")
     jobs = plan.jobs(output)
     # The output's own folder is made with the first run.
     if save is not None and save.parent != output:

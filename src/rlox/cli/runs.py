@@ -63,7 +63,7 @@ def evaluate(
     n_episodes = 20 if n_episodes is None else n_episodes
     from rlox.assemble import load_policy
     from rlox.data.dataset import make_dataset
-    from rlox.envs.envs import make_envs
+    from rlox.envs.envs import make_envs, mode_of_one
     from rlox.policy.episodes import evaluate as run_episodes
     from rlox.runs.checkpoint import header
     from rlox.spec import evaluation_seed
@@ -81,9 +81,8 @@ def evaluate(
             return
     policy, spec = load_policy(run), header(run)["spec"]
     env_id = _env_of(run, spec, env)
-    pooled = spec["config"].get("vectorization_mode") == "envpool"
     start = evaluation_seed(spec.get("seed", 0)) if seed is None else seed
-    envs = make_envs(env_id, 1, "envpool" if pooled else "sync", start)
+    envs = make_envs(env_id, 1, mode_of_one(spec["config"].get("vectorization_mode", "sync")), start)
     result = run_episodes(policy, envs, n_episodes, deterministic=deterministic, seed=start)
     envs.close()
     print_evaluation(result, env_id)

@@ -32,6 +32,7 @@ from rlox.core.algorithm import Algorithm
 from rlox.core.config import Settings, make_config
 from rlox.data.reading import ACTIONS, AS_IT_IS, Reading
 from rlox.errors import ConfigError, SaveError, one_line
+from rlox.files import as_name
 from rlox.modules import flags_again
 from rlox.spec import Budget, RunSpec
 
@@ -132,7 +133,7 @@ def train(
     from rlox.trainer import Trainer
 
     source = spec.env if spec.dataset is None else Path(spec.dataset).stem
-    name = f"{algorithm}-{source}-{spec.seed}".replace("/", "-").replace(":", "-")
+    name = as_name(f"{algorithm}-{source}-{spec.seed}")
     if options.resume:
         folder = options.run_dir or _last_run_dir(name)
         if folder and exists(folder):

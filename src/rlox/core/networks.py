@@ -18,7 +18,8 @@ from rlox.core.layers import MLP, BatchNormMLP, affine, product
 class QFunction(eqx.Module):
     """Q(s, a), an ensemble: perceptrons of observation and action, or with discrete actions an output for each.
 
-    Continuous actions are clipped to the range before, as they are where they are taken.
+    Continuous actions are clipped to the range before, as they are where they are taken. It is called with observations
+    ``(B, obs_dim)`` and actions ``(*lead, B, action_dim)``, and returns ``(E, *lead, B)``, of ``E`` networks.
     """
 
     networks: tuple[MLP | BatchNormMLP, ...]
@@ -95,7 +96,10 @@ def _pairs(obs: Float[Array, "B obs_dim"], action: Float[Array, "*lead B action_
 
 
 class Critic(eqx.Module):
-    """V(s): a perceptron whose output is a value in units of ``scale``."""
+    """V(s): a perceptron whose output is a value in units of ``scale``.
+
+    It is called with observations ``(B, obs_dim)`` and returns ``(B,)``.
+    """
 
     network: MLP
     scale: float = eqx.field(static=True)

@@ -11,7 +11,7 @@ from jax.typing import ArrayLike
 from jaxtyping import Array, Bool, Int, PRNGKeyArray
 from numpy.typing import NDArray
 
-from rlox.core.transition import Transition
+from rlox.core.transition import Layout, Transition
 
 
 class Replay(NamedTuple):
@@ -25,28 +25,10 @@ class Replay(NamedTuple):
     """Rows of each stream that hold a transition."""
 
 
-def create(
-    capacity: int, n: int, obs_dim: int, obs_dtype: np.dtype[Any], action_dim: int, action_dtype: np.dtype[Any]
-) -> Replay:
+def create(capacity: int, n: int, layout: Layout) -> Replay:
     """Return an empty replay of ``capacity // n`` rows (at least one) for ``n`` streams."""
-    lead = (max(capacity // n, 1), n)
-    columns = Transition(
-        obs=jnp.zeros((*lead, obs_dim), obs_dtype),
-        action=jnp.zeros((*lead, action_dim), action_dtype),
-        reward=jnp.zeros(lead, jnp.float32),
-        next_obs=jnp.zeros((*lead, obs_dim), obs_dtype),
-        terminated=jnp.zeros(lead, bool),
-        truncated=jnp.zeros(lead, bool),
-    )
+    columns = layout.zeros(max(capacity // n, 1), n, of=jnp)
     return Replay(columns, jnp.zeros(n, jnp.int32), jnp.zeros(n, jnp.int32))
-
-
-def n_bytes(
-    rows: int, n: int, obs_dim: int, obs_dtype: np.dtype[Any], action_dim: int, action_dtype: np.dtype[Any]
-) -> int:
-    """Return the bytes of the columns of ``rows`` rows of ``n`` streams."""
-    step = 2 * obs_dim * np.dtype(obs_dtype).itemsize + action_dim * np.dtype(action_dtype).itemsize + 4 + 1 + 1
-    return rows * n * step
 
 
 def fill(transitions: Transition, capacity: int, n: int) -> Replay:

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
 
-from rlox.core.transition import Transition
+from rlox.core.transition import Layout, Transition
 
 
 class Rollout(NamedTuple):
@@ -21,17 +21,9 @@ class Rollout(NamedTuple):
     """Rows so far."""
 
 
-def create(rows: int, n: int, obs_dim: int, obs_dtype: Any, action_dim: int, action_dtype: Any) -> Rollout:
+def create(rows: int, n: int, layout: Layout) -> Rollout:
     """Return an empty rollout of ``rows`` steps of ``n`` environments."""
-    steps = Transition(
-        obs=np.zeros((rows, n, obs_dim), obs_dtype),
-        action=np.zeros((rows, n, action_dim), action_dtype),
-        reward=np.zeros((rows, n), np.float32),
-        next_obs=np.zeros((rows, n, obs_dim), obs_dtype),
-        terminated=np.zeros((rows, n), bool),
-        truncated=np.zeros((rows, n), bool),
-    )
-    return Rollout(steps, np.zeros((rows, n), bool), 0)
+    return Rollout(layout.zeros(rows, n), np.zeros((rows, n), bool), 0)
 
 
 def append(rollout: Rollout, transition: Transition, valid: NDArray[np.bool_]) -> Rollout:

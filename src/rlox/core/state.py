@@ -24,7 +24,7 @@ class Networks(NamedTuple):
 
 
 class TrainState(NamedTuple):
-    """All that an update changes. A checkpoint is this value."""
+    """All that an update changes."""
 
     actor: Actor
     critic: Any

@@ -34,6 +34,31 @@ class Transition(NamedTuple):
     """``(...)`` bool: the episode was cut from outside; its value is bootstrapped."""
 
 
+class Layout(NamedTuple):
+    """What the columns of steps are made of."""
+
+    obs_dim: int
+    obs_dtype: np.dtype[Any]
+    action_dim: int
+    action_dtype: np.dtype[Any]
+
+    @property
+    def n_bytes(self) -> int:
+        """Of one step."""
+        return 2 * self.obs_dim * self.obs_dtype.itemsize + self.action_dim * self.action_dtype.itemsize + 4 + 1 + 1
+
+    def zeros(self, *lead: int, of: Any = np) -> Transition:
+        """Return steps ``(*lead, ...)`` that are all 0, as arrays of NumPy or of another module that has ``zeros``."""
+        return Transition(
+            obs=of.zeros((*lead, self.obs_dim), self.obs_dtype),
+            action=of.zeros((*lead, self.action_dim), self.action_dtype),
+            reward=of.zeros(lead, np.float32),
+            next_obs=of.zeros((*lead, self.obs_dim), self.obs_dtype),
+            terminated=of.zeros(lead, bool),
+            truncated=of.zeros(lead, bool),
+        )
+
+
 def cut_at_gaps(steps: Transition) -> Transition:
     """Return logged steps ``(N, ...)`` that are truncated also where one does not lead to the next one's observation.
 

@@ -9,7 +9,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.core.transition import Transition
+from rlox.core.transition import Layout, Transition
 from rlox.data.columns import Column, check_memory, group, pieces
 from rlox.envs.spaces import action_codec, obs_encoder
 from rlox.errors import DatasetError, InvalidStepError
@@ -32,7 +32,7 @@ def transitions(
         truncated[:-1] |= ~known[1:] & ~terminated[:-1]
     kept = int(known.sum())
     obs_bytes = encoder.dim * encoder.dtype.itemsize
-    step_bytes = 2 * obs_bytes + codec.dim * codec.dtype.itemsize + 6
+    step_bytes = Layout(encoder.dim, encoder.dtype, codec.dim, codec.dtype).n_bytes
     # These arrays, the replay's, and one column that is being brought into the replay's shape.
     check_memory(kept * (2 * step_bytes + obs_bytes), name)
     obs, next_obs = (np.empty((kept, encoder.dim), encoder.dtype) for _ in range(2))
@@ -74,17 +74,17 @@ def _encode_rows(
 def encode(piece: Mapping[str, Any], column: str, space: spaces.Space[Any], n: int, name: str) -> NDArray[Any]:
     """Return ``n`` observations as the replay encodes them, ``(n, dim)``."""
     try:
-        return obs_encoder(space)(_nest(piece, column, space, name), n)
+        return obs_encoder(space)(nested(piece, column, space, name), n)
     except InvalidStepError as error:
         raise DatasetError(f"{name}: in '{column}', {error}") from None
 
 
-def _nest(piece: Mapping[str, Any], column: str, space: spaces.Space[Any], name: str) -> Any:
+def nested(piece: Mapping[str, Any], column: str, space: spaces.Space[Any], name: str) -> Any:
     """Return the columns below ``column``, nested as the space is."""
     if isinstance(space, spaces.Dict):
-        return {key: _nest(piece, f"{column}/{key}", part, name) for key, part in space.spaces.items()}
+        return {key: nested(piece, f"{column}/{key}", part, name) for key, part in space.spaces.items()}
     if isinstance(space, spaces.Tuple):
-        return tuple(_nest(piece, f"{column}/{i}", part, name) for i, part in enumerate(space.spaces))
+        return tuple(nested(piece, f"{column}/{i}", part, name) for i, part in enumerate(space.spaces))
     if column not in piece:
         raise DatasetError(
             f"{name} has no column '{column}', which the observation space needs, but {', '.join(map(repr, piece))}."

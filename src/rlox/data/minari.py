@@ -17,6 +17,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlox.data.columns import SPACES, Column, MinariLike, Source, check_memory, flatten, group
+from rlox.data.encoding import nested
 from rlox.data.files import check_text, reading, require
 from rlox.data.hdf5 import check_inside
 from rlox.envs.space_json import restore
@@ -228,7 +229,7 @@ def _episodes(table: Mapping[str, Column], space: spaces.Space[Any], name: str) 
         }
         taken = slice(rows.start, rows.start + n)
         yield buffer(
-            observations=_as_space(observations, "observations", space),
+            observations=nested(observations, "observations", space, name),
             actions=table["actions"][taken],
             rewards=table["rewards"][taken],
             terminations=terminals[taken],
@@ -248,11 +249,3 @@ def _with_last(obs: NDArray[Any], following: Column | None, rows: slice, failed:
             "the observations that follow. Save it as .hdf5."
         )
     return np.concatenate([obs, following[-1:]])
-
-
-def _as_space(columns: Mapping[str, Any], column: str, space: spaces.Space[Any]) -> Any:
-    if isinstance(space, spaces.Dict):
-        return {key: _as_space(columns, f"{column}/{key}", part) for key, part in space.spaces.items()}
-    if isinstance(space, spaces.Tuple):
-        return tuple(_as_space(columns, f"{column}/{i}", part) for i, part in enumerate(space.spaces))
-    return columns[column]

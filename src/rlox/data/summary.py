@@ -196,7 +196,7 @@ def _about_repeats(hashes: NDArray[np.uint64], bounds: NDArray[np.int64]) -> lis
 
 
 def format_summary(summary: dict[str, Any]) -> str:
-    """Return a summary as lines for a terminal."""
+    """Return what ``Dataset.summary`` says as lines for a terminal."""
     s = summary
     lines = [
         f"{s['name']}: {s['steps']:,} steps, {s['episodes']:,} whole episodes "

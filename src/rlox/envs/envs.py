@@ -300,6 +300,11 @@ def make_envs(
     return Envs(SyncVectorEnv(streams, autoreset_mode=AutoresetMode.SAME_STEP), numbered=True)
 
 
+def mode_of_one(mode: str) -> str:
+    """Return how a single environment is made: EnvPool has ids that Gymnasium does not know."""
+    return "envpool" if mode == "envpool" else "sync"
+
+
 def _make_envpool(env: EnvLike, n_envs: int, seed: int) -> Envs:
     try:
         import envpool

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from rlox.errors import ConfigError
+from rlox.files import as_name
 
 
 class TrackioLogger:
@@ -169,7 +170,7 @@ def _name_of(run: Mapping[str, Any]) -> str:
     if run["run_dir"] is not None:
         return Path(run["run_dir"]).name
     source = run["env"] or Path(run["dataset"] or "data").stem
-    return f"{run['algorithm']}-{source}-{run['seed']}".replace("/", "-").replace(":", "-")
+    return as_name(f"{run['algorithm']}-{source}-{run['seed']}")
 
 
 def _flat(values: Mapping[str, Any], before: str = "") -> list[tuple[str, Any]]:

@@ -9,12 +9,11 @@ from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 from scipy.stats import trim_mean
 
-from rlox.runs.history import Run, Series
+from rlox.runs.history import Floats, Run, Series
 
-Floats = NDArray[np.float64]
 N_DRAWS = 2_000
 """Bootstrap samples of an interval."""
 COVERAGE = 0.95
@@ -64,7 +63,7 @@ def interval(statistics: ArrayLike) -> tuple[Floats, Floats]:
 
 
 def estimate(scores: ArrayLike) -> Estimate:
-    """Return the interquartile mean of scores ``(runs,)`` with its interval."""
+    """Return the interquartile mean of scores ``(runs,)`` with its 95% bootstrap interval."""
     given = np.asarray(scores, np.float64)
     low, high = _bounds(given[:, None])
     return Estimate(float(interquartile_mean(given)), float(low[0]), float(high[0]))
@@ -94,7 +93,12 @@ def probability_of_improvement(better: Sequence[ArrayLike], worse: Sequence[Arra
 
 
 def improvement(better: Sequence[ArrayLike], worse: Sequence[ArrayLike]) -> Estimate:
-    """Return that probability with its interval, over runs of both drawn with replacement in each task."""
+    """Return how probable it is that a run of one algorithm beats a run of another, with its 95% bootstrap interval.
+
+    Args:
+        better: scores of the one, ``(runs,)`` for each task. Runs are drawn with replacement in each.
+        worse: scores of the other, for the same tasks.
+    """
     value = probability_of_improvement(better, worse)
     if any(len(np.asarray(scores)) < 2 for scores in (*better, *worse)):
         return Estimate(value, np.nan, np.nan)

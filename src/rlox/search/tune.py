@@ -115,7 +115,7 @@ def tune(
         gradient_steps: gradient steps of each run on the data.
         config: settings that are fixed.
         space: what is tried of a setting, in place of the usual: ``(low, high)``, ``(low, high, "log")`` or a list of
-            choices, by its name.
+            choices, or a ``Range`` or ``Choice`` of ``rlox.search.space``, by its name.
         preset: settings to start from.
         seeds: runs of each trial, whose mean counts. They run one after another, and the first decides on pruning.
         seed: of what is tried, and of each trial's first run; the others have those after it.
