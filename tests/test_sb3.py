@@ -18,7 +18,7 @@ pytest.importorskip("stable_baselines3")
 
 import torch
 
-from rlox import ALGORITHMS, Dataset, Policy, Trainer, regression
+from rlox import ALGORITHMS, Dataset, Policy, Trainer, memory
 from rlox.algorithms.others import PPOConfig, SACConfig, TD3Config
 from rlox.assemble import load_policy
 from rlox.cli import main
@@ -358,7 +358,7 @@ def test_a_policy_is_a_copy_that_acts_without_the_rest(name: str, tmp_path: Path
 
 def test_a_policy_is_loaded_without_memory_for_its_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     Trainer("sac", "Pendulum-v1", config=SMALL["sac"]).save(tmp_path)
-    monkeypatch.setattr(regression, "available_memory", lambda: 1)
+    monkeypatch.setattr(memory, "available_memory", lambda: 1)
     load_policy(tmp_path)
     for name, setting in (("sac", "buffer_size"), ("ppo", "rollout_steps")):
         with pytest.raises(ConfigError, match=f"lower {setting}"):

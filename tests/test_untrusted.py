@@ -15,12 +15,13 @@ import pyarrow.parquet as pq
 import pytest
 from gymnasium import spaces
 
-from rlox import Dataset
+from rlox import Dataset, memory
 from rlox.cli import main
 from rlox.data import columns as data_columns
-from rlox.data.columns import available_memory, check_memory
+from rlox.data.columns import check_memory
 from rlox.envs.space_json import DEEPEST, MOST_ENTRIES, describe, restore
 from rlox.errors import DatasetError, RloxError, SpaceError
+from rlox.memory import available_memory
 
 N = 6
 
@@ -463,8 +464,8 @@ def test_a_container_s_limit_of_memory_counts(
     member: str, files: dict[str, Any], left: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
     groups, proc = tmp_path / "groups", tmp_path / "proc"
-    monkeypatch.setattr(data_columns, "_GROUPS", groups)
-    monkeypatch.setattr(data_columns, "_PROC", proc)
+    monkeypatch.setattr(memory, "_GROUPS", groups)
+    monkeypatch.setattr(memory, "_PROC", proc)
     for path, content in {
         proc / "meminfo": f"MemTotal: 1 kB\nMemAvailable:   {8 * 2**20} kB\n",
         proc / "self" / "cgroup": member,
@@ -478,8 +479,8 @@ def test_a_container_s_limit_of_memory_counts(
 
 
 def test_memory_that_nothing_tells_about_is_not_limited(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
-    monkeypatch.setattr(data_columns, "_GROUPS", tmp_path)
-    monkeypatch.setattr(data_columns, "_PROC", tmp_path)
+    monkeypatch.setattr(memory, "_GROUPS", tmp_path)
+    monkeypatch.setattr(memory, "_PROC", tmp_path)
     assert available_memory() is None
     check_memory(2**80, "logs")
 

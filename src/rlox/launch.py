@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlox.files import whole
+from rlox.runs.logs import FINISHED, LOG, SETTINGS
 
 if TYPE_CHECKING:
     from rlox.plan import Job
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
 ONE_THREAD = dict.fromkeys(("PJRT_NPROC", "OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS"), "1")
 ANY_CORE = "any"
 """In place of a core's number: whichever the system chooses."""
-SETTINGS, LOG, FINISHED = ".toml", ".log", ".finished"
-"""Suffixes of the files beside a run's folder: its specification, what it says, and that it has ended well."""
 
 
 class Launch(NamedTuple):

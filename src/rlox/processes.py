@@ -17,9 +17,9 @@ from typing import TYPE_CHECKING, Any
 from filelock import FileLock, Timeout
 
 from rlox.arguments import check_positive
-from rlox.launch import ANY_CORE, FINISHED, Launch
+from rlox.launch import ANY_CORE, Launch
 from rlox.runs.lock import LOCK
-from rlox.runs.logs import METRICS
+from rlox.runs.logs import FINISHED, METRICS
 
 if TYPE_CHECKING:
     from rlox.plan import Job

@@ -31,12 +31,12 @@ from rlox.core.streams import Streams
 from rlox.core.transition import LARGE_OBS, Layout, Transition, cut_at_gaps
 from rlox.core.update import init_state
 from rlox.core.weigh import share_in_use
-from rlox.data.columns import available_memory
 from rlox.envs.collector import Collector, Episode, begin_at
 from rlox.envs.envs import Envs
 from rlox.envs.spaces import action_codec, obs_encoder
-from rlox.errors import ConfigError, DivergedError
+from rlox.errors import DivergedError
 from rlox.learner import Counters
+from rlox.memory import check_replay_memory
 from rlox.policy.policy import Policy, SampleStream
 
 PATIENCE = 0.5
@@ -95,7 +95,7 @@ class RegressionLearner:
         """Checksum of the data."""
         if envs or self._rows:
             rows = max(config.buffer_size // self._n, len(data.reward) // self._n if data and self._rows else 0, 1)
-            check_memory(rows * self._n * self._layout.n_bytes, config.buffer_size)
+            check_replay_memory(rows * self._n * self._layout.n_bytes, config.buffer_size)
         self._programs = compile_programs(algorithm, config, self._n)
         network_seed, self._collector_seed, behavior_seed = np.random.SeedSequence(seed).spawn(3)
         self._behavior_seed = int(behavior_seed.generate_state(1)[0])
@@ -472,22 +472,3 @@ def _report_in(arrays: Mapping[str, NDArray[Any]], prefix: str) -> Report | None
 def next_chunk(n: int, seconds: float) -> int:
     """Return how many updates a call makes after one of ``n`` took so long."""
     return int(np.clip(n * PATIENCE / max(seconds, 1e-6), 1, 4 * n))
-
-
-def check_memory(needed: int, steps: int, setting: str = "buffer_size") -> None:
-    """Refuse as many bytes for transitions as there are not.
-
-    Args:
-        needed: bytes.
-        steps: transitions.
-        setting: what says how many.
-
-    Raises:
-        ConfigError: they do not fit in memory.
-    """
-    available = available_memory()
-    if available is not None and needed > available:
-        raise ConfigError(
-            f"The replay of {setting}={steps:,} transitions needs {needed / 2**30:,.1f} GiB of memory, but "
-            f"{available / 2**30:,.1f} GiB are available: lower {setting}."
-        )

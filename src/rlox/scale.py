@@ -21,11 +21,11 @@ from typing import TYPE_CHECKING, Any
 
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError, one_line
-from rlox.launch import FINISHED, LOG, SETTINGS, Launch
+from rlox.launch import Launch
 from rlox.processes import POLL, cores_for, is_finished
 from rlox.runs import checkpoint
 from rlox.runs.interrupts import SIGNALS, Interrupts
-from rlox.runs.logs import CONFIG, METRICS
+from rlox.runs.logs import CONFIG, FINISHED, LOG, METRICS, SETTINGS
 from rlox.runs.storage import Storage, open_address
 from rlox.spec import Budget
 

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from rlox.errors import RloxError
-from rlox.launch import FINISHED, LOG, SETTINGS
+from rlox.runs.logs import FINISHED, LOG, SETTINGS
 
 if TYPE_CHECKING:
     from rlox.trainer import Metrics, Trainer

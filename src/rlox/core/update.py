@@ -67,7 +67,8 @@ def make_update(algorithm: Algorithm, config: Any) -> Update:
         check_per_sample("advantage", algorithm.advantage, advantage, batch.reward.shape)
         fit = algorithm.actor_target(algorithm, config, networks, batch, advantage, actor_key)
         check_fit(algorithm, fit, batch)
-        state, actor_metrics = actor_step(state, fit, actor_waits)
+        moved, actor_metrics = actor_step(state, fit)
+        state = keep_where(actor_waits, state, moved)
         loss = actor_metrics["actor/loss"] + critic_metrics.get("critic/loss", 0.0)
         return mark_divergence(state, loss), {**actor_metrics, **critic_metrics, **fit.metrics}
 
@@ -104,10 +105,10 @@ def make_critic_step(
     return critic_step
 
 
-def make_actor_step(config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Return ``actor_step(state, fit, actor_waits=None) -> (state, metrics)``.
+def make_actor_step(config: Any) -> Callable[[TrainState, ActorTarget], tuple[TrainState, Metrics]]:
+    """Return ``actor_step(state, fit) -> (state, metrics)``.
 
-    The actor moves, unless it waits, along the gradient of
+    The actor moves along the gradient of
 
         -mean_B sum_M stop_gradient(weight) log pi(a|s) - entropy_coef * mean(entropy) + penalties,
 
@@ -130,7 +131,7 @@ def make_actor_step(config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
             loss += product(fit.anchor_weight, policy.divergence(fit.anchor)).mean()
         return loss, {"actor/loss": loss, "policy/entropy": policy.entropy().mean(), **policy.metrics()}
 
-    def actor_step(state: TrainState, fit: ActorTarget, actor_waits: Array | None = None) -> tuple[TrainState, Metrics]:
+    def actor_step(state: TrainState, fit: ActorTarget) -> tuple[TrainState, Metrics]:
         (_, metrics), grads = jax.value_and_grad(actor_loss, has_aux=True)(state.actor, fit)
         updates, actor_opt = optimizer.update(grads, state.actor_opt)
         actor = eqx.apply_updates(state.actor, updates)
@@ -141,7 +142,7 @@ def make_actor_step(config: Any) -> Callable[..., tuple[TrainState, Metrics]]:
             gradient_steps=state.gradient_steps + 1,
             extra=state.extra if fit.extra is None else fit.extra,
         )
-        return keep_where(actor_waits, state, moved), metrics
+        return moved, metrics
 
     return actor_step
 

@@ -23,6 +23,8 @@ from rlox.files import flush, whole
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+SETTINGS, LOG, FINISHED = ".toml", ".log", ".finished"
+"""Suffixes of the files beside a run's folder: its specification, what it says, and that it has ended well."""
 
 
 def versions() -> dict[str, str]:

@@ -18,8 +18,8 @@ from typing import Any, BinaryIO, NamedTuple
 
 from rlox.errors import ConfigError, one_line
 from rlox.files import whole
-from rlox.launch import FINISHED, LOG, SETTINGS
 from rlox.runs.checkpoint import BEST, NAME, OLDER
+from rlox.runs.logs import FINISHED, LOG, SETTINGS
 
 STATE = "state-"
 BESIDE = (SETTINGS, LOG, FINISHED)

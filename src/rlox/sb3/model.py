@@ -19,7 +19,7 @@ from stable_baselines3.common.noise import NormalActionNoise
 from rlox.algorithms.others import OtherConfig, PPOConfig, SACConfig, TD3Config
 from rlox.envs.spaces import leaves
 from rlox.errors import SpaceError
-from rlox.regression import check_memory
+from rlox.memory import check_replay_memory
 from rlox.sb3.envs import Environments
 
 Model = PPO | SAC | TD3
@@ -109,7 +109,7 @@ def _check_room(envs: Environments, steps: int, setting: str) -> None:
         return sum(math.prod(leaf.shape) * np.dtype(leaf.dtype).itemsize for _, leaf in leaves(space))
 
     row = 2 * n_bytes(envs.observation_space) + n_bytes(envs.action_space) + 24
-    check_memory(steps * row, steps, setting)
+    check_replay_memory(steps * row, steps, setting)
 
 
 def _check_spaces(kind: type[Any], observation_space: gym.Space[Any], action_space: gym.Space[Any]) -> None:
