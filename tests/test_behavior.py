@@ -3,6 +3,7 @@
 import subprocess
 import sys
 import time
+from pathlib import Path
 from typing import Any
 
 import jax
@@ -19,6 +20,8 @@ from rlox.core.normalizer import Normalizer
 from rlox.envs.collector import Collector
 from rlox.errors import ConfigError, DivergedError
 from rlox.regression import RegressionLearner
+from rlox.runs.diagnosis import diagnose
+from rlox.runs.history import read_run
 
 CONTINUOUS = {
     "plain": {},
@@ -206,10 +209,12 @@ def test_a_round_that_diverges_is_noticed_as_the_next_one_begins():
         trainer.train(200, progress=False)
 
 
-def test_a_last_round_that_diverges_is_noticed_at_the_end():
-    trainer, _ = begin(learning_rate=1e30)
+def test_a_last_round_that_diverges_is_noticed_at_the_end(tmp_path: Path):
+    config = {**ROUNDS, "overlap": True, "learning_rate": 1e30}
+    trainer = Trainer("awr", "Pendulum-v1", config=config, run_dir=tmp_path / "run")
     with pytest.raises(DivergedError):
         trainer.train(20, progress=False)
+    assert diagnose(read_run(tmp_path / "run"))[0].what == "Training diverged."
 
 
 def test_offline_learning_lets_its_own_policy_act():

@@ -228,7 +228,10 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) 
         (["dataset", "convert", "cartpole-medium", "out.csv"], ["'out.csv'"]),
         # What nobody means.
         (["evaluate", "nowhere", "--seed", "9" * 20], [f"seed={'9' * 20} is too large"]),
-        ([*TRAIN, "--seeds", "3000000000"], ["seeds = 3000000000 is how many runs there are", "at most 10,000"]),
+        (
+            [*TRAIN, "--seeds", "3000000000"],
+            ["seeds = 3000000000 would be as many runs", "at most 10,000", "--seed 3000000000"],
+        ),
         (["report", "nowhere", "--output", "r.pdf"], ["output 'r.pdf' must end in .html"]),
     ],
     ids=" ".join,

@@ -31,6 +31,7 @@ from rlox.processes import Processes, is_finished, last_record, wait_for_writer
 from rlox.runs.history import Run, alike_returns, find_runs, group_runs, read_runs, write_runs
 from rlox.runs.lock import claim, release
 from rlox.runs.progress import Board
+from rlox.runs.report import render
 from rlox.runs.table import as_markdown, compare_groups, overall
 
 TINY = {"hidden": 8, "batch_size": 16, "learning_starts": 20, "total_timesteps": 60, "n_eval_episodes": 1}
@@ -124,7 +125,10 @@ def test_a_plan_is_every_setting_at_every_place_with_every_seed(tmp_path: Path):
         ({"env": "CartPole-v1", "settings": {"awr": 3}}, "'settings' must be tables"),
         ({"env": "CartPole-v1", "settings": {"awr": {}}, "seeds": 0}, "seeds = 0 must be"),
         ({"env": "CartPole-v1", "settings": {"awr": {}}, "seeds": [1, -1]}, "seeds = [1, -1] must be"),
-        ({"env": "CartPole-v1", "settings": {"awr": {}}, "seeds": 2**62}, "is how many runs there are, at most 10,000"),
+        (
+            {"env": "CartPole-v1", "settings": {"awr": {}}, "seeds": 2**62},
+            "would be as many runs, but at most 10,000 are made",
+        ),
         (
             {"env": "CartPole-v1", "settings": {"awr": {"preset": "tunde"}}, "total_timesteps": 9},
             "Did you mean 'tuned'?",
@@ -369,6 +373,19 @@ def test_evaluations_are_not_compared_with_training_episodes(tmp_path: Path):
     assert second.better.value == 1.0
     kept = read_runs(write_runs(tmp_path / "kept.json", alike_returns(runs)))
     assert [line.score.value for line in compare_groups(group_runs(kept), {})] == [-1, 3, 6]
+    assert kept[0].returns.values.tolist() == [9, 9, 9]
+    page = render(runs)
+    assert "mean return of the last 100 training episodes" in page
+    assert "Each point is an evaluation" not in page.partition("B: ")[0]
+
+
+def test_runs_of_data_keep_their_evaluations_where_one_has_none():
+    records = [{**record, "env_steps": 0, "gradient_steps": record["env_steps"], "rollout/episode_return": None}
+               for record in fake("a", [1, 2]).records]  # fmt: skip
+    without = [{name: value for name, value in record.items() if name != "eval/mean_reward"} for record in records]
+    runs = [run._replace(records=own) for run, own in ((fake("a", []), records), (fake("b", []), without))]
+    (line,) = compare_groups(group_runs(runs), {})
+    assert (line.label, line.offline, line.score.value) == ("a", True, 2)
 
 
 def test_evaluations_some_steps_apart_are_of_the_same_step():
@@ -597,3 +614,14 @@ def test_some_places_of_a_file_leave_out_the_tables_of_others(tmp_path: Path, ca
     assert machine["versions"]["python"] == platform.python_version()
     main(["compare", str(out), "--save", str(kept)])
     assert "machine" not in json.loads(kept.read_text()), "it may have been another"
+
+
+def test_why_a_run_ended_is_its_error_and_not_where_it_goes_on(tmp_path: Path):
+    from rlox.launch import Launch
+
+    log = tmp_path / "0.log"
+    log.write_text("Traceback:\nZeroDivisionError: mine\nThe last good checkpoint is 'x', of env step 30.\n")
+    launch = Launch((), (tmp_path / "0",), "awr", None)
+    assert launch._why(tmp_path / "0", 1) == "ZeroDivisionError: mine"
+    log.write_text("rlox: error: Training diverged. The last good checkpoint is 'x', of env step 30.\n")
+    assert launch._why(tmp_path / "0", 1) == "Training diverged. The last good checkpoint is 'x', of env step 30."

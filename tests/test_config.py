@@ -2,7 +2,7 @@
 
 import dataclasses
 import math
-from typing import Any
+from typing import Any, Literal, Optional
 
 import numpy as np
 import pytest
@@ -296,13 +296,18 @@ class OwnConfig(AWRConfig):
     """A text."""
     note: str | None = setting(None)
     """A text, or none."""
+    kind: Literal["a", "b"] | None = setting(None)
+    """A choice, or none."""
+    older: Optional[float] = setting(None)  # noqa: UP045
+    """A number, or none."""
     either: int | float | None = setting(None)
     """A type that settings cannot have."""
 
 
 def test_a_setting_of_ones_own_may_be_a_text():
-    config = OwnConfig(label="median", note="first")
-    assert (config.label, config.note, OwnConfig().note) == ("median", "first", None)
+    config = OwnConfig(label="median", note="first", kind="b", older=2)
+    assert (config.label, config.note, config.kind, config.older) == ("median", "first", "b", 2.0)
+    assert (OwnConfig().note, OwnConfig().kind, OwnConfig().older) == (None, None, None)
     with pytest.raises(ConfigError, match=r"label=3 has the wrong type \(int\): it must be a text"):
         OwnConfig(label=3)  # pyright: ignore[reportArgumentType]
 

@@ -536,7 +536,11 @@ class ObservationOnly(CartPoleEnv):
         (ObservationOnly, r"reset\(\) of the environment returned a ndarray: it must return obs and info"),
     ],
 )
-@pytest.mark.filterwarnings("ignore:.*reset.*:UserWarning")
-def test_a_reset_that_is_not_gymnasiums_is_named(env: Any, told: str):
-    with pytest.raises(InvalidStepError, match=told):
-        Trainer("awr", env, config={"hidden": 4}).train(5, progress=False)
+@pytest.mark.parametrize("several", [{}, {"n_envs": 2, "vectorization_mode": "async"}], ids=["one", "processes"])
+@pytest.mark.filterwarnings("ignore::UserWarning")
+def test_a_reset_that_is_not_gymnasiums_is_named(env: Any, told: str, several: dict[str, Any]):
+    with (
+        pytest.raises(InvalidStepError, match=told),
+        Trainer("awr", env, config={"hidden": 4, **several}) as trainer,
+    ):
+        trainer.train(5, progress=False)

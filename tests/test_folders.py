@@ -435,4 +435,4 @@ def test_an_error_of_the_environment_says_where_the_run_goes_on(tmp_path: Path):
     with pytest.raises(ZeroDivisionError) as found:
         trainer.train(60, checkpoint_interval=10, progress=False)
     assert "last good checkpoint" in found.value.__notes__[0]
-    assert f"rlox resume {tmp_path / 'run'}" in found.value.__notes__[0]
+    assert f"Continue with: Trainer.load('{tmp_path / 'run'}', env=...).train()" in found.value.__notes__[0]

@@ -149,6 +149,7 @@ OBSERVATIONS = [
     spaces.Box(0, 255, (4, 4, 1), np.uint8),
     spaces.Discrete(4, start=-1),
     spaces.MultiDiscrete([3, 2]),
+    spaces.MultiBinary(3),
     spaces.Dict({"a": spaces.Box(-1, 1, (2,)), "b": spaces.Discrete(3)}),
     spaces.Tuple([spaces.Discrete(2), spaces.Box(-1, 1, ())]),
 ]

@@ -8,7 +8,7 @@ from typing import Any
 from rlox.errors import ConfigError
 
 _END = 2**63
-"""What files and environments hold is below it."""
+"""Numbers below it fit in a signed integer of 64 bits, as files and environments have them."""
 
 
 def check_positive(**numbers: Any) -> None:

@@ -23,8 +23,9 @@ _OTHER_WORDS = {
 class RloxError(ValueError):
     """Base of every error that rlox raises on purpose."""
 
-    def __init__(self, message: str):
-        super().__init__(_printable(message))
+    def __init__(self, message: object):
+        # Gymnasium raises what came from a process of its own again, with the error in the place of the message.
+        super().__init__(_printable(str(message)))
 
 
 class ConfigError(RloxError):

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
 
 from rlox.files import whole
-from rlox.runs.logs import FINISHED, LOG, SETTINGS
+from rlox.runs.logs import FINISHED, LAST_SAVED, LOG, SETTINGS
 
 if TYPE_CHECKING:
     from rlox.plan import Job
@@ -111,7 +111,9 @@ def _last_words(log: Path) -> str | None:
     """Return the error that a log ends with, or else its last line; None if it has none."""
     with contextlib.suppress(OSError):
         lines = [line for line in log.read_text(errors="replace").split("\n") if line.strip()]
-        told = [line for line in lines if line.startswith("rlox: error:")] or lines
+        # Below the error of an environment, a traceback says where its run goes on.
+        errors = [line for line in lines if not line.startswith(LAST_SAVED)]
+        told = [line for line in lines if line.startswith("rlox: error:")] or errors
         if told:
             return told[-1].removeprefix("rlox: error: ")
     return None

@@ -221,7 +221,8 @@ def training(
         if not cursor.offline:
             learner.set_end(cursor.end)
         yield from turns(learner, cursor, handlers, moved=moved, goes_on=goes_on)
-        learner.check_finite()
+        with _recording_divergence(trainer, learner):
+            learner.check_finite()
         save()
     if signals.number is not None:
         raise Interrupted(_stopped_at(trainer, cursor.clock(learner.counters)), signals.number)
@@ -268,12 +269,8 @@ def _handlers(
 
     def log() -> bool:
         seconds, now = clock() - began, learner.counters
-        try:
+        with _recording_divergence(trainer, learner):
             fresh.update(learner.metrics())
-        except DivergedError:
-            if folder:
-                folder.log({"env_steps": now.env_steps, "gradient_steps": now.gradient_steps, "actor/loss": math.nan})
-            raise
         fresh["time/seconds"] = earlier + seconds
         fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / seconds
         fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / seconds
@@ -293,6 +290,19 @@ def _handlers(
         return True
 
     return {"evaluate": evaluate, "log": log, "save": save}
+
+
+@contextlib.contextmanager
+def _recording_divergence(trainer: Trainer, learner: Learner) -> Iterator[None]:
+    """Write a last record of a training that has diverged, for its report."""
+    try:
+        yield
+    except DivergedError:
+        if trainer.folder:
+            now = learner.counters
+            record = {"env_steps": now.env_steps, "gradient_steps": now.gradient_steps, "actor/loss": math.nan}
+            trainer.folder.log(record)
+        raise
 
 
 class _Clock:
@@ -329,9 +339,16 @@ def _saying_what_is_saved(trainer: Trainer) -> Iterator[None]:
         raise
     except Exception as error:
         if trainer.folder and trainer.folder.last_saved:
-            again = f"rlox resume {trainer.run_dir}{flags_again(trainer.spec.env)}"
-            error.add_note(f"{trainer.folder.last_saved} It goes on by: {again}")
+            error.add_note(f"{trainer.folder.last_saved} Continue with: {_how_to_continue(trainer)}")
         raise
+
+
+def _how_to_continue(trainer: Trainer) -> str:
+    """Return what continues a run in its folder."""
+    cursor = trainer.standing.cursor
+    if trainer.spec.env is None and cursor is not None and not cursor.offline:
+        return f"Trainer.load('{trainer.run_dir}', env=...).train()"
+    return f"rlox resume {trainer.run_dir}{flags_again(trainer.spec.env)}"
 
 
 def _stopped_at(trainer: Trainer, at: int) -> str:
@@ -340,5 +357,4 @@ def _stopped_at(trainer: Trainer, at: int) -> str:
         return f"Stopped at step {at:,}: train() continues, save() keeps it."
     if trainer.folder.failed:
         return f"Stopped at step {at:,}, which could not be saved. {trainer.folder.last_saved}"
-    again = flags_again(trainer.spec.env)
-    return f"Stopped at step {at:,} and saved. Continue with: rlox resume {trainer.run_dir}{again}"
+    return f"Stopped at step {at:,} and saved. Continue with: {_how_to_continue(trainer)}"

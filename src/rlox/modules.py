@@ -34,7 +34,7 @@ def import_named(name: str, purpose: str) -> ModuleType:
 
 
 def flags_again(env: str | None) -> str:
-    """Return the flags that a later command needs for a run in this environment, since no file imports a module."""
+    """Return the flags that a later command needs for a run in this environment: no saved run imports a module."""
     named = env.rpartition(":")[0] if env is not None else ""
     modules = [f" --import {name}" for name in dict.fromkeys(IMPORTED) if name != named]
     return (f" --env {env}" if named else "") + "".join(modules)

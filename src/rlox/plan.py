@@ -218,7 +218,10 @@ def seeds_of(value: object) -> list[int]:
         ConfigError: it is neither, or too many.
     """
     if isinstance(value, int) and value > MOST_SEEDS:
-        raise ConfigError(f"seeds = {value} is how many runs there are, at most {MOST_SEEDS:,}: [{value}] is one seed.")
+        raise ConfigError(
+            f"seeds = {value} would be as many runs, but at most {MOST_SEEDS:,} are made. For one run with this seed: "
+            f"--seed {value}, or seeds = [{value}] in a file."
+        )
     found = list(range(value)) if isinstance(value, int) and not isinstance(value, bool) else value
     if not isinstance(found, list) or not found or not all(type(seed) is int and seed >= 0 for seed in found):
         raise ConfigError(f"seeds = {value!r} must be a number of seeds, or a list of whole numbers from 0 on.")

@@ -270,8 +270,10 @@ class RegressionLearner:
 
     def _warn_if_large(self, obs: NDArray[Any]) -> None:
         """Say of observations that are far too large for a network that they are."""
-        largest = max(obs.max(initial=0), -obs.min(initial=0)) if self.state.train.normalizer is None else 0
-        if largest > LARGE_OBS and obs.dtype != np.uint8:
+        if self.state.train.normalizer is not None or obs.dtype.kind != "f":
+            return
+        largest = max(obs.max(initial=0), -obs.min(initial=0))
+        if largest > LARGE_OBS:
             warnings.warn(
                 f"Observations of up to {largest:.3g} are too large to learn from as they are: set normalize_obs=True.",
                 stacklevel=7,

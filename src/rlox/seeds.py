@@ -148,7 +148,11 @@ def _check_list(config: Settings, algorithm: str, name: str, values: Sequence[An
     hint = typing.get_type_hints(type(config))[name]
     instead = "compare its values in separate programs, by `rlox compare --config`."
     if field.metadata.get("fixed") or float not in (hint, *typing.get_args(hint)):
-        why = "networks or optimisers are made with it" if field.metadata.get("fixed") else "it is not a number"
+        why = (
+            "networks, optimisers or what is adapted begin with it"
+            if field.metadata.get("fixed")
+            else "it is not a number"
+        )
         why = "it is a whole number, which the program is made with" if hint is int else why
         raise ConfigError(f"{name} cannot be a list, since {why}: {instead}")
     if len(values) == 0:

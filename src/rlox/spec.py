@@ -29,9 +29,9 @@ class Budget:
     """How long a run learns, and what happens on the way. Steps are environment steps, or offline gradient steps."""
 
     total_timesteps: int | None = None
-    """Environment steps after which it ends."""
+    """Environment steps after which the run ends, from its beginning."""
     gradient_steps: int | None = None
-    """Gradient steps after which offline learning ends."""
+    """Gradient steps on the data after which that part ends, from its beginning."""
     eval_interval: int | None = None
     """Steps between evaluations; None for none."""
     n_eval_episodes: int = 10
@@ -41,9 +41,9 @@ class Budget:
     checkpoint_interval: int = 10_000
     """Steps between checkpoints, if there is a run folder."""
     checkpoint_minutes: float | None = 10.0
-    """Minutes after which there is one in any case; None for never."""
+    """Minutes after which there is a checkpoint in any case; None for never."""
     checkpoint_replay: bool = True
-    """Whether they hold the replay. Without it they are small, and a run continues with an empty one."""
+    """Whether checkpoints hold the replay. Without it they are small, and a run continues with an empty one."""
 
     def __post_init__(self) -> None:
         rest = ("checkpoint_minutes", "checkpoint_replay")

@@ -120,7 +120,7 @@ def main(args: Sequence[str] | None = None) -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
     except OSError as error:
-        _fail(one_line(error), 2)
+        _fail(" ".join([one_line(error), *getattr(error, "__notes__", [])]), 2)
     except KeyboardInterrupt as stop:
         print(f"rlox: {stop}" if str(stop) else "rlox: interrupted.", file=sys.stderr)
         stopped_by = getattr(stop, "number", None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -202,7 +203,7 @@ def report(
     from rlox.runs.history import alike_returns, group_runs, write_runs
     from rlox.runs.meanings import axis_of, axis_of_returns
     from rlox.runs.report import write_report
-    from rlox.runs.table import as_markdown, compare_groups, overall, thresholds_of
+    from rlox.runs.table import as_markdown, by_steps, compare_groups, overall, thresholds_of
 
     runs = alike_returns(runs)
     groups = group_runs(runs)
@@ -212,8 +213,11 @@ def report(
         raise ConfigError("None of these runs has a return yet: there is nothing to compare.")
     for place, at, offline in dict.fromkeys((line.place, line.steps, line.offline) for line in lines):
         steps = f"{at:,.0f} {axis_of(offline=offline)}"
-        what = axis_of_returns(next(iter(groups[place].values()))[0])
+        own = [run for found in by_steps(groups[place])[offline].values() for run in found]
+        what = axis_of_returns(own[0])
         print(f"{place}: {what} after {steps}, the last that all of its runs have reached.")
+        if len({run.return_name for run in own}) > 1:
+            print(f"{place}: some runs have evaluations only, and others training episodes only.", file=sys.stderr)
     print(f"\n{as_markdown(lines, known)}")
     if len(groups) > 1:
         first, others = overall(groups)

@@ -52,7 +52,7 @@ def report(*runs: RunFolder, output: Path | None = None) -> None:
     from rlox.runs.history import find_runs
     from rlox.runs.report import write_report
 
-    if output is not None and output.suffix not in (".html", ".htm"):
+    if output is not None and output.suffix.lower() not in (".html", ".htm"):
         raise ConfigError(f"output '{output}' must end in .html: the report is a page.")
     found = find_runs(runs)
     print(f"Wrote {write_report(found, output or _beside(runs, 'report.html'))}{_counted(len(found))}.")
@@ -76,7 +76,6 @@ def watch(
     """
     import webbrowser
 
-    from rlox.errors import ConfigError
     from rlox.runs.watch import Watch
 
     if not runs:

@@ -316,7 +316,7 @@ def _learn(trainer: Any, spec: RunSpec) -> None:
         print(what_was_learned(spec, before, trainer.train_offline(progress=True)))
     total = spec.budget.total_timesteps
     if total is not None and trainer.env_steps >= total:
-        print(f"{trainer.env_steps:,} environment steps were taken, of {total:,}: a larger --total-timesteps goes on.")
+        print(f"{trainer.env_steps:,} of {total:,} environment steps are taken: a larger --total-timesteps adds more.")
     elif total is not None:
         began = trainer.env_steps
         metrics = trainer.train(progress=True)

@@ -283,7 +283,7 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
             options = " or ".join(repr(option) for option in typing.get_args(hint))
             raise ConfigError(f"{name}={value!r} is not known: it must be {options}.")
         return value
-    if isinstance(hint, types.UnionType):
+    if isinstance(hint, types.UnionType) or typing.get_origin(hint) is typing.Union:
         kinds = [kind for kind in typing.get_args(hint) if kind is not type(None)]
         if value is None and len(kinds) < len(typing.get_args(hint)):
             return None

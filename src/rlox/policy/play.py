@@ -85,7 +85,7 @@ def _make(env_id: str, mode: str) -> gym.Env[Any, Any]:
     except (gym.error.Error, ImportError) as error:
         raise ConfigError(f"Environment '{env_id}' cannot be shown: {one_line(error)}") from None
     except TypeError as error:
-        if "render_mode" not in str(error):
+        if "unexpected keyword argument 'render_mode'" not in str(error):
             raise
         raise ConfigError(f"Environment '{env_id}' cannot be shown: its constructor takes no render_mode.") from None
     if mode not in env.metadata.get("render_modes", ()):

@@ -133,7 +133,8 @@ def _phase(
             for label, runs in groups.items()
         ]
 
-    best = "eval/mean_reward" if "eval/mean_reward" in names else "rollout/episode_return"
+    evaluated = "eval/mean_reward" in names and not any(run.returned for run in there)
+    best = "eval/mean_reward" if evaluated else "rollout/episode_return"
     ends = _ends(there, offline=offline)
     spreads = [
         chart

@@ -56,15 +56,18 @@ def _late(run: Run, name: str) -> float:
 
 
 def _learned_nothing(run: Run) -> Finding | None:
-    if not run.is_over or run.records[-1]["gradient_steps"]:
+    # Files of before do not count gradient steps; only folders have their speed.
+    counted = "time/gradient_steps_per_second" in run.names
+    if not counted or not run.is_over or run.records[-1]["gradient_steps"]:
         return None
     config = run.spec.get("config", {})
-    names = ["learning_starts", "batch_size", "random_episodes"]
+    names = ["learning_starts", "batch_size", "random_episodes", "rollout_steps"]
     waits = [f"{name}={config[name]:,}" for name in names if isinstance(config.get(name), int) and config[name]]
+    why = f"No update was made within {run.records[-1]['env_steps']:,} environment steps"
     return Finding(
         "Nothing was learned.",
-        f"No update was made within {run.records[-1]['env_steps']:,} environment steps: {', '.join(waits)}.",
-        f"Take more steps, or lower what they wait for: {', '.join(name.partition('=')[0] for name in waits)}.",
+        f"{why}: {', '.join(waits)}." if waits else f"{why}.",
+        f"Train longer{', or lower these settings' if waits else ''}.",
     )
 
 

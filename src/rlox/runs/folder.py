@@ -15,7 +15,7 @@ from rlox.files import remove_sides
 from rlox.runs import checkpoint
 from rlox.runs.checkpoint import Arrays
 from rlox.runs.lock import LOCK, claim, release
-from rlox.runs.logs import CONFIG, RunLog, check_new
+from rlox.runs.logs import CONFIG, LAST_SAVED, RunLog, check_new
 
 Make = Callable[[], tuple[Arrays, dict[str, Any]]]
 """Makes the arrays and the header of a checkpoint."""
@@ -158,7 +158,7 @@ class RunFolder:
 
 def last_saved(path: Path, what: str) -> str:
     """Return the sentence about the last good checkpoint of a run, which is at ``what``."""
-    return f"The last good checkpoint is '{path / checkpoint.NAME}', of {what}."
+    return f"{LAST_SAVED} '{path / checkpoint.NAME}', of {what}."
 
 
 @contextlib.contextmanager

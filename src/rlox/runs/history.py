@@ -62,7 +62,7 @@ class Run(NamedTuple):
     label: str | None = None
     """What a comparison calls its settings."""
     returned: str | None = None
-    """The metric that its returns are, if the runs beside it say so."""
+    """The metric of ``returns``, if ``alike_returns`` chose one for all runs of the place."""
 
     @property
     def seed(self) -> int:
@@ -237,10 +237,10 @@ def write_runs(path: str | Path, runs: Sequence[Run], machine: Mapping[str, Any]
             "label": run.label,
             "spec": {name: run.spec[name] for name in _KEPT if name in run.spec},
             "records": [
-                {name: value for name, value in record.items() if name in _COUNTED or name == run.return_name}
+                {name: value for name, value in record.items() if name in (*_COUNTED, *_returns_to_keep(run))}
                 for record in run.records
                 # The last one says whether it is over.
-                if record.get(run.return_name) is not None or record is run.records[-1]
+                if any(record.get(name) is not None for name in _returns_to_keep(run)) or record is run.records[-1]
             ],
         }
         for run in runs
@@ -254,6 +254,11 @@ def write_runs(path: str | Path, runs: Sequence[Run], machine: Mapping[str, Any]
 
 _KEPT = ("algorithm", "preset", "env", "dataset", "seed", "config", "budget", "versions")
 _COUNTED = ("time", "env_steps", "gradient_steps", "time/seconds")
+
+
+def _returns_to_keep(run: Run) -> tuple[str, ...]:
+    """Return the metrics of a run's returns; both kinds if it is compared by other ones than its own."""
+    return (run.return_name,) if run.returned is None else ("eval/mean_reward", "rollout/episode_return")
 
 
 def read_runs(path: Path) -> list[Run]:
@@ -317,13 +322,22 @@ def alike_returns(runs: Iterable[Run]) -> list[Run]:
     The policy that is evaluated does not explore, and so has another return than its training episodes.
     """
     runs = list(runs)
-    by_place: dict[str, list[Run]] = {}
+    found: dict[str, list[Run]] = {}
     for run in runs:
-        by_place.setdefault(run.place, []).append(run)
-    mixed = {place for place, own in by_place.items() if len({run.return_name for run in own if run.records}) > 1}
+        if len(run.returns.steps):
+            found.setdefault(_source(run), []).append(run)
     trained = "rollout/episode_return"
-    known = {place for place in mixed if all(trained in run.names for run in by_place[place] if run.records)}
-    return [run._replace(returned=trained) if run.place in known else run for run in runs]
+    mixed = {
+        source
+        for source, own in found.items()
+        if len({run.return_name for run in own}) > 1 and all(len(run.latest(trained).steps) for run in own)
+    }
+    return [run._replace(returned=trained) if _source(run) in mixed else run for run in runs]
+
+
+def _source(run: Run) -> str:
+    """Return the data or the environment that a run learned from, in full."""
+    return str(run.spec.get("dataset") or run.place)
 
 
 def group_runs(runs: Iterable[Run]) -> dict[str, dict[str, list[Run]]]:
@@ -336,8 +350,7 @@ def group_runs(runs: Iterable[Run]) -> dict[str, dict[str, list[Run]]]:
     """
     sources: dict[str, dict[str, list[Run]]] = {}
     for run in alike_returns(runs):
-        source = str(run.spec.get("dataset") or run.place)
-        sources.setdefault(run.place, {}).setdefault(source, []).append(run)
+        sources.setdefault(run.place, {}).setdefault(_source(run), []).append(run)
     return {
         name: _group(own)
         for place, alike in sources.items()

@@ -23,6 +23,8 @@ from rlox.files import flush, whole
 
 CONFIG = "config.json"
 METRICS = "metrics.jsonl"
+LAST_SAVED = "The last good checkpoint is"
+"""How the sentence begins that says what is left of a run."""
 SETTINGS, LOG, FINISHED = ".toml", ".log", ".finished"
 """Suffixes of the files beside a run's folder: its specification, what it says, and that it has ended well."""
 

@@ -10,7 +10,7 @@ import numpy as np
 
 from rlox.errors import ConfigError, did_you_mean
 from rlox.files import refusing, writing
-from rlox.runs.history import Run, Series, group_runs, split
+from rlox.runs.history import Run, Series, alike_returns, group_runs, split
 from rlox.runs.meanings import axis_of, axis_of_returns, meaning
 from rlox.runs.statistics import curve
 
@@ -50,6 +50,7 @@ def figure(runs: Sequence[Run], metric: str | None = None, *, over: Over = "step
         ConfigError: no such metric, no records yet, or the extra rlox[plots] is missing.
     """
     kind = figure_type()
+    runs = alike_returns(runs)
     check_metric(runs, metric)
     places, numbers = list(_places(runs, metric, over)), colours_of(runs)
     n_columns = 2 if len(places) == 4 else min(len(places), 3)

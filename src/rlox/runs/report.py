@@ -16,7 +16,7 @@ from rlox import __version__
 from rlox.files import refusing, writing
 from rlox.runs.charts import make_charts
 from rlox.runs.diagnosis import together
-from rlox.runs.history import Run, group_runs
+from rlox.runs.history import Run, alike_returns, group_runs
 from rlox.runs.meanings import SPREAD, axis_of, axis_of_returns
 from rlox.runs.plots import COLOURS
 from rlox.runs.statistics import Estimate
@@ -92,6 +92,7 @@ def _templates() -> Any:
 
 def contents(runs: Sequence[Run]) -> dict[str, Any]:
     """Return the parts of the page as HTML, and the numbers of its curves as plain JSON values."""
+    runs = alike_returns(runs)
     places, curves = make_charts(runs)
     told = {
         "runs": runs,
@@ -155,6 +156,8 @@ def _return(line: Line, runs: Sequence[Run]) -> str:
 
 def _spread(run: Run, step: float) -> str:
     """Return of which episodes the return at a step is the mean, in words; nothing if that is not known."""
+    if run.return_name != "eval/mean_reward":
+        return ""
     at = max(found for found in run.returns.steps if found <= step * (1 + SLACK))
     low, high = (run.latest(f"eval/{end}_reward").at(at) for end in ("min", "max"))
     return "" if math.isnan(low) or math.isnan(high) else f"episodes from {number(low)} to {number(high)}"
