@@ -17,7 +17,7 @@ FILE = ROOT / "src" / "rlox" / "scores.json"
 
 SOURCES = {
     "awr": {"paper": ["paper_paper"], "tuned": ["paper_tuned"]},
-    "mpo": {"tuned": ["mpo_mujoco", "mpo_classic"]},
+    "mpo": {"tuned": ["mpo_mujoco", "mpo_classic", "mpo_lunarlander"]},
 }
 """Which results a preset's are in, by algorithm."""
 

@@ -108,7 +108,8 @@ PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
         },
     },
     "mpo": {
-        # Its defaults: one set for all of them, but for the discount of a task whose steps are 50 ms apart.
+        # Its defaults: one set for all of them, but for the discount: of a task whose steps are 50 ms apart, and of one
+        # in which hovering would pay.
         "tuned": {
             "Ant-v5": {},
             "HalfCheetah-v5": {},
@@ -116,6 +117,8 @@ PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
             "Walker2d-v5": {},
             "CartPole-v1": {},
             "Pendulum-v1": {"gamma": 0.95},
+            "LunarLander-v3": {"gamma": 0.997},
+            "LunarLanderContinuous-v3": {"gamma": 0.997},
             OTHER_CONTINUOUS: {},
             OTHER_DISCRETE: {},
         },
@@ -135,6 +138,7 @@ BEST = {
     "Pendulum-v1": "awr",
     "InvertedDoublePendulum-v5": "awr",
     "LunarLander-v3": "awr",
+    "LunarLanderContinuous-v3": "mpo",
     OTHER_CONTINUOUS: "mpo",
     OTHER_DISCRETE: "awr",
 }

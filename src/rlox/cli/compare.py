@@ -199,7 +199,7 @@ def report(
         save: file to keep settings and returns in.
         measured: whether the runs were on this machine, just now.
     """
-    from rlox.files import writing
+    from rlox.files import make_folder, writing
     from rlox.runs.history import alike_returns, group_runs, write_runs
     from rlox.runs.meanings import axis_of, axis_of_returns
     from rlox.runs.report import write_report
@@ -225,6 +225,7 @@ def report(
             print(f"\n{label} beats {first} with a probability of {found.value:.2f} over all of them", end="")
             print(f" (95% interval {found.low:.2f} to {found.high:.2f})." if found.low == found.low else ".")
     if output is not None:
+        make_folder(output)
         with writing(output / "table.md") as side:
             side.write_text(as_markdown(lines, known) + "\n")
         print(f"\nThe report is {write_report(runs, output / 'report.html')}.")
