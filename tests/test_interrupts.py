@@ -70,7 +70,7 @@ def test_an_interrupted_training_ends_as_one_that_was_not(config: dict[str, Any]
 @pytest.mark.parametrize("number", SIGNALS)
 def test_every_signal_leaves_a_checkpoint_and_says_how_to_continue(number: int, tmp_path: Path):
     trainer = Trainer("awr", Signalling({50: number}), config=SMALL, run_dir=tmp_path / "run")
-    with pytest.raises(KeyboardInterrupt, match=r"saved\. Continue with: rlox resume") as stop:
+    with pytest.raises(KeyboardInterrupt, match=r"saved\. Continue with: Trainer\.load\('.*run', env=") as stop:
         trainer.train(150)
     assert stop.value.number == number  # pyright: ignore[reportAttributeAccessIssue]
     assert Trainer.load(tmp_path / "run").env_steps == trainer.env_steps
@@ -151,7 +151,7 @@ def test_resume_finishes_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     main(["resume", "run"])
     told = capsys.readouterr().out
     assert "Continuing run after 20 environment steps and 30 gradient steps." in told
-    assert "Trained 60 steps" in told
+    assert "Trained 40 steps (60 in all)" in told
     assert "Learned from" not in told
     with pytest.raises(SystemExit) as stopped:
         main(["resume", "nowhere"])
