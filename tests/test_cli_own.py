@@ -259,8 +259,8 @@ def test_a_class_without_render_mode_cannot_be_played_and_what_was_imported_is_n
     assert "rlox play run --env plain_env:Plain-v0 --import own_env\n" in capsys.readouterr().out
     told = error_of(["play", "run", "--env", "plain_env:Plain-v0"], capsys)
     assert "'plain_env:Plain-v0' cannot be shown: its constructor takes no render_mode." in told
-    sys.modules["plain_env"].Plain.__init__ = lambda self, render_mode=None: [].mine
-    with pytest.raises(AttributeError):
+    sys.modules["plain_env"].Plain.__init__ = lambda self, render_mode=None: {}["mine"]
+    with pytest.raises(KeyError):
         main(["play", "run", "--env", "plain_env:Plain-v0"])
     gym.registry.pop("Plain-v0")
 

@@ -25,11 +25,12 @@ from rlox.algorithms import ALGORITHMS
 from rlox.cli import main
 from rlox.compare import check_same, run_jobs
 from rlox.errors import ConfigError
-from rlox.launch import ANY_CORE, FINISHED, Launch
+from rlox.launch import ANY_CORE, Launch
 from rlox.plan import Plan, named_settings, plan_of, seeds_of
 from rlox.processes import Processes, is_finished, last_record, wait_for_writer
 from rlox.runs.history import Run, alike_returns, find_runs, group_runs, read_runs, write_runs
 from rlox.runs.lock import claim, release
+from rlox.runs.logs import FINISHED
 from rlox.runs.progress import Board
 from rlox.runs.report import render
 from rlox.runs.table import as_markdown, compare_groups, overall

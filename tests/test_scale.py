@@ -22,10 +22,11 @@ from rlox import Trainer, scale
 from rlox.cli import main
 from rlox.engine import make_engine
 from rlox.errors import ConfigError
-from rlox.launch import FINISHED, LOG, Launch
+from rlox.launch import Launch
 from rlox.plan import Job, Plan
 from rlox.processes import last_record
 from rlox.runs.interrupts import Interrupts
+from rlox.runs.logs import FINISHED, LOG
 from rlox.runs.storage import Storage
 from rlox.scale import STOPPED, LostError, Trials, run_trial
 from schedules import differences, result

@@ -431,10 +431,10 @@ class Far(gym.Env[Any, Any]):
 
     def reset(self, *, seed: int | None = None, options: Any = None) -> Any:
         super().reset(seed=seed)
-        return np.float32([1e6]), {}
+        return np.array([1e6], np.float32), {}
 
     def step(self, action: Any) -> Any:
-        return np.float32([-1e6]), 1.0, False, bool(self.np_random.random() < 0.2), {}
+        return np.array([-1e6], np.float32), 1.0, False, bool(self.np_random.random() < 0.2), {}
 
 
 def test_observations_that_are_far_too_large_are_warned_of_unless_they_are_whitened(tmp_path: Path):

@@ -18,7 +18,7 @@ def check_positive(**numbers: Any) -> None:
         ConfigError: the name and the number.
     """
     for name, number in numbers.items():
-        if isinstance(number, bool) or not isinstance(number, Integral) or not 1 <= number < _END:
+        if isinstance(number, bool) or not isinstance(number, Integral) or not 1 <= int(number) < _END:
             raise ConfigError(f"{name}={number!r} must be a whole number of at least 1.")
 
 
@@ -28,7 +28,7 @@ def check_seed(seed: Any) -> None:
     Raises:
         ConfigError: it is not a whole number, below 0 or of more than 63 bits.
     """
-    if isinstance(seed, bool) or not isinstance(seed, Integral) or seed < 0:
+    if isinstance(seed, bool) or not isinstance(seed, Integral) or int(seed) < 0:
         raise ConfigError(f"seed={seed!r} must be a whole number of at least 0.")
-    if seed >= _END:
+    if int(seed) >= _END:
         raise ConfigError(f"seed={seed} is too large: it must be below 2^63.")

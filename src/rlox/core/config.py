@@ -291,7 +291,7 @@ def _coerce(name: str, value: Any, hint: Any) -> Any:
             return _coerce(name, value, kinds[0])
         if kinds == [int, tuple[int, ...]]:
             return _widths(name, value)
-    if hasattr(value, "item") and getattr(value, "ndim", None) == 0:
+    if value is not None and hasattr(value, "item") and getattr(value, "ndim", None) == 0:
         value = value.item()
     if hint is bool:
         if not isinstance(value, bool):
