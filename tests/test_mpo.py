@@ -391,9 +391,11 @@ def test_actions_are_random_as_long_as_episodes_are_waited_for():
     assert np.std(env.actions[20:]) > 1
 
 
-@pytest.mark.parametrize("epsilon", [0.5, 3.0])
-def test_beta_is_finite_for_bounds_that_two_choices_cannot_reach(epsilon: float):
-    assert np.isfinite(solve_beta(jnp.array([[1.0], [0.0]]), jnp.array([[0.9], [0.1]]), epsilon))
+@pytest.mark.parametrize("epsilon", [0.4, 0.6])
+def test_beta_keeps_to_bounds_for_which_two_choices_have_to_be_even(epsilon: float):
+    q = jnp.array([[1.0], [0.0]])
+    weight = np.asarray(jax.nn.softmax(q / solve_beta(q, jnp.array([[0.9], [0.1]]), epsilon), axis=0))
+    assert float((weight * np.log(2 * weight)).sum()) == pytest.approx(epsilon, rel=1e-3)
 
 
 @pytest.mark.parametrize(("name", "value"), [("anchor_coef", 5.0), ("initial_lambda", 0.9)])
