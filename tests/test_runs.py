@@ -1,6 +1,7 @@
 """Runs: what continues where, what is recorded when, and what taking a look leaves unchanged."""
 
 import json
+from importlib.metadata import Distribution, PackageNotFoundError
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -10,12 +11,14 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
+import rlox
 from rlox import ALGORITHMS, Trainer
 from rlox.core.algorithm import Algorithm, replayed_actions
 from rlox.core.config import make_config
 from rlox.core.losses import Metrics
 from rlox.core.programs import compile_programs
 from rlox.errors import ConfigError, InvalidStepError
+from rlox.runs.logs import versions
 
 SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 32, "learning_starts": 100, "buffer_size": 1000}
 ROUNDS: dict[str, Any] = {**SMALL, "rollout_steps": 64, "n_critic_updates": 3, "n_actor_updates": 3, "td_lambda": 0.9}
@@ -356,3 +359,15 @@ def test_metrics_of_weights_are_averages_of_per_sample_ones():
     found: Metrics = metrics
     np.testing.assert_allclose(weight, [1.0, 2.0])
     assert found["weight/clipped_fraction"].tolist() == [False, True]
+
+
+def test_a_source_folder_that_is_not_installed_names_its_version(monkeypatch: pytest.MonkeyPatch):
+    found = Distribution.from_name
+
+    def installed(name: str) -> Distribution:
+        if name == "rlox":
+            raise PackageNotFoundError(name)
+        return found(name)
+
+    monkeypatch.setattr(Distribution, "from_name", installed)
+    assert versions()["rlox"] == rlox.__version__

@@ -18,6 +18,7 @@ from io import FileIO
 from pathlib import Path
 from typing import Any
 
+from rlox import __version__
 from rlox.errors import RunExistsError, one_line
 from rlox.files import flush, whole
 
@@ -31,9 +32,10 @@ SETTINGS, LOG, FINISHED = ".toml", ".log", ".finished"
 
 def versions() -> dict[str, str]:
     """Return the versions that a run's numbers depend on."""
-    packages = ("rlox", "jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy")
+    packages = ("jax", "jaxlib", "equinox", "optax", "gymnasium", "numpy")
     others = [name for name in ("stable_baselines3", "torch") if name in sys.modules]
-    return {"python": platform.python_version(), **{name: version(name) for name in (*packages, *others)}}
+    found = {name: version(name) for name in (*packages, *others)}
+    return {"python": platform.python_version(), "rlox": __version__, **found}
 
 
 def check_new(run_dir: Path) -> None:
