@@ -341,6 +341,24 @@ def test_runs_that_end_together_are_counted_one_by_one(capsys: pytest.CaptureFix
     assert capsys.readouterr().err.splitlines() == ["2/4 b: finished", "3/4 c: it failed", "4/4 d: finished"]
 
 
+def test_off_a_terminal_a_line_a_minute_says_how_far_runs_are(
+    capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+):
+    now = 0.0
+    monkeypatch.setattr(time, "monotonic", lambda: now)
+    with Board(4, True) as board:
+        for now in range(0, 150, 10):
+            board.update(1, 0, {"a": (now / 240, "return 3.5"), "b": (0.0, "starting")})
+    assert capsys.readouterr().err.splitlines() == [
+        "1/4 runs | 11:00 left | a 25% return 3.5 | b 0% starting",
+        "1/4 runs | 10:00 left | a 50% return 3.5 | b 0% starting",
+    ]
+    with Board(4, False) as board:
+        now += 1000
+        board.update(1, 0, {})
+    assert not capsys.readouterr().err
+
+
 # The table
 
 

@@ -14,6 +14,9 @@ from rich.text import Text
 
 T = TypeVar("T")
 
+MINUTE = 60.0
+"""Seconds between plain lines of several runs."""
+
 
 class Progress:
     """A live line on a terminal or in a notebook; elsewhere a plain line every few seconds.
@@ -127,7 +130,7 @@ def track(what: str, items: Iterable[T], total: int, *, at: Callable[[T], int] |
 
 
 class Board:
-    """How far several runs are: a few live lines on a terminal; elsewhere a plain line for each that ends.
+    """How far several runs are: a few live lines on a terminal; elsewhere a plain line a minute and for each that ends.
 
     Args:
         total: runs in all.
@@ -136,7 +139,8 @@ class Board:
     """
 
     def __init__(self, total: int, show: bool | None, *, what: str = "runs"):
-        self._total, self._what, self._began, self._at_first = total, what, time.monotonic(), -1.0
+        self._total, self._what, self._at_first = total, what, -1.0
+        self._began = self._told = time.monotonic()
         self._console = Console(stderr=True, highlight=False)
         shown = self._console.is_terminal if show is None else show
         self._live = Live(console=self._console, transient=True) if shown and self._console.is_terminal else None
@@ -155,14 +159,20 @@ class Board:
     def update(self, finished: int, failed: int, running: Mapping[str, tuple[float, str]], note: str = "") -> None:
         """Show which runs have ended, and how far (0 to 1) those are that are running; and a note."""
         self._ended = finished + failed
-        if self._live is None:
-            return
         share = (self._ended + sum(at for at, _ in running.values())) / max(self._total, 1)
         if self._at_first < 0:
             self._at_first = share
-        passed, gained = time.monotonic() - self._began, share - self._at_first
+        now = time.monotonic()
+        if self._live is None and (not self._plain or now - self._told < MINUTE):
+            return
+        passed, gained = now - self._began, share - self._at_first
         left = f" | {_clock((1 - share) * passed / gained)} left" if gained > 0 else ""
         told = f"{finished}/{self._total} {self._what}" + (f", {failed} failed" if failed else "") + left + note
+        if self._live is None:
+            how_far = (f"{name} {at:.0%} {what}".rstrip() for name, (at, what) in running.items())
+            print(" | ".join((told, *how_far)), file=sys.stderr, flush=True)
+            self._told = now
+            return
         lines = [Text.assemble((f"{_bar(share)} ", "cyan"), told)]
         width = max(map(len, running), default=0)
         lines += [Text(f"{_bar(at)} {name:{width}}  {at:4.0%}  {what}") for name, (at, what) in running.items()]
