@@ -1,5 +1,6 @@
 """The shape annotations of rlox.core are enforced in every test; compiled programs are kept from test to test."""
 
+import multiprocessing
 import os
 from importlib.metadata import version
 from pathlib import Path
@@ -12,6 +13,9 @@ import pytest
 os.environ.setdefault("JAX_COMPILATION_CACHE_DIR", str(Path(__file__).parents[1] / ".cache" / "jax"))
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS", "0.2")
 os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
+
+# What the processes that step environments need is imported once, by the one that they are forked from.
+multiprocessing.set_forkserver_preload(["gymnasium.envs.classic_control", "rlox.envs.envs"])
 
 # Most tests compile more than they compute: without optimisations, that takes less than half of the time.
 UNOPTIMIZED = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]

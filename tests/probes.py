@@ -1,17 +1,26 @@
-"""Tiny environments with known answers, each of which can fail for one reason."""
+"""Tiny environments with known answers, each of which can fail for one reason.
+
+Without JAX, which the processes that step them would import.
+"""
 
 from __future__ import annotations
 
+import itertools
+import os
+import time
 from typing import Any
 
 import gymnasium as gym
 import numpy as np
 from gymnasium import spaces
+from gymnasium.envs.classic_control import CartPoleEnv
 
 ACTION_SPACES = {"discrete": spaces.Discrete(2), "continuous": spaces.Box(-2.0, 3.0, (1,), np.float32)}
 # Continuous actions that stand for the discrete choices 0 and 1; neither is a bound or the centre of the range.
 AIMS = (2.0, -1.0)
 AFTER_THE_END = 5.0
+EPISODE = 7
+"""Steps of one of ``Numbered``."""
 
 
 class Probe(gym.Env[Any, Any]):
@@ -182,3 +191,85 @@ class Wandering(Diary):
     def show(self) -> Any:
         self.obs = self.own.normal([300.0, -5.0], [10.0, 1.0]).astype(np.float32)
         return self.obs
+
+
+class World(gym.Env[Any, Any]):
+    """Observations in a dictionary, random steps, an end by chance, and a cut after 30 steps."""
+
+    def __init__(self):
+        self.observation_space = spaces.Dict(
+            {"place": spaces.Box(-np.inf, np.inf, (2,), np.float32), "kind": spaces.Discrete(3)}
+        )
+        self.action_space = spaces.MultiDiscrete([2, 3])
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.place, self.count = self.np_random.normal(size=2), 0
+        return self.observe(), {}
+
+    def observe(self) -> dict[str, Any]:
+        return {"place": self.place.astype(np.float32), "kind": int(self.np_random.integers(3))}
+
+    def step(self, action: Any) -> Any:
+        self.count += 1
+        self.place = self.place + self.np_random.normal(size=2) + action - 0.5
+        reward = -float(np.abs(self.place).sum())
+        return self.observe(), reward, bool(self.np_random.random() < 0.05), self.count == 30, {}
+
+
+class Numbered(gym.Env[Any, Any]):
+    """Shows which of the environments it is, and how many steps it has taken; pays by the step. Cut after 7 steps."""
+
+    count_of_them = itertools.count(1)
+
+    def __init__(self):
+        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
+        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
+        self.own, self.steps = (os.getpid() * 1000 % 10**6 + next(self.count_of_them)) / 1e6, 0
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        super().reset(seed=seed)
+        self.first = self.np_random.normal()
+        return self.show(), {}
+
+    def show(self) -> Any:
+        return np.array([self.own, self.steps, self.first], np.float32)
+
+    def step(self, action: Any) -> Any:
+        self.steps += 1
+        return self.show(), self.steps / 1000, False, self.steps % EPISODE == 0, {}
+
+
+class Hanging(Diary):
+    """Stops answering at its 30th step."""
+
+    def step(self, action: Any) -> Any:
+        if len(self.shown) == 29:
+            time.sleep(600)
+        return super().step(action)
+
+
+class Dying(Diary):
+    """Ends its process at its 30th step."""
+
+    def step(self, action: Any) -> Any:
+        if len(self.shown) == 29:
+            os._exit(3)
+        return super().step(action)
+
+
+class NoSeed(CartPoleEnv):
+    def reset(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
+        return super().reset()
+
+
+class ObservationOnly(CartPoleEnv):
+    def reset(self, **given: Any) -> Any:
+        return super().reset(**given)[0]
+
+
+def only_here(parent: int) -> Counting:
+    """Make an environment, but not in another process."""
+    if os.getpid() != parent:
+        raise RuntimeError("no licence")
+    return Counting()

@@ -11,37 +11,9 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import gymnasium as gym
-import numpy as np
-from gymnasium import spaces
-
+from probes import World
 from rlox import Trainer
 from rlox.runs import checkpoint
-
-
-class World(gym.Env[Any, Any]):
-    """Observations in a dictionary, random steps, an end by chance, and a cut after 30 steps."""
-
-    def __init__(self):
-        self.observation_space = spaces.Dict(
-            {"place": spaces.Box(-np.inf, np.inf, (2,), np.float32), "kind": spaces.Discrete(3)}
-        )
-        self.action_space = spaces.MultiDiscrete([2, 3])
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
-        self.place, self.count = self.np_random.normal(size=2), 0
-        return self.observe(), {}
-
-    def observe(self) -> dict[str, Any]:
-        return {"place": self.place.astype(np.float32), "kind": int(self.np_random.integers(3))}
-
-    def step(self, action: Any) -> Any:
-        self.count += 1
-        self.place = self.place + self.np_random.normal(size=2) + action - 0.5
-        reward = -float(np.abs(self.place).sum())
-        return self.observe(), reward, bool(self.np_random.random() < 0.05), self.count == 30, {}
-
 
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16, "learning_rate": 1e-2, "learning_starts": 30}
 ROUNDS = {**SMALL, "rollout_steps": 50, "n_critic_updates": 4, "n_actor_updates": 3, "td_lambda": 0.9}

@@ -12,11 +12,10 @@ import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
-from gymnasium.envs.classic_control import CartPoleEnv
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from inside import training_envs
-from probes import Counting
+from probes import Counting, NoSeed, ObservationOnly, only_here
 from rlox import Trainer
 from rlox.envs.collector import Collector, EpisodeCounter
 from rlox.envs.envs import Envs, Step, make_envs
@@ -32,7 +31,7 @@ def sync(mode: AutoresetMode, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
 
 def asynchronous(mode: AutoresetMode, **kwargs: Any) -> VectorEnv[Any, Any, Any]:
     makers = [functools.partial(Counting, n, **kwargs) for n in LENGTHS]
-    return AsyncVectorEnv(makers, context="spawn", autoreset_mode=mode)
+    return AsyncVectorEnv(makers, context="forkserver", autoreset_mode=mode)
 
 
 MODES = [AutoresetMode.SAME_STEP, AutoresetMode.NEXT_STEP, AutoresetMode.DISABLED]
@@ -422,13 +421,6 @@ def test_an_error_of_a_connection_that_the_environment_has_is_its_own():
         step_many(envs, 1)
 
 
-def only_here(parent: int) -> Counting:
-    """Make an environment, but not in another process."""
-    if os.getpid() != parent:
-        raise RuntimeError("no licence")
-    return Counting()
-
-
 def test_an_environment_that_its_process_cannot_make_is_refused_in_one_line():
     with pytest.raises(ConfigError, match="could not be created in a process of its own") as error:
         make_envs(functools.partial(only_here, os.getpid()), 2, "async")
@@ -517,16 +509,6 @@ def test_envpool_evaluates_and_records_by_the_seed():
     assert first == again != other
     with Trainer("awr", env="Catch-v0", config=config) as trainer:
         assert len(trainer.record(3, deterministic=True)) >= 3
-
-
-class NoSeed(CartPoleEnv):
-    def reset(self) -> Any:  # pyright: ignore[reportIncompatibleMethodOverride]
-        return super().reset()
-
-
-class ObservationOnly(CartPoleEnv):
-    def reset(self, **given: Any) -> Any:
-        return super().reset(**given)[0]
 
 
 @pytest.mark.parametrize(

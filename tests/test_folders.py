@@ -16,7 +16,7 @@ import numpy as np
 import pytest
 
 from disk import full
-from probes import Diary
+from probes import Diary, Dying, Hanging
 from rlox import Policy, Trainer
 from rlox.errors import ConfigError, RunExistsError, RunInUseError, WorkerDiedError
 from rlox.runs import checkpoint
@@ -247,15 +247,6 @@ def test_checkpoints_come_after_minutes_too(tmp_path: Path):
 # An environment that fails.
 
 
-class Hanging(Diary):
-    """Stops answering at its 30th step."""
-
-    def step(self, action: Any) -> Any:
-        if len(self.shown) == 29:
-            time.sleep(600)
-        return super().step(action)
-
-
 def test_an_environment_that_hangs_stops_training_and_the_run_goes_on_elsewhere(tmp_path: Path):
     config = {**TINY, "n_envs": 2, "vectorization_mode": "async", "env_timeout": 2.0}
     began = time.monotonic()
@@ -312,15 +303,6 @@ def test_after_an_environment_raised_the_same_trainer_goes_on_where_it_was(n: in
             trainer.train(60 * n - trainer.env_steps, progress=False)
             ends.append(result(tmp_path / str(tired)))
     assert differences(*ends) == []
-
-
-class Dying(Diary):
-    """Ends its process at its 30th step."""
-
-    def step(self, action: Any) -> Any:
-        if len(self.shown) == 29:
-            os._exit(3)
-        return super().step(action)
 
 
 def test_a_process_that_dies_in_a_step_is_named_and_its_folder_is_free_again(tmp_path: Path):

@@ -28,6 +28,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as arrays
 
+from probes import World
 from rlox import ALGORITHMS, Dataset, Policy, Trainer
 from rlox.cli.errors import explain
 from rlox.cli.options import Options, setting_parameters
@@ -36,7 +37,6 @@ from rlox.cli.values import check_whole_numbers
 from rlox.envs.space_json import describe, parse
 from rlox.errors import RloxError
 from rlox.runs import checkpoint
-from schedules import World
 
 N = 6
 D3RLPY = Path(__file__).parent / "data" / "d3rlpy"

@@ -9,9 +9,9 @@ import pytest
 from gymnasium import spaces
 from gymnasium.wrappers import NormalizeObservation
 
+from probes import World
 from rlox.envs.envs import Envs, make_envs
 from rlox.envs.streams import Place, Stream, digest
-from schedules import World
 
 
 class Scripted(gym.Env[Any, Any]):
