@@ -16,8 +16,8 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium import spaces
 
+from probes import EPISODE, Numbered
 from rlox import RunSpec, Trainer, train_offline_seeds
 from rlox.collecting import LENGTH
 from rlox.collectors import AHEAD, PATIENCE, Collectors
@@ -28,31 +28,6 @@ from rlox.core.transition import Transition
 from rlox.envs.remote import Batch, Origin, RemoteCollector, Worksite
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError
 from rlox.spec import Budget
-
-EPISODE = 7
-
-
-class Numbered(gym.Env[Any, Any]):
-    """Shows which of the environments it is, and how many steps it has taken; pays by the step. Cut after 7 steps."""
-
-    count_of_them = itertools.count(1)
-
-    def __init__(self):
-        self.observation_space = spaces.Box(-np.inf, np.inf, (3,), np.float32)
-        self.action_space = spaces.Box(-1, 1, (1,), np.float32)
-        self.own, self.steps = (os.getpid() * 1000 % 10**6 + next(self.count_of_them)) / 1e6, 0
-
-    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
-        super().reset(seed=seed)
-        self.first = self.np_random.normal()
-        return self.show(), {}
-
-    def show(self) -> Any:
-        return np.array([self.own, self.steps, self.first], np.float32)
-
-    def step(self, action: Any) -> Any:
-        self.steps += 1
-        return self.show(), self.steps / 1000, False, self.steps % EPISODE == 0, {}
 
 
 class Broken(Numbered):
