@@ -80,13 +80,15 @@ def test_save_does_not_write_into_a_run_that_goes_on(tmp_path: Path):
 
 
 def test_a_killed_owner_leaves_no_lock(tmp_path: Path):
-    code = "import sys, time; from rlox import Trainer; t = Trainer('awr', 'CartPole-v1', run_dir=sys.argv[1]); "
-    code += "t.train(5); print('trained', flush=True); time.sleep(600)"
+    with new(tmp_path / "run") as trainer:
+        trainer.train(5, progress=False)
+    loaded = Trainer.load(tmp_path / "run", env=Diary())
+    code = "import sys, time; from pathlib import Path; from rlox.runs.lock import claim; "
+    code += "lock = claim(Path(sys.argv[1])); print('claimed', flush=True); time.sleep(600)"
     process = subprocess.Popen([sys.executable, "-c", code, str(tmp_path / "run")], stdout=subprocess.PIPE, text=True)
     assert process.stdout
-    while "trained" not in process.stdout.readline():
+    while "claimed" not in process.stdout.readline():
         assert process.poll() is None
-    loaded = Trainer.load(tmp_path / "run")
     with pytest.raises(RunInUseError, match=rf"process {process.pid} on"):
         loaded.train(5, progress=False)
     process.send_signal(signal.SIGKILL)
