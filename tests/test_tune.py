@@ -27,7 +27,7 @@ from rlox.plan import plan_of
 from rlox.processes import Processes, last_record
 from rlox.runs.lock import claim, release
 from rlox.search import trials as folder
-from rlox.search.results import table
+from rlox.search.results import table, write_results
 from rlox.search.space import AWR_STEPS, SPACES, Choice, Range, check_space, entry, shown, space_of
 from rlox.search.study import JOURNAL, Study
 from rlox.search.trials import Outcome, Task, Trial
@@ -391,8 +391,8 @@ def search(out: Path, **more: Any) -> Search:
 
 def test_a_search_leaves_a_table_the_best_settings_and_their_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "search"
-    found = search(out, seeds=2, seed=3)
-    assert [trial.outcome.state for trial in found.trials if trial.outcome] == ["complete"] * 2
+    found = search(out, trials=1, seeds=2, seed=3)
+    assert [trial.outcome.state for trial in found.trials if trial.outcome] == ["complete"]
     assert [job.spec.seed for job in found.best.jobs] == [3, 4]
     values = tomllib.loads((out / "best.toml").read_text())
     assert (values["algorithm"], values["hidden"], values["seed"]) == ("bc", 8, 3)
@@ -401,12 +401,24 @@ def test_a_search_leaves_a_table_the_best_settings_and_their_policy(tmp_path: Pa
         assert (out / name).stat().st_size > 100
     assert rlox.Policy.load(found.best_run).action_space.shape == ()
     again = {path: path.stat().st_mtime_ns for path in out.rglob("metrics.jsonl")}
-    assert search(out, seeds=2, seed=3) == found
+    assert search(out, trials=1, seeds=2, seed=3) == found
     assert {path: path.stat().st_mtime_ns for path in out.rglob("metrics.jsonl")} == again, "nothing runs twice"
     main(["train", "bc", "--config", str(out / "best.toml"), "--print-config"])
     assert tomllib.loads(capsys.readouterr().out) == values
     main(["compare", str(out)])
     assert found.best.label in capsys.readouterr().out
+
+
+def test_the_best_settings_are_those_of_the_best_trial(tmp_path: Path):
+    task = task_of()
+    trials = [
+        add_trial(tmp_path, task, number, {"beta": beta}, [value], Outcome("complete", value, 1))
+        for number, (beta, value) in enumerate([(1.0, 3.0), (2.0, 5.0), (3.0, 4.0)])
+    ]
+    write_results(Search(tmp_path, trials), task.space)
+    best = (tmp_path / "best.toml").read_text()
+    assert best.startswith("# trial-0001 of 3: return 5")
+    assert tomllib.loads(best)["beta"] == 2.0
 
 
 @pytest.mark.slow
@@ -442,7 +454,7 @@ class Instant(Processes):
 
     def start(self, *jobs: Any) -> None:
         write_run(Trial(0, {}, jobs), [5.0] * 10)
-        self.going = jobs
+        self.going = (*self.going, *jobs)
 
     def ended(self) -> list[tuple[Any, str | None]]:
         ended, self.going = self.going, ()
@@ -467,11 +479,14 @@ def test_one_parent_at_a_time(tmp_path: Path):
         release(lock)
 
 
-def test_runs_that_break_for_another_reason_end_the_search_and_are_tried_again(tmp_path: Path):
+def test_runs_that_break_for_another_reason_end_the_search_and_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
     with pytest.raises(RunsFailedError, match=r"3 of the trials broke.*'no_such_module'"):
         search(tmp_path, trials=9, processes=1, modules=["no_such_module"])
     assert len(list(tmp_path.glob("trial-*"))) == 3
     assert not list(tmp_path.glob("trial-*/outcome.json"))
+    monkeypatch.setattr("rlox.search.tune.make_engine", lambda **_: Instant([0]))
     found = search(tmp_path, trials=3)
     assert [trial.outcome.state for trial in found.trials if trial.outcome] == ["complete"] * 3
 
