@@ -43,7 +43,7 @@ def test_five_lines_come_to_a_policy_with_an_interval_of_its_value(capsys: pytes
     (code,) = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line]) <= 5
     names: dict[str, Any] = {}
-    exec(code.replace("20_000", "300").replace("[1])", "[1], gradient_steps=60)"), names)
+    exec(code.replace("20_000", "20").replace("[1])", "[1], gradient_steps=20)"), names)
     told = dict(line.split() for line in capsys.readouterr().out.splitlines())
     assert float(told["fqe/low"]) < float(told["fqe/value"]) < float(told["fqe/high"])
     assert names["trainer"].predict([0.0, 0.5]).shape == ()
