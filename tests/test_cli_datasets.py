@@ -73,7 +73,7 @@ def test_bundled_data_are_learned_from_and_scored_in_their_environment(rlox: Rlo
 
 
 def test_what_mpo_would_weigh_of_data_is_not_told(rlox: Rlox):
-    rlox("train", "mpo", "--dataset", "cartpole-random", "--gradient-steps", "3", "--hidden", "8", "--run-dir", "run")
+    Trainer("mpo", dataset="cartpole-random", config={"hidden": 8}).save("run")
     estimates = rlox("evaluate", "run", "--dataset", "cartpole-random", "--gradient-steps", "3")
     assert "fitted Q evaluation" in estimates
     assert "weights use" not in estimates
