@@ -537,20 +537,28 @@ def test_flags_outweigh_a_file_and_none_unsets(tmp_path: Path):
 # The command
 
 
-def test_the_command_compares_reports_and_keeps(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+def test_the_command_compares_reports_and_keeps_some_places_of_a_file(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+):
     file = tmp_path / "plan.toml"
     lines = [f"{name} = {value}" for name, value in TINY.items()]
-    file.write_text("\n".join(['env = "CartPole-v1"', "seeds = 1", *lines, "[settings.bc]"]))
-    out = tmp_path / "out"
-    main(["compare", "--config", str(file), "--output", str(out), "--save", str(tmp_path / "kept.json")])
+    both = 'env = ["CartPole-v1", "Pendulum-v1"]'
+    file.write_text("\n".join([both, "seeds = 1", *lines, "[settings.bc]", '[on."Pendulum-v1"]', "gamma = 0.9"]))
+    out, kept = tmp_path / "out", tmp_path / "kept.json"
+    main(["compare", "--config", str(file), "--env", "CartPole-v1", "--output", str(out), "--save", str(kept)])
     told = capsys.readouterr().out
     assert "1 runs" not in told
     assert "evaluation episodes after 60 environment steps, the last" in told
     assert "475.0: 0 of 1" in told
-    assert len(json.loads((tmp_path / "kept.json").read_text())["runs"]) == 1
-    main(["compare", str(out), "--threshold", "1"])
+    assert len(json.loads(kept.read_text())["runs"]) == 1
+    assert [run.place for run in find_runs([kept])] == ["CartPole-v1"]
+    machine = json.loads(kept.read_text())["machine"]
+    assert machine["cores"] == os.cpu_count()
+    assert machine["versions"]["python"] == platform.python_version()
+    main(["compare", str(out), "--threshold", "1", "--save", str(kept)])
     told = capsys.readouterr().out
     assert "1.0: 3" in told
+    assert "machine" not in json.loads(kept.read_text()), "it may have been another"
 
 
 @pytest.mark.parametrize(
@@ -618,21 +626,6 @@ def test_the_results_of_the_benchmarks_can_be_compared(capsys: pytest.CaptureFix
     told = " ".join(capsys.readouterr().out.split())
     assert "CartPole-v1 | awr | 3 | | 490.0: 8,000 | 9 | 9 |" in told
     assert "CartPole-v1 | ppo | 3 | | 490.0: 18,432 | 15 | 15 |" in told
-
-
-def test_some_places_of_a_file_leave_out_the_tables_of_others(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    file = tmp_path / "plan.toml"
-    lines = [f"{name} = {value}" for name, value in TINY.items()]
-    both = 'env = ["CartPole-v1", "Pendulum-v1"]'
-    file.write_text("\n".join([both, "seeds = 1", *lines, "[settings.bc]", '[on."Pendulum-v1"]', "gamma = 0.9"]))
-    out, kept = tmp_path / "out", tmp_path / "kept.json"
-    main(["compare", "--config", str(file), "--env", "CartPole-v1", "--output", str(out), "--save", str(kept)])
-    assert [run.place for run in find_runs([kept])] == ["CartPole-v1"]
-    machine = json.loads(kept.read_text())["machine"]
-    assert machine["cores"] == os.cpu_count()
-    assert machine["versions"]["python"] == platform.python_version()
-    main(["compare", str(out), "--save", str(kept)])
-    assert "machine" not in json.loads(kept.read_text()), "it may have been another"
 
 
 def test_why_a_run_ended_is_its_error_and_not_where_it_goes_on(tmp_path: Path):
