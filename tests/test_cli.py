@@ -332,17 +332,16 @@ def test_lists_name_algorithms_and_presets(capsys: pytest.CaptureFixture[str]):
     assert all(word in presets for word in ("paper", "HalfCheetah-v5", "other, discrete actions"))
 
 
-@pytest.mark.parametrize("args", [["--help"], [], ["--version"], ["trian"], ["train", "awr", "--help"]], ids=" ".join)
+@pytest.mark.parametrize("args", [["--help"], [], ["--version"], ["trian"]], ids=" ".join)
 def test_help_is_quick(args: list[str], tmp_path: Path):
-    needs_jax = args[:1] == ["train"]
-    check = "" if needs_jax else "assert not {'jax', 'gymnasium', 'numpy'} & set(sys.modules)"
+    check = "assert not {'jax', 'gymnasium', 'numpy'} & set(sys.modules)"
     code = f"import sys, rlox.cli\ntry: rlox.cli.main({args})\nexcept SystemExit as stop: print(stop)\n{check}"
-    seconds = []
-    for _ in range(1 if needs_jax else 3):
+    seconds: list[float] = []
+    while len(seconds) < 3 and min(seconds, default=1.0) >= 1:
         started = time.perf_counter()
         subprocess.run([sys.executable, "-c", code], check=True, capture_output=True, timeout=60, cwd=tmp_path)
         seconds.append(time.perf_counter() - started)
-    assert needs_jax or min(seconds) < 1
+    assert min(seconds) < 1
 
 
 def test_python_m_rlox_is_the_command_line(tmp_path: Path):
