@@ -17,11 +17,12 @@ os.environ.setdefault("JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES", "-1")
 # What the processes that step environments need is imported once, by the one that they are forked from.
 multiprocessing.set_forkserver_preload(["gymnasium.envs.classic_control", "rlox.envs.envs"])
 
-# Most tests compile more than they compute: without optimisations, that takes less than half of the time.
+# Most tests compile more than they compute: without optimisations, that takes less than half of the time. Programs are
+# small: in one part, which is not shared out over threads, they take two thirds of what is left.
 UNOPTIMIZED = ["--xla_backend_optimization_level=0", "--xla_llvm_disable_expensive_passes=true"]
-# XLA ends the process at a flag that it does not know: this one is in jaxlib 0.5.3 to 0.10.
+# XLA ends the process at a flag that it does not know: these are in jaxlib 0.5.3 to 0.10.
 if tuple(map(int, version("jaxlib").split(".")[:2])) < (0, 11):
-    UNOPTIMIZED.append("--xla_cpu_use_fusion_emitters=false")
+    UNOPTIMIZED += ["--xla_cpu_use_fusion_emitters=false", "--xla_cpu_parallel_codegen_split_count=1"]
 
 jaxtyping.install_import_hook("rlox.core", "typechecker.checked")
 
