@@ -1,5 +1,6 @@
 """The shape annotations of rlox.core are enforced in every test; compiled programs are kept from test to test."""
 
+import gc
 import multiprocessing
 import os
 from importlib.metadata import version
@@ -40,3 +41,9 @@ def pytest_configure(config: pytest.Config) -> None:
 def without_annotations(monkeypatch: pytest.MonkeyPatch) -> None:
     """Let arguments of a wrong type reach the function, as they do outside the tests."""
     monkeypatch.setattr(jaxtyping.config, "jaxtyping_disable", True)
+
+
+def pytest_collection_finish() -> None:
+    """Leave the modules, which stay, out of every collection of garbage to come."""
+    gc.collect()
+    gc.freeze()
