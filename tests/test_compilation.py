@@ -69,7 +69,8 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     kept = {name: jax.config.values[name] for name in (FOLDER, SIZE, TIME)}
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     monkeypatch.setenv(VARIABLE, "")
-    jax.config.update(FOLDER, None)
+    for name, value in ((FOLDER, None), (SIZE, -1), (TIME, 1.0)):
+        jax.config.update(name, value)
     yield tmp_path / "cache"
     for name, value in kept.items():
         jax.config.update(name, value)
