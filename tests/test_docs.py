@@ -100,7 +100,7 @@ def test_what_the_page_on_logging_says_runs(
 
 
 def smaller(code: str) -> str:
-    """Lower the budgets: of new runs to little more than a round or the steps before learning, of continued ones further."""
+    """Lower the budgets: of new runs to little more than a round or the steps before learning, of others further."""
     code, n = re.subn(
         r"(total_timesteps=|--total-timesteps )([\d_]+)",
         lambda found: found[1] + ("1030" if int(found[2]) >= 20_000 else "30"),
@@ -109,6 +109,8 @@ def smaller(code: str) -> str:
     code, m = re.subn(r"(gradient_steps=|--gradient-steps )[\d_]+", r"\g<1>20", code)
     assert n + m
     code = re.sub(r'("n_critic_updates"|"n_actor_updates"): \d+', r"\1: 20", code)
+    few = 'config={"n_critic_updates": 20, "n_actor_updates": 20}'
+    code = code.replace('Trainer("tuned", ', f'Trainer("tuned", {few}, ')
     return re.sub(r"n_episodes=\d+", "n_episodes=2", code)
 
 
