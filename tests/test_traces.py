@@ -12,7 +12,8 @@ from rlox import Dataset, Trainer
 SMALL: dict[str, Any] = {"hidden": 5, "batch_size": 8, "learning_starts": 20, "buffer_size": 50}
 ROUNDS: dict[str, Any] = {**SMALL, "rollout_steps": 30, "n_critic_updates": 2, "n_actor_updates": 2}
 PROGRAMS: dict[str, dict[str, Any]] = {
-    "learn": {**SMALL, "updates_per_step": 2, "n_critic_updates": 2},
+    "learn": SMALL,
+    "learn, several times a step": {**SMALL, "updates_per_step": 2, "n_critic_updates": 2},
     "learn_round": ROUNDS,
     "learn_offline": SMALL,
     "learn_round_offline": ROUNDS,
@@ -27,10 +28,11 @@ def logged(n: int = 40) -> Dataset:
     )
 
 
-@pytest.mark.parametrize("program", PROGRAMS)
-def test_a_program_is_traced_once(program: str):
+@pytest.mark.parametrize("case", PROGRAMS)
+def test_a_program_is_traced_once(case: str):
+    program = case.partition(",")[0]
     offline = program.endswith("offline")
-    trainer = Trainer("awr", ObservedReward(), dataset=logged() if offline else None, config=PROGRAMS[program])
+    trainer = Trainer("awr", ObservedReward(), dataset=logged() if offline else None, config=PROGRAMS[case])
     train = trainer.train_offline if offline else trainer.train
     with traces() as first:
         train(60, log_interval=20, eval_interval=30, n_eval_episodes=1, progress=False)

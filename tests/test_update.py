@@ -214,29 +214,6 @@ def train(env: gym.Env[Any, Any], **settings: Any) -> Trainer:
     return trainer
 
 
-SCHEDULES: dict[str, dict[str, Any]] = {
-    "after every step": {},
-    "several updates a step": {"updates_per_step": 3, "n_critic_updates": 2},
-    "rounds": {"rollout_steps": 20, "n_critic_updates": 2, "n_actor_updates": 3},
-}
-
-
-@pytest.mark.parametrize("schedule", SCHEDULES)
-def test_a_training_traces_its_update_once(schedule: str, monkeypatch: pytest.MonkeyPatch):
-    traces = []
-
-    def counted(config: AWRConfig, advantage: Any) -> Any:
-        traces.append(schedule)
-        return AWR.weight(config, advantage)
-
-    monkeypatch.setitem(ALGORITHMS, "awr", dataclasses.replace(AWR, weight=counted))
-    trainer = train(ObservedReward(), buffer_size=50, **SCHEDULES[schedule])
-    n_traces = len(traces)
-    trainer.evaluate(2)
-    trainer.train(40, log_interval=10, progress=False)
-    assert len(traces) == n_traces > 0
-
-
 @pytest.mark.parametrize("n", [1, 3])
 def test_updates_of_a_step_are_counted(n: int):
     trainer = train(ObservedReward(), updates_per_step=n, n_critic_updates=2)
