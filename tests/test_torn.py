@@ -270,6 +270,13 @@ def test_a_policy_whose_networks_are_larger_than_its_file_is_refused(run: Path, 
 # What a disk may do.
 
 
+@pytest.fixture
+def _frozen() -> None:
+    """Leave out of the collections of a test, of which it has dozens, what there is before it."""
+    gc.collect()
+    gc.freeze()
+
+
 class Killed(BaseException):
     """The process is gone: nothing after it has an effect."""
 
@@ -360,6 +367,7 @@ FEW_AND_ALL = [(3, 6), pytest.param(1, 1, marks=pytest.mark.slow)]
 """The first operation of the disk that goes wrong, and the steps between those that do."""
 
 
+@pytest.mark.usefixtures("_frozen")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fault", ["last", "in the middle"])
 @pytest.mark.parametrize(("first", "every"), FEW_AND_ALL)
@@ -380,6 +388,7 @@ def test_a_run_goes_on_after_a_kill_at_any_operation_of_the_disk(
     assert at > 40
 
 
+@pytest.mark.usefixtures("_frozen")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fault", ["fails", "short"])
 @pytest.mark.parametrize(("first", "every"), FEW_AND_ALL)
