@@ -1,5 +1,6 @@
 """Learning from data alone, and from data and an environment after it."""
 
+import functools
 from pathlib import Path
 from typing import Any
 
@@ -30,6 +31,7 @@ SETTINGS: dict[str, dict[str, Any]] = {
 SETTINGS["bc"] = SMALL
 
 
+@functools.cache
 def logged(kind: str = "discrete", n: int = 600) -> Dataset:
     """Return steps of a random agent in the probe that pays for what is seen and done."""
     env: Any = ObservedActionReward(kind)
