@@ -447,6 +447,7 @@ def test_the_command_that_trains_says_what_its_numbers_show(
     told = capsys.readouterr().out
     assert "A handful of samples has all the weight. The effective sample size is 0." in told
     assert "Nothing was evaluated" not in told
+    assert "Nothing was learned" not in told
 
 
 def test_the_command_that_trains_says_if_nothing_was_learned(
@@ -458,9 +459,6 @@ def test_the_command_that_trains_says_if_nothing_was_learned(
     waits = "learning_starts=100, batch_size=256, random_episodes=5"
     told = capsys.readouterr().out
     assert f"Nothing was learned. No update was made within 60 environment steps: {waits}. Train longer" in told
-    few = ["--learning-starts", "20", "--random-episodes", "0", "--batch-size", "32", "--n-states", "32"]
-    main(["train", "mpo", *flags, *few])
-    assert "Nothing was learned" not in capsys.readouterr().out
     # A file of before, whose records do not count gradient steps.
     kept = find_runs([Path(__file__).parents[1] / "benchmarks" / "results" / "quickstart.json"])
     assert all(finding.what != "Nothing was learned." for run in kept for finding in diagnose(run))
