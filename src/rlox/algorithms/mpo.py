@@ -41,7 +41,7 @@ class MPOConfig(Config):
     """First price of entropy, lambda."""
     lambda_learning_rate: float = setting(0.01, above=0)
     """Step of the price's logarithm, per nat and action component that the entropy is below its target."""
-    n_action_samples: int = setting(8, at_least=2, needs={"actions": "continuous"})
+    n_action_samples: int = setting(16, at_least=2, needs={"actions": "continuous"})
     """Continuous actions: the policy's actions in each state that it is fitted to."""
     n_states: int = setting(64, at_least=1)
     """States of the minibatch in which it is fitted."""
