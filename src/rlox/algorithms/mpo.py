@@ -34,23 +34,23 @@ class MPOConfig(Config):
     beta: float | None = setting(None, above=0)
     """Temperature: divides Q. None solves for the one that keeps to `epsilon`."""
     target_std: float | None = setting(0.15, above=0, needs={"actions": "continuous"})
-    """Continuous actions: the policy's entropy is held at that of this standard deviation; None keeps the price."""
+    """Continuous actions: the policy's entropy is held at that of this standard deviation. None: the price stays."""
     target_entropy: float | None = setting(0.1, at_least=0, at_most=1, needs={"actions": "discrete"})
-    """Discrete actions: the policy's entropy is held at this share of the largest; None keeps the price."""
+    """Discrete actions: the policy's entropy is held at this share of the largest. None: the price stays."""
     initial_lambda: float = setting(0.3, at_least=0, at_most=1, fixed=True)
     """First price of entropy, lambda."""
     lambda_learning_rate: float = setting(0.01, above=0)
-    """Step of the price's logarithm, per nat and action component that the entropy is below its target."""
+    """How fast the price follows: log lambda grows by this times what the entropy is below its target, a component."""
     n_action_samples: int = setting(16, at_least=2, needs={"actions": "continuous"})
-    """Continuous actions: the policy's actions in each state that it is fitted to."""
+    """Continuous actions: the policy's actions in each state that it is fitted to; an even number."""
     n_states: int = setting(64, at_least=1)
-    """States of the minibatch in which it is fitted."""
+    """States of the minibatch in which it is fitted; at most `batch_size`."""
     n_target_samples: int = setting(1, at_least=1, needs={"actions": "continuous"})
     """Continuous actions: the policy's actions in the critic's target."""
     q_of: Literal["min", "mean"] = setting("min")
     """Which of the critics' values the weights are made of."""
     backup: Literal["mean", "logsumexp"] = setting("mean")
-    """The next state's value: the policy's mean, or as in QWR `beta log E exp(Q / beta)`."""
+    """The next state's value: the mean, or as in QWR `beta log E exp(Q / beta)`, the same of a single target sample."""
     soft: bool = setting(False, needs={"backup": "mean"})
     """Whether the next state's value has the policy's entropy in it, at `lambda * beta` a nat, as in SAC."""
     replay_share: float = setting(0.0, at_least=0, at_most=1)
@@ -62,21 +62,21 @@ class MPOConfig(Config):
     actor_tau: float = setting(0.01, group="Gradient steps", above=0, at_most=1, fixed=True)
     """Step of a Polyak copy of the actor, which evaluations, `predict` and exports use; 1 for the actor itself."""
     anchor_tau: float = setting(1.0, above=0, at_most=1, fixed=True)
-    """Step of a Polyak copy of the actor, which then draws the actions; 1 is the actor itself."""
+    """Below 1: the actions are drawn by a Polyak copy of the actor, which moves by this share. 1: by itself."""
     anchor_coef: float = setting(0.0, at_least=0, fixed=True)
-    """Weight of the KL divergence from that copy in the actor's loss; the first one if it is adapted."""
+    """Weight of the KL divergence from that copy in the actor's loss. With bounds on it, the first one."""
     epsilon_mean: float | None = setting(None, above=0)
-    """Bound of that divergence in the mean (discrete: in all), in nats: adapts its weight. None keeps the weight."""
+    """Bound of that divergence in the mean (discrete: in all), in nats; adapts the weight. None: it stays."""
     epsilon_std: float | None = setting(None, above=0, needs={"actions": "continuous"})
     """The same in the standard deviation."""
     anchor_learning_rate: float = setting(0.01, at_least=0)
-    """Step of those weights' logarithms, per bound that the divergence is off."""
+    """How fast the weights follow: each logarithm grows by this times (KL / bound - 1), within 1."""
     n_critic_updates: int = setting(3, at_least=1)
     """Steps of the critic, each on a minibatch of its own, before one of the actor."""
     random_episodes: int = setting(5, group="Environment", at_least=0)
     """Episodes that have to end before the first update; not waited for beyond five times `learning_starts`."""
     train_freq: int = setting(3, group="Environment", at_least=1)
-    """Steps of the environments to a turn of updates, which are then as many as for one step."""
+    """Steps of the environments between updates, which are then as many as for one step."""
     n_critics: int = setting(2, at_least=1, fixed=True)
     """Q functions; the smallest value counts in the target."""
     tau: float = setting(0.005, above=0, at_most=1, needs={"batch_norm": False}, fixed=True)
