@@ -18,6 +18,7 @@ from gymnasium import spaces
 
 from rlox import Trainer
 from rlox.envs.envs import make_envs
+from rlox.runs.history import read_run
 from rlox.runs.interrupts import SIGNALS, Interrupted
 
 SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 32, "learning_starts": 40, "buffer_size": 1000}
@@ -90,6 +91,61 @@ def test_a_second_signal_does_what_it_did_before():
     with pytest.raises(KeyboardInterrupt) as stop:
         trainer.train(150)
     assert not isinstance(stop.value, Interrupted)
+
+
+def break_before(trainer: Trainer, program: str, patched: pytest.MonkeyPatch) -> None:
+    """Let one of a trainer's programs be interrupted before it begins."""
+
+    def interrupted(*_: Any) -> Any:
+        raise KeyboardInterrupt
+
+    learner: Any = trainer._learner
+    patched.setattr(learner, "_programs", learner._programs._replace(**{program: interrupted}))
+
+
+def test_a_round_that_could_not_be_learned_is_when_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    plain = Trainer("awr", "CartPole-v1", config=ROUNDS)
+    stopped = Trainer("awr", "CartPole-v1", config=ROUNDS, run_dir=tmp_path / "run")
+    plain.train(150)
+    with monkeypatch.context() as patched:
+        break_before(stopped, "learn_round", patched)
+        with pytest.raises(KeyboardInterrupt):
+            stopped.train(150)
+    assert stopped.env_steps == 64
+    loaded = Trainer.load(tmp_path / "run", run_dir=tmp_path / "other")
+    assert loaded.env_steps == len(loaded.replay_dataset()) == 64
+    stopped.train()
+    loaded.train()
+    for one, *others in zip(*map(leaves, (plain, loaded, stopped)), strict=True):
+        for other in others:
+            np.testing.assert_array_equal(one, other)
+
+
+def test_a_step_that_could_not_be_learned_from_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer = Trainer("awr", "CartPole-v1", config=SMALL, run_dir=tmp_path / "run")
+    break_before(trainer, "learn", monkeypatch)
+    with pytest.raises(KeyboardInterrupt):
+        trainer.train(150)
+    loaded = Trainer.load(tmp_path / "run")
+    assert loaded.env_steps == len(loaded.replay_dataset()) == 40
+
+
+def test_what_is_due_is_done_before_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer = Trainer("bc", dataset="cartpole-random", config={"hidden": 8, "batch_size": 16}, run_dir=tmp_path / "run")
+    advance = trainer._learner.advance
+
+    def interrupted(limit: int, *, offline: bool = False) -> None:
+        advance(limit, offline=offline)
+        if trainer.gradient_steps == 20:
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr(trainer._learner, "advance", interrupted)
+        with pytest.raises(KeyboardInterrupt):
+            trainer.train_offline(30, log_interval=10, checkpoint_interval=10)
+    assert Trainer.load(tmp_path / "run").gradient_steps == 10, "what is due at 20 has not been done"
+    trainer.train_offline()
+    assert [record["gradient_steps"] for record in read_run(tmp_path / "run").records] == [10, 20, 30]
 
 
 def test_what_was_ignored_stays_ignored():

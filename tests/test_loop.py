@@ -100,6 +100,12 @@ def test_a_handler_that_returns_false_ends_the_loop():
     assert learner.counters.env_steps == 30
 
 
+def test_what_is_due_where_a_loop_begins_comes_first():
+    learner, there = Counting(), cursor(30, log_interval=10)
+    learner.advance(10)
+    assert events_of(learner, there) == [("log", 10), ("log", 20), ("log", 30)]
+
+
 def test_a_loop_that_is_at_its_end_does_nothing():
     learner = Counting()
     learner.counters = Counters(env_steps=5)

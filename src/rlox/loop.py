@@ -139,7 +139,9 @@ def turns(
         goes_on: asked before each time that the learner advances; the loop stops if it returns False.
     """
     while (at := cursor.clock(learner.counters)) < cursor.end and goes_on():
-        yield cursor.next_due() - at
+        # Where a run was stopped before what is due there, that comes first.
+        if (limit := cursor.next_due() - at) > 0:
+            yield limit
         events, cursor = cursor.passed(cursor.clock(learner.counters))
         moved(cursor)
         for event in events:
@@ -194,6 +196,11 @@ def training(
     passed, settled = cursor.clock(before) - cursor.begin, threading.Event()
     if cursor.begin + passed < cursor.end:
         trainer.standing = trainer.standing._replace(cursor=cursor)
+
+    def is_settled() -> bool:
+        now = trainer.standing.cursor
+        return settled.is_set() and now is not None and now.clock(learner.counters) < now.next_due()
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(_saying_what_is_saved(trainer))
         handlers = _handlers(trainer, learner, before, clock, offline=cursor.offline)
@@ -203,7 +210,7 @@ def training(
             # Before the log: where there is a log, there is a checkpoint to continue from.
             save()
             stack.enter_context(folder.logging(trainer.describe_run()))
-            stack.push(functools.partial(_save_on_error, save, settled))
+            stack.push(functools.partial(_save_on_error, save, is_settled))
         signals = stack.enter_context(Interrupts()) if interrupts is None else interrupts
         late = _Clock(trainer.spec.budget.checkpoint_minutes)
 
@@ -319,10 +326,10 @@ class _Clock:
 
 
 def _save_on_error(
-    save: Callable[[], bool], settled: threading.Event, kind: type[BaseException] | None, *_: object
+    save: Callable[[], bool], is_settled: Callable[[], bool], kind: type[BaseException] | None, *_: object
 ) -> None:
-    # Between a step and what is due after it, the cursor is ahead: the checkpoint before it repeats both.
-    if kind is not None and not issubclass(kind, DivergedError) and settled.is_set():
+    # Between a step and the end of what is due after it, the checkpoint before it repeats both.
+    if kind is not None and not issubclass(kind, DivergedError) and is_settled():
         # The error is what has to be told: if it leaves nothing to save, the checkpoint before it stays.
         with contextlib.suppress(Exception):
             save()

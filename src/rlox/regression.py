@@ -215,6 +215,7 @@ class RegressionLearner:
         assert collector is not None
         if not collector.started:
             self._start(collector)
+        self._finish_round()  # An error may have come between it and the last one.
         before = self.state
         try:
             transition, valid, episodes = collector.step(self._act(collector))
@@ -225,20 +226,30 @@ class RegressionLearner:
                 self._collector = self._new_collector(collector.streams())
             raise
         self._count(int(valid.sum()), episodes)
-        state, learning = self.state, self._learning
+        state = self.state
         span = self._n * self.config.train_freq
         turn = span == self._n or state.env_steps // span > (state.env_steps - int(valid.sum())) // span
         if state.rollout is not None:
             self.state = state._replace(rollout=rollouts.append(state.rollout, transition, valid))
-            self._finish_round(learning)
-        elif learning and turn:
-            mix = self._mix(int(valid.sum()))
-            train, replay, action, self._report = self._programs.learn(
-                state.train, self._replay(), mix, transition, valid, collector.obs
-            )
-            self.state = state._replace(train=train, replay=replay, action=action)
+            self._finish_round()
+        elif self._learning and turn:
+            self._learn(transition, valid, collector.obs)
         else:
-            self._store(jax.tree.map(lambda x: x[None], transition), valid[None])
+            self._store_step(transition, valid)
+
+    def _learn(self, transition: Transition, valid: NDArray[np.bool_], obs: NDArray[Any]) -> None:
+        """Store a step that has been counted, and learn."""
+        state, mix = self.state, self._mix(int(valid.sum()))
+        try:
+            train, replay, action, self._report = self._programs.learn(
+                state.train, self._replay(), mix, transition, valid, obs
+            )
+        except BaseException:
+            # Unless it was computing already, which has used up the state.
+            with contextlib.suppress(Exception):
+                self._store_step(transition, valid)
+            raise
+        self.state = state._replace(train=train, replay=replay, action=action)
 
     @property
     def _learning(self) -> bool:
@@ -296,12 +307,12 @@ class RegressionLearner:
         self.state = state._replace(train=state.train._replace(key=key))
         return np.asarray(action)
 
-    def _finish_round(self, learning: bool) -> None:
+    def _finish_round(self) -> None:
         """Learn from the whole replay with the rollout in it, if that is full."""
         rollout = self.state.rollout
         if rollout is None or rollout.filled < self._rows:
             return
-        if learning:
+        if self._learning:
             mix = self._mix(int(rollout.valid.sum()))
             if self.config.overlap:
                 self._let_act(mix)
@@ -326,6 +337,9 @@ class RegressionLearner:
         self.state = self.state._replace(behavior=jax.tree.map(np.array, (train.actor, train.normalizer)))
         # Now: what JAX would compute for it later waits for the round.
         self._behavior = behavior_of(train.actor, train.normalizer)
+
+    def _store_step(self, transition: Transition, valid: NDArray[np.bool_]) -> None:
+        self._store(jax.tree.map(lambda x: x[None], transition), valid[None])
 
     def _store(self, steps: Transition, valid: NDArray[np.bool_]) -> None:
         train, frozen = self.state.train, Mix(frozen=self._mix(int(valid.sum())).frozen)
