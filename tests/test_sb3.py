@@ -263,6 +263,15 @@ def test_ppo_takes_actions_of_all_kinds(space: spaces.Space[Any]):
     assert space.contains(trainer.predict(obs[0]))
 
 
+@pytest.mark.parametrize("name", NAMES)
+def test_actions_between_whole_numbers_are_kept_as_they_were_drawn(name: str):
+    trainer = Trainer(name, Places(actions=spaces.Box(0, 9, (2,), np.int32)), config=SMALL[name])
+    trainer.train(64)
+    model: Any = trainer._learner.model  # pyright: ignore[reportAttributeAccessIssue]
+    actions = model.rollout_buffer.actions if name == "ppo" else model.replay_buffer.actions[:64]
+    assert np.mean(actions != np.rint(actions)) > 0.5
+
+
 def test_observations_of_a_dict():
     class Parts(Places):
         def __init__(self) -> None:

@@ -24,7 +24,8 @@ class Environments(VecEnv):
     Args:
         envs: what is stepped; None where nothing is.
         observation_space: of one of them.
-        action_space: of one of them. Random actions come from a copy of it.
+        action_space: of one of them. The model's is a copy, in which whole numbers are real ones: its memory has its
+            type.
         n: how many they are.
         seed: of the run; the episodes are reset as those of our algorithms.
     """
@@ -47,7 +48,8 @@ class Environments(VecEnv):
         """Which steps were real, for who repairs the others."""
         self._counter = EpisodeCounter(n)
         self._actions: NDArray[Any] = np.empty(0)
-        super().__init__(n, observation_space, copy.deepcopy(action_space))
+        self._action_space = action_space
+        super().__init__(n, observation_space, _of_real_numbers(action_space))
 
     def reset(self) -> Any:
         """Begin new episodes; those that were under way are left."""
@@ -62,7 +64,7 @@ class Environments(VecEnv):
 
     def step_wait(self) -> Any:
         assert self.envs is not None
-        step = self.envs.step(as_actions(self._actions, self.action_space))
+        step = self.envs.step(as_actions(self._actions, self._action_space))
         next_obs = self._checked(step.next_obs)
         obs = next_obs if step.obs is step.next_obs else self._checked(step.obs)
         infos: list[dict[str, Any]] = [{} for _ in range(self.num_envs)]
@@ -116,6 +118,13 @@ def as_actions(actions: NDArray[Any], space: gym.Space[Any]) -> NDArray[Any]:
         return np.asarray(actions, space.dtype)
     rounded = np.rint(actions) if np.issubdtype(space.dtype, np.integer) else actions
     return np.clip(rounded, space.low, space.high).astype(space.dtype)
+
+
+def _of_real_numbers(space: gym.Space[Any]) -> gym.Space[Any]:
+    """Return a copy of a space, of real numbers if it is a Box of whole ones."""
+    if isinstance(space, spaces.Box) and np.issubdtype(space.dtype, np.integer):
+        return spaces.Box(space.low.astype(np.float32), space.high.astype(np.float32))
+    return copy.deepcopy(space)
 
 
 def _row(obs: Any, i: int | np.integer[Any]) -> Any:
