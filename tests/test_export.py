@@ -107,6 +107,7 @@ OBSERVATIONS = {
     ),
     "image": (spaces.Box(0, 255, (3, 1, 2), np.uint8), {"obs": ("tensor(uint8)", ["batch", 3, 1, 2])}),
     "integers": (spaces.Box(-9, 9, (6,), np.int32), {"obs": ("tensor(int32)", ["batch", 6])}),
+    "times": (spaces.Box(1_700_000_000, 1_700_000_100, (6,), np.int64), {"obs": ("tensor(int64)", ["batch", 6])}),
     "discrete": (spaces.Discrete(6, start=-2), {"obs": ("tensor(int64)", ["batch"])}),
     "multi-discrete": (
         spaces.MultiDiscrete(np.array([[2, 1], [1, 2]]), start=np.array([[1, -1], [0, 4]])),

@@ -155,16 +155,17 @@ def _encoded(graph: _Graph, space: spaces.Space[Any]) -> str:
                 np.concatenate([first + np.arange(k) for first, k in zip(start, nvec, strict=True)]), np.int64
             )
             flat = graph.add("Equal", graph.add("Gather", flat, component, axis=1), choice)
-        parts.append(_scaled_to_unit(graph, leaf, graph.cast(flat, np.float32)))
+        parts.append(_scaled_to_unit(graph, leaf, flat))
     return parts[0] if len(parts) == 1 else graph.add("Concat", *parts, axis=1)
 
 
 def _scaled_to_unit(graph: _Graph, leaf: spaces.Space[Any], x: str) -> str:
-    """Add the scaling to [0, 1] of a Box of whole numbers."""
+    """Add a cast to float32, after the scaling to [0, 1] of a Box of whole numbers, in double precision as there."""
     low, span = whole_range(leaf)
-    if span is None:
-        return x
-    return graph.add("Div", graph.add("Sub", x, graph.constant(low, np.float32)), graph.constant(span, np.float32))
+    if span is not None:
+        above = graph.add("Sub", graph.cast(x, np.float64), graph.constant(low, np.float64))
+        x = graph.add("Div", above, graph.constant(span, np.float64))
+    return graph.cast(x, np.float32)
 
 
 def _normalized(graph: _Graph, normalizer: Normalizer | None, x: str) -> str:

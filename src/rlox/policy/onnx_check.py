@@ -12,7 +12,7 @@ import numpy as np
 from gymnasium import spaces
 from numpy.typing import NDArray
 
-from rlox.envs.spaces import leaves
+from rlox.envs.spaces import leaves, whole_range
 from rlox.errors import ExportError
 
 if TYPE_CHECKING:
@@ -94,6 +94,8 @@ def _draw(space: spaces.Space[Any], rng: np.random.Generator) -> Any:
             return space.start + rng.integers(space.nvec, size=(N_CHECKED, *space.shape))
         case spaces.Box():
             low, high = space.low.astype(np.float64), space.high.astype(np.float64)
+            if whole_range(space)[1] is not None:
+                return rng.integers(space.low, space.high, (N_CHECKED, *space.shape), space.dtype, endpoint=True)
             above, below = np.abs(low) <= _LARGE, np.abs(high) <= _LARGE
             shape = (N_CHECKED, *space.shape)
             drawn = rng.standard_normal(shape)
