@@ -8,6 +8,7 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium import spaces
 from gymnasium.vector import AutoresetMode, SyncVectorEnv
 from gymnasium.wrappers import TransformReward
 
@@ -15,7 +16,7 @@ from probes import ACTION_SPACES, Diary, Wandering
 from rlox import Dataset, Trainer
 from rlox.core.pack import pack, unpack
 from rlox.envs import streams
-from rlox.errors import CheckpointError, ConfigError
+from rlox.errors import CheckpointError, ConfigError, DatasetError
 from rlox.runs import checkpoint
 
 COLLECTING: dict[str, Any] = {"hidden": 4, "batch_size": 8, "learning_starts": 1000, "buffer_size": 1000}
@@ -167,6 +168,19 @@ def logged(n: int) -> Dataset:
         "terminals": np.arange(n) % 5 == 4, "next_observations": rng.normal(size=(n, 2)),
     }  # fmt: skip
     return Dataset.from_arrays(columns, action_space=ACTION_SPACES["continuous"])
+
+
+def test_a_run_from_data_goes_on_with_data_that_do_not_show_all_of_its_actions(tmp_path: Path):
+    steps: Any = {"observations": np.zeros((8, 2)), "rewards": np.ones(8), "terminals": np.arange(8) == 7}
+    more, fewer = ({**steps, "actions": np.arange(8) % n} for n in (4, 3))
+    Trainer("bc", dataset=more, config=COLLECTING).save(tmp_path)
+    with pytest.warns(UserWarning, match="data are not those") as told:
+        loaded = Trainer.load(tmp_path, dataset=fewer)
+    assert len(told) == 1
+    assert loaded.action_space == spaces.Discrete(4)
+    loaded.train_offline(1)
+    with pytest.raises(DatasetError, match=r"4 .* must come from an environment with these spaces"):
+        Trainer.load(tmp_path, dataset={**steps, "actions": np.arange(8) % 5})
 
 
 @pytest.mark.parametrize(("n", "buffer_size", "kept"), [(60, 20, 60), (20, 35, 35)])

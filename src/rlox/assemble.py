@@ -57,7 +57,7 @@ def make_learner(
         spec: what it learns and how.
         env: where to act, if anywhere.
         data: what to learn from, if there are any.
-        spaces: of observations and actions, if there is neither.
+        spaces: of observations and actions of a run that goes on; an environment's come first.
         n_streams: of a replay that was filled in environments that are not here.
         env_steps: of the run so far.
 
@@ -78,9 +78,11 @@ def make_learner(
         if env is not None:
             envs = _make_envs(spec, env, env_steps)
             opened.callback(envs.close)
-        place = envs or data
-        if place is not None:
-            spaces = place.observation_space, place.action_space
+        guesses = ""
+        if envs is not None:
+            spaces = envs.observation_space, envs.action_space
+        elif data is not None and spaces is None:
+            spaces, guesses = (data.observation_space, data.action_space), data.guesses
         if spaces is None:
             raise ConfigError(
                 f"{spec.algorithm} needs something to learn from: pass env=, such as env='CartPole-v1', or "
@@ -88,8 +90,8 @@ def make_learner(
             )
         kind = "discrete" if action_codec(spaces[1]).nvec else "continuous"
         useless = silenced(spec.config, actions=kind, dataset=data is not None)
-        if data is not None and envs is None and data.guesses:
-            useless.append(data.guesses)
+        if guesses:
+            useless.append(guesses)
         if useless:
             warnings.warn(" ".join(useless), stacklevel=4)
         steps = None if data is None else data.within(*spaces).transitions()

@@ -233,7 +233,7 @@ class Dataset:
             if not interchangeable(self.observation_space, observation_space):
                 dataset._check_observations()
         except DatasetError as error:
-            raise DatasetError(f"{error} The environment must be the one that was logged.") from None
+            raise DatasetError(f"{error} The data must come from an environment with these spaces.") from None
         return dataset
 
     def _check_observations(self) -> None:
