@@ -117,6 +117,17 @@ def test_spaces_are_inferred_and_those_of_an_environment_replace_them():
     assert wider.action_space == spaces.Discrete(5)
 
 
+@pytest.mark.parametrize(("column", "shape"), [((6,), (1,)), ((6, 1), ()), ((6, 1), (1, 1)), ((6,), (1, 1))])
+def test_observations_of_one_number_fit_however_they_are_shaped(column: tuple[int, ...], shape: tuple[int, ...]):
+    values = np.linspace(-1, 1, 6, dtype=np.float32)
+    steps = {"observations": values.reshape(column), "actions": np.arange(6) % 2, "rewards": np.ones(6)}
+    dataset = Dataset.from_arrays({**steps, "terminals": np.arange(6) == 5})
+    found = dataset.within(spaces.Box(-1, 1, shape), dataset.action_space).transitions()
+    np.testing.assert_array_equal(found.obs, values[:, None])
+    with pytest.raises(DatasetError, match="the space says"):
+        dataset.within(spaces.Box(-1, 1, (2,)), dataset.action_space)
+
+
 def test_the_names_of_gymnasium_and_d4rl_are_known():
     known = columns()
     other = {"terminations": known.pop("terminals"), "truncations": known.pop("timeouts")}

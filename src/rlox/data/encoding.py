@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -89,4 +90,6 @@ def nested(piece: Mapping[str, Any], column: str, space: spaces.Space[Any], name
         raise DatasetError(
             f"{name} has no column '{column}', which the observation space needs, but {', '.join(map(repr, piece))}."
         )
-    return piece[column]
+    found, shape = piece[column], space.shape or ()
+    # One number a step: a column of numbers, or of rows of one.
+    return found.reshape(len(found), *shape) if math.prod(shape) == 1 and found.size == len(found) else found
