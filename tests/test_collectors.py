@@ -462,15 +462,15 @@ def test_what_cannot_be_collected_is_refused():
 def ray_here() -> Iterator[Any]:
     """A Ray of this machine, for all tests of this file."""
     os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-    pytest.importorskip("ray")
-    from rlox.scale import Connection
+    ray = pytest.importorskip("ray")
+    from rlox.scale import LOCAL, _connect
 
     with pytest.MonkeyPatch.context() as patch:
         # Where collectors find the environments of this file.
         patch.setenv("PYTHONPATH", os.pathsep.join([str(Path(__file__).parent), os.environ.get("PYTHONPATH", "")]))
-        connection = Connection(3)
-        yield connection.ray
-        connection.close()
+        _connect(ray, LOCAL, 3)
+        yield ray
+        ray.shutdown()
 
 
 def pids(name: str) -> list[int]:
@@ -517,6 +517,43 @@ def test_a_ray_with_too_few_cores_is_refused(ray_here: Any):
     needs = pytest.raises(ConfigError, match="n_workers=50 needs a core each, but this Ray has 3")
     with Trainer("awr", "CartPole-v1", config={"n_workers": 50}) as trainer, needs:
         trainer.train(100, progress=False)
+
+
+def test_a_ray_that_was_started_here_is_shared_and_ends_with_the_last_that_uses_it(monkeypatch: pytest.MonkeyPatch):
+    from rlox import scale
+
+    started: list[int] = []
+    ray = SimpleNamespace(
+        is_initialized=lambda: bool(started),
+        cluster_resources=lambda: {"CPU": float(started[0])},
+        shutdown=started.clear,
+    )
+    monkeypatch.setattr(scale, "_import_for", lambda address: ray)
+    monkeypatch.setattr(scale, "_connect", lambda ray, address, n: started.append(3))
+    monkeypatch.setattr(scale.Connection, "_sharing", [])
+    first, second = scale.Connection(2), scale.Connection(1)
+    with pytest.raises(ConfigError, match=r"n_workers=1 .* has 3, of which collectors of other trainers have 3: close"):
+        scale.Connection(1)
+    first.close()
+    assert started, "the second has still use for it"
+    third = scale.Connection(2)
+    second.close()
+    third.close()
+    assert not started
+    started.append(1)
+    scale.Connection(1).close()
+    assert started, "one that was there before is left as it was"
+
+
+def test_that_no_core_is_free_is_told_once(monkeypatch: pytest.MonkeyPatch):
+    ray = connect(monkeypatch, Here())
+    monkeypatch.setattr("rlox.collectors.SILENCE", 0.0)
+    monkeypatch.setattr(ray, "wait", lambda *_, **__: ([], []))
+    monkeypatch.setattr(ray, "available_resources", lambda: {"memory": 1.0}, raising=False)
+    collectors = Collectors(SITE, 2, length=4)
+    with pytest.warns(UserWarning, match="No collector has answered in 0 s: all cores of this Ray are taken"):
+        collectors.take()
+    collectors.take()
 
 
 def test_runs_that_learned_rounds_at_once_go_on_with_collectors_each(monkeypatch: pytest.MonkeyPatch):

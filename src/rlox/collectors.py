@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import collections
+import math
+import time
+import warnings
 from typing import Any, NamedTuple
 
 from rlox.core.behavior import Behavior
@@ -14,6 +17,8 @@ AHEAD = 2
 """Calls that a collector has at most: one that it works on, and the next."""
 PATIENCE = 0.5
 """Seconds after which ``take`` comes back, so that whoever takes can stop."""
+SILENCE = 30.0
+"""Seconds after which it is told that no collector has answered, if no core is free."""
 FUTILE = 3
 """Collectors of the same number that may be lost one after another without a batch."""
 
@@ -56,6 +61,7 @@ class Collectors:
         self._policy: Any = None
         self._failed: list[int] = []
         self.version, self.n_lost = 0, 0
+        self._patient_until: float | None = None
 
     @property
     def oldest(self) -> int:
@@ -90,6 +96,7 @@ class Collectors:
         first = {member.calls[0].result: member for member in self._members if member.calls}
         ray.wait(list(first), num_returns=1, timeout=PATIENCE)
         ready, _ = ray.wait(list(first), num_returns=len(first), timeout=0)
+        self._warn_of_silence(bool(ready))
         batches, lost, failed = [], self._failed, []
         self._failed = []
         for result in ready:
@@ -149,6 +156,19 @@ class Collectors:
             f"Collector {futile[0].number} was lost {FUTILE} times before it had taken {self._length} steps "
             f"({futile[0].lost_by}): see whether the environment ends its process, or memory runs out."
         )
+
+    def _warn_of_silence(self, answered: bool) -> None:
+        """Say, once, that no collector has answered for a while since Ray has no core for them."""
+        self._patient_until = time.monotonic() + SILENCE if self._patient_until is None else self._patient_until
+        if answered:
+            self._patient_until = math.inf
+        elif time.monotonic() > self._patient_until and self._ray.available_resources().get("CPU", 0) < 1:
+            self._patient_until = math.inf
+            warnings.warn(
+                f"No collector has answered in {SILENCE:.0f} s: all cores of this Ray are taken, as `ray status` "
+                "shows. Training waits until one is free.",
+                stacklevel=2,
+            )
 
     def _start(self, member: Member) -> None:
         member.incarnation, member.delivered = member.incarnation + 1, 0

@@ -17,7 +17,7 @@ import tomllib
 import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from rlox.data.reading import Reading
 from rlox.errors import ConfigError, one_line
@@ -57,24 +57,36 @@ class Connection:
         n_cpus: cores that are needed; a Ray that is started here promises as many.
 
     Raises:
-        ConfigError: the extra is missing, nothing answers at the address, or there are too few cores.
+        ConfigError: the extra is missing, nothing answers at the address, or too few cores are left.
     """
+
+    _sharing: ClassVar[list[Connection]] = []
+    """Those to the Ray that the first of them has started, or joined."""
 
     def __init__(self, n_cpus: int):
         address = os.environ.get("RAY_ADDRESS") or LOCAL
-        self.ray = _import_for(address)
-        self._owned = not self.ray.is_initialized()
-        if self._owned:
+        self.ray, self._n_cpus, sharing = _import_for(address), n_cpus, Connection._sharing
+        starts = not self.ray.is_initialized()
+        if starts:
             _connect(self.ray, address, n_cpus)
-        found = int(self.ray.cluster_resources().get("CPU", 0))
-        if found < n_cpus:
+            sharing.clear()
+        found, taken = int(self.ray.cluster_resources().get("CPU", 0)), sum(other._n_cpus for other in sharing)
+        if starts or sharing:
+            sharing.append(self)
+        if found - taken < n_cpus:
             self.close()
-            raise ConfigError(f"n_workers={n_cpus} needs a core each, but this Ray has {found}: add machines to it.")
+            others = f", of which collectors of other trainers have {taken}: close these," if taken else ":"
+            raise ConfigError(
+                f"n_workers={n_cpus} needs a core each, but this Ray has {found}{others} "
+                f"{'or ' * bool(taken)}add machines to it."
+            )
 
     def close(self) -> None:
-        """Leave it; one that was started here ends."""
-        if self._owned:
-            self.ray.shutdown()
+        """Leave it; one that was started here ends with the last that shares it."""
+        if self in Connection._sharing:
+            Connection._sharing.remove(self)
+            if not Connection._sharing:
+                self.ray.shutdown()
 
 
 class LostError(Exception):
