@@ -41,7 +41,7 @@ class MPOConfig(Config):
     """First price of entropy, lambda."""
     lambda_learning_rate: float = setting(0.01, above=0)
     """How fast the price follows: log lambda grows by this times what the entropy is below its target, a component."""
-    n_action_samples: int = setting(16, at_least=2, needs={"actions": "continuous"})
+    n_action_samples: int = setting(8, at_least=2, needs={"actions": "continuous"})
     """Continuous actions: the policy's actions in each state that it is fitted to; an even number."""
     n_states: int = setting(64, at_least=1)
     """States of the minibatch in which it is fitted; at most `batch_size`."""

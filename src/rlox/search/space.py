@@ -112,7 +112,7 @@ SPACES: dict[str, Space] = {
         "epsilon": Range(0.02, 0.5, log=True),
         "target_std": Range(0.1, 0.6),
         "target_entropy": Range(0.01, 0.5, log=True),
-        "n_action_samples": Choice((8, 16, 32)),
+        "n_action_samples": Choice((4, 8, 16)),
         "tau": _TAU,
     },
     "ppo": {
