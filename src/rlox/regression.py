@@ -233,11 +233,11 @@ class RegressionLearner:
             self.state = state._replace(rollout=rollouts.append(state.rollout, transition, valid))
             self._finish_round()
         elif self._learning and turn:
-            self._learn(transition, valid, collector.obs)
+            self._learn_from(transition, valid, collector.obs)
         else:
             self._store_step(transition, valid)
 
-    def _learn(self, transition: Transition, valid: NDArray[np.bool_], obs: NDArray[Any]) -> None:
+    def _learn_from(self, transition: Transition, valid: NDArray[np.bool_], obs: NDArray[Any]) -> None:
         """Store a step that has been counted, and learn."""
         state, mix = self.state, self._mix(int(valid.sum()))
         try:

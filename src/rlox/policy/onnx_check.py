@@ -95,7 +95,8 @@ def _draw(space: spaces.Space[Any], rng: np.random.Generator) -> Any:
         case spaces.Box():
             low, high = space.low.astype(np.float64), space.high.astype(np.float64)
             if whole_range(space)[1] is not None:
-                return rng.integers(space.low, space.high, (N_CHECKED, *space.shape), space.dtype, endpoint=True)
+                bounds: Any = space.low, space.high
+                return rng.integers(*bounds, (N_CHECKED, *space.shape), space.dtype, endpoint=True)
             above, below = np.abs(low) <= _LARGE, np.abs(high) <= _LARGE
             shape = (N_CHECKED, *space.shape)
             drawn = rng.standard_normal(shape)
