@@ -1,16 +1,19 @@
 """Callbacks, each in a real training."""
 
 import math
+import shutil
 import subprocess
 import sys
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from rlox import Policy, Trainer, callbacks
 from rlox.callbacks import KeepBest, RecordVideo, StopAtReward
 from rlox.errors import ConfigError
+from rlox.runs import checkpoint
 from rlox.runs.checkpoint import header
 
 TINY: dict[str, Any] = {"hidden": 8, "batch_size": 16, "learning_starts": 20, "buffer_size": 200}
@@ -65,6 +68,13 @@ def test_offline_it_says_the_gradient_step(capsys: pytest.CaptureFixture[str]):
     assert "Stopped at gradient step 40:" in capsys.readouterr().err
 
 
+@pytest.mark.parametrize("answer", [False, np.False_])
+def test_false_ends_training(answer: Any):
+    with new(callbacks=lambda trainer, metrics: answer) as trainer:
+        trainer.train(100, log_interval=20)
+    assert trainer.env_steps == 20
+
+
 # KeepBest.
 
 
@@ -105,6 +115,20 @@ def test_a_run_that_continues_does_not_replace_a_better_policy(tmp_path: Path):
         assert path.read_bytes() == before
         loaded.train(20)
     assert header(path)["about"]["value"] == 51.0
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_goes_on_with_the_file(tmp_path: Path):
+    path, how = tmp_path / "best.safetensors", {"metric": "rollout/episode_return"}
+    script = Scripted("rollout/episode_return", {20: 50.0, 40: 40.0})
+    with new(callbacks=[script, KeepBest(path, **how)], run_dir=tmp_path / "run") as trainer:
+        trainer.train(40, log_interval=20)
+    first = tmp_path / "run" / checkpoint.NAME
+    shutil.copy(tmp_path / "run" / checkpoint.OLDER[0], first)
+    before = path.read_bytes()
+    with Trainer.load(tmp_path / "run", callbacks=[script, KeepBest(path, **how)]) as loaded:
+        assert loaded.env_steps == 0
+        loaded.train()
+    assert path.read_bytes() == before
 
 
 def test_a_file_of_something_else_is_not_replaced(tmp_path: Path):
@@ -226,6 +250,8 @@ def test_an_environment_without_an_id_is_refused_before_training(tmp_path: Path)
         (lambda: StopAtReward("475"), "threshold='475' must be a number"),  # pyright: ignore[reportArgumentType]
         (lambda: StopAtReward(1, metric="mean_reward"), "no record has the metric 'mean_reward'. Did you mean 'eval/m"),
         (lambda: KeepBest("a.safetensors", metric="eval/mean_rewrd"), "Did you mean 'eval/mean_reward'"),
+        (lambda: StopAtReward(1, metric="rollout/mean_reward"), "no record has the metric 'rollout/mean_reward'. Did"),
+        (lambda: StopAtReward(1, metric="Eval/mean_reward"), "Did you mean 'eval/mean_reward'"),
         (lambda: KeepBest("best.pt"), "'best.pt' must end in .safetensors"),
         (lambda: RecordVideo("videos", 0), "interval=0 must be a whole number of at least 1"),
         (lambda: RecordVideo("videos", 1, n_episodes=0), "n_episodes=0 must be a whole number"),

@@ -317,6 +317,8 @@ def test_exit_codes_of_what_happens_in_training(
     assert "not finite" in refused(TRAIN, capsys, code=1)
     ends_with(OSError("No space left on device"))
     assert "No space left" in refused(TRAIN, capsys)
+    ends_with(BrokenPipeError(32, "the simulator is gone"))
+    assert "the simulator is gone" in refused(TRAIN, capsys)
     ends_with(KeyboardInterrupt())
     with pytest.raises(SystemExit) as stop:
         main(TRAIN)

@@ -33,7 +33,7 @@ from rlox.runs.lock import claim, release
 from rlox.runs.logs import FINISHED
 from rlox.runs.progress import Board
 from rlox.runs.report import render
-from rlox.runs.table import as_markdown, compare_groups, overall
+from rlox.runs.table import as_markdown, compare_groups, markdown, number, overall
 
 TINY = {"hidden": 8, "batch_size": 16, "learning_starts": 20, "total_timesteps": 60, "n_eval_episodes": 1}
 PLAN = Plan({"bc": {}, "small": {"algorithm": "awr", "beta": 2.0}}, ["CartPole-v1"], seeds=[3], shared=TINY)
@@ -469,6 +469,13 @@ def test_a_threshold_that_half_of_the_runs_missed_has_no_median():
     assert "5.0: 1 of 2" in as_markdown([line], {"A": 5})
 
 
+def test_returns_below_1_have_digits_and_a_bar_in_a_name_no_column():
+    assert [number(x) for x in (0.0, 0.04, 0.736, 5.0, -0.5, 99.96, 1234.5)] == [
+        "0.0", "0.04", "0.736", "5.0", "-0.5", "100.0", "1,234"
+    ]  # fmt: skip
+    assert markdown([["name", "b", "c"], ["x|y", "1", "2"]]).split("\n")[2] == "| x\\|y | 1 | 2 |"
+
+
 def test_a_run_that_missed_the_threshold_counts_as_the_last():
     runs = [fake("a", returns, seed=i) for i, returns in enumerate(([9.0, 9.0], [1.0, 9.0], [1.0, 1.0]))]
     (line,) = compare_groups(group_runs(runs), {"A": 5})
@@ -555,6 +562,9 @@ def test_the_command_compares_reports_and_keeps_some_places_of_a_file(
     machine = json.loads(kept.read_text())["machine"]
     assert machine["cores"] == os.cpu_count()
     assert machine["versions"]["python"] == platform.python_version()
+    main(["compare", "--config", str(file), "--env", "CartPole-v1", "--output", str(out), "--save", str(kept)])
+    assert "machine" not in json.loads(kept.read_text()), "nothing ran"
+    capsys.readouterr()
     main(["compare", str(out), "--threshold", "1", "--save", str(kept)])
     told = capsys.readouterr().out
     assert "1.0: 3" in told

@@ -1,10 +1,13 @@
 """A run's folder has one writer, and a disk that is full or cannot be written to does not end a training."""
 
+import contextlib
+import errno
 import json
 import os
 import shutil
 import signal
 import socket
+import stat
 import subprocess
 import sys
 import time
@@ -19,6 +22,7 @@ from disk import full
 from probes import Diary, Dying, Hanging
 from rlox import Policy, Trainer
 from rlox.errors import ConfigError, RunExistsError, RunInUseError, WorkerDiedError
+from rlox.files import whole
 from rlox.runs import checkpoint
 from schedules import differences, result
 
@@ -406,6 +410,42 @@ def test_an_evaluation_without_an_environment_is_refused_before_anything_is_lear
 def test_a_replay_of_rounds_without_an_environment_is_counted_too():
     with pytest.raises(ConfigError, match="lower buffer_size"):
         Trainer("marwil", dataset="cartpole-random", config={"hidden": 4, "rollout_steps": 64, "buffer_size": 10**13})
+
+
+@pytest.mark.parametrize("number", [errno.EINVAL, errno.EIO])
+def test_a_folder_that_its_file_system_does_not_flush_is_no_error(
+    number: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    fsync = os.fsync
+
+    def refusing(opened: int) -> None:
+        if stat.S_ISDIR(os.fstat(opened).st_mode):
+            raise OSError(number, "refused")
+        fsync(opened)
+
+    monkeypatch.setattr(os, "fsync", refusing)
+    refused = contextlib.nullcontext() if number == errno.EINVAL else pytest.raises(OSError, match="refused")
+    with refused, whole(tmp_path / "a.txt") as side:
+        side.write_text("all of it")
+    assert (tmp_path / "a.txt").read_text() == "all of it"
+
+
+def test_what_goes_on_with_live_data_is_named(tmp_path: Path):
+    steps = {"observations": np.zeros((8, 2)), "actions": np.arange(8) % 2, "rewards": np.ones(8)}
+    data = {**steps, "terminals": np.arange(8) == 7}
+
+    def stop(trainer: Trainer, metrics: Any) -> None:
+        raise ZeroDivisionError
+
+    trainer = Trainer("bc", dataset=data, config={"hidden": 4}, run_dir=tmp_path / "my run", callbacks=stop)
+    with pytest.raises(ZeroDivisionError) as found:
+        trainer.train_offline(1)
+    way = f"Continue with: Trainer.load('{tmp_path / 'my run'}', dataset=...).train_offline()"
+    assert way in found.value.__notes__[0]
+    named = Trainer("bc", dataset="cartpole-random", config={"hidden": 4}, run_dir=tmp_path / "a run", callbacks=stop)
+    with pytest.raises(ZeroDivisionError) as found:
+        named.train_offline(1)
+    assert f"Continue with: rlox resume '{tmp_path / 'a run'}'" in found.value.__notes__[0]
 
 
 def test_an_error_of_the_environment_says_where_the_run_goes_on(tmp_path: Path):

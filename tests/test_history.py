@@ -160,6 +160,28 @@ def test_a_setting_that_an_older_run_does_not_have_was_its_default(tmp_path: Pat
     assert len(group_runs(find_runs([tmp_path / "own", tmp_path / "own2"]))["CartPole-v1"]) == 2
 
 
+def test_runs_that_learned_otherwise_from_their_data_are_told_apart(tmp_path: Path):
+    data: Any = {"algorithm": "iql", "dataset": "logs.csv", "env": "A-v0", "config": {"tau": 1.0}}
+    budget = {"gradient_steps": 1000, "total_timesteps": 50}
+    others = [
+        {"budget": {"gradient_steps": 9000, "total_timesteps": 50}}, {"env": "B-v0"}, {"reading": {"rewards": "r2"}}
+    ]  # fmt: skip
+    for i, other in enumerate(others):
+        runs = [
+            Run(Path(f"{j}"), {**data, "budget": budget, "seed": j, **how}, []) for j, how in enumerate(({}, other))
+        ]
+        assert len(group_runs(runs)["logs"]) == 2, others[i]
+    alone = [{"gradient_steps": n, "total_timesteps": None} for n in (1000, 9000)]
+    runs = [Run(Path(f"{i}"), {**data, "budget": own, "seed": i}, []) for i, own in enumerate(alone)]
+    assert list(group_runs(runs)["logs"]) == ["iql"], "one of them has only not gone on yet"
+
+
+def test_the_same_run_twice_is_one_seed(tmp_path: Path):
+    for name, last in (("a", 5.0), ("b", 5.0), ("c", 6.0)):
+        write_run(tmp_path / name, evaluated([3.0, last]), seed=1)
+    assert [run.path.name for run in group_runs(find_runs([tmp_path]))["CartPole-v1"]["awr"]] == ["a", "c"]
+
+
 def test_a_comparison_has_labels_of_its_own(tmp_path: Path):
     (tmp_path / COMPARISON).write_text("{}")
     for seed in range(2):

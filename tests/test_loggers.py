@@ -75,6 +75,15 @@ def test_a_logger_is_opened_once_told_every_record_and_closed_with_its_trainer(t
     assert (diary.run["env_steps"], diary.run["gradient_steps"]) == (0, 0)
 
 
+def test_a_function_may_take_its_record_apart(tmp_path: Path):
+    seen: list[float] = []
+    loggers: Any = [lambda record: seen.append(record.pop("env_steps")), CSVLogger(tmp_path / "a.csv")]
+    with Trainer("awr", "CartPole-v1", config=TINY, logger=loggers) as trainer:
+        trainer.train(40, log_interval=20)
+    assert seen == [20, 40]
+    assert steps_of(tmp_path / "a.csv") == [20, 40]
+
+
 def test_records_of_offline_learning_are_over_gradient_steps():
     diary, seen = Diary(), []
     trainer = Trainer("awr", "CartPole-v1", dataset="cartpole-random", config=TINY, logger=[diary, seen.append])

@@ -89,7 +89,9 @@ class KeepBest:
         _warn_without_evaluation("KeepBest", self._metric, trainer)
         if not self._path.exists():
             return
-        if trainer.env_steps == trainer.gradient_steps == 0:
+        # Before its first step, only a run that is there already has a checkpoint.
+        goes_on = trainer.run_dir is not None and checkpoint.exists(Path(trainer.run_dir))
+        if trainer.env_steps == trainer.gradient_steps == 0 and not goes_on:
             raise ConfigError(f"'{self._path}' is there already, and this run is new: name another file for KeepBest.")
         with contextlib.suppress(CheckpointError, KeyError, TypeError, ValueError):
             about = checkpoint.header(self._path)["about"]
@@ -171,10 +173,10 @@ def _check_metric(who: str, metric: str) -> str:
     Raises:
         ConfigError: none has it.
     """
-    known = [f"eval/{name}" for name in _EVALUATED]
+    known = [*(f"eval/{name}" for name in _EVALUATED), "rollout/episode_return", "rollout/episode_length"]
     group, slash, _ = metric.partition("/")
-    if not slash or (group == "eval" and metric not in known):
-        near = did_you_mean(metric, [*known, "rollout/episode_return", "rollout/episode_length"])
+    if not slash or (group.lower() in ("eval", "rollout") and metric not in known):
+        near = did_you_mean(metric, known)
         raise ConfigError(f"{who}: no record has the metric '{metric}'.{near}")
     return metric
 

@@ -99,7 +99,7 @@ def check_same(jobs: Sequence[Job]) -> None:
             if before != value:
                 raise ConfigError(
                     f"'{job.folder}' has a run with {name}={before!r}, not {value!r}: give the comparison another "
-                    "folder (--output), or these settings another label."
+                    "folder (--output, or --run-dir of rlox train), or these settings another label."
                 )
 
 

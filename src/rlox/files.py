@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 from collections.abc import Iterator, Sequence
 from itertools import pairwise
@@ -44,9 +45,16 @@ def whole(path: Path, older: Sequence[Path] = ()) -> Iterator[Path]:
 
 def flush(path: Path) -> None:
     """Write what is buffered of a file or a folder to the disk."""
-    number = os.open(path, os.O_RDONLY)
+    folder, on_windows = path.is_dir(), os.name == "nt"
+    if folder and on_windows:
+        return  # Where folders cannot be opened.
+    number = os.open(path, os.O_RDWR if on_windows else os.O_RDONLY)
     try:
         os.fsync(number)
+    except OSError as error:
+        # Some file systems over a network do not flush folders.
+        if not folder or error.errno not in (errno.EBADF, errno.EINVAL):
+            raise
     finally:
         os.close(number)
 

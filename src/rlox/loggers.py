@@ -118,7 +118,7 @@ class _Called:
         return None
 
     def log(self, record: Record, *, offline: bool) -> None:
-        self._function(record)
+        self._function(dict(record))
 
     def close(self) -> None:
         pass

@@ -5,10 +5,13 @@ from __future__ import annotations
 import contextlib
 import functools
 import math
+import shlex
 import threading
 import time
 from collections.abc import Callable, Generator, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+import numpy as np
 
 from rlox.callbacks import StartsFirst
 from rlox.errors import DivergedError, InvalidStepError, WorkerDiedError
@@ -202,7 +205,7 @@ def training(
         return settled.is_set() and now is not None and now.clock(learner.counters) < now.next_due()
 
     with contextlib.ExitStack() as stack:
-        stack.enter_context(_saying_what_is_saved(trainer))
+        stack.enter_context(_saying_what_is_saved(trainer, learner))
         handlers = _handlers(trainer, learner, before, clock, offline=cursor.offline)
         save = handlers["save"]
         _start(trainer)
@@ -232,7 +235,7 @@ def training(
             learner.check_finite()
         save()
     if signals.number is not None:
-        raise Interrupted(_stopped_at(trainer, cursor.clock(learner.counters)), signals.number)
+        raise Interrupted(_stopped_at(trainer, learner, cursor), signals.number)
     seconds, now, last = clock() - began, learner.counters, trainer.standing.metrics
     return {
         "mean_reward": last.get("rollout/episode_return", math.nan),
@@ -289,7 +292,7 @@ def _handlers(
         trainer.loggers.log(record, offline=offline)
         alarm(record)
         answers = [callback(trainer, record) for callback in trainer.callbacks]
-        return all(answer is not False for answer in answers)
+        return not any(isinstance(answer, bool | np.bool_) and not answer for answer in answers)
 
     def save() -> bool:
         if folder:
@@ -336,7 +339,7 @@ def _save_on_error(
 
 
 @contextlib.contextmanager
-def _saying_what_is_saved(trainer: Trainer) -> Iterator[None]:
+def _saying_what_is_saved(trainer: Trainer, learner: Learner) -> Iterator[None]:
     """Add to an error what is left of the run."""
     try:
         yield
@@ -346,22 +349,26 @@ def _saying_what_is_saved(trainer: Trainer) -> Iterator[None]:
         raise
     except Exception as error:
         if trainer.folder and trainer.folder.last_saved:
-            error.add_note(f"{trainer.folder.last_saved} Continue with: {_how_to_continue(trainer)}")
+            error.add_note(f"{trainer.folder.last_saved} Continue with: {_how_to_continue(trainer, learner)}")
         raise
 
 
-def _how_to_continue(trainer: Trainer) -> str:
+def _how_to_continue(trainer: Trainer, learner: Learner) -> str:
     """Return what continues a run in its folder."""
-    cursor = trainer.standing.cursor
-    if trainer.spec.env is None and cursor is not None and not cursor.offline:
-        return f"Trainer.load('{trainer.run_dir}', env=...).train()"
-    return f"rlox resume {trainer.run_dir}{flags_again(trainer.spec.env)}"
+    spec, cursor = trainer.spec, trainer.standing.cursor
+    live = [", env=..."] if spec.env is None and learner.envs is not None else []
+    live += [", dataset=..."] if spec.dataset is None and learner.data_digest is not None else []
+    if live:
+        train = "train_offline" if cursor is not None and cursor.offline else "train"
+        return f"Trainer.load('{trainer.run_dir}'{''.join(live)}).{train}()"
+    return f"rlox resume {shlex.quote(str(trainer.run_dir))}{flags_again(spec.env)}"
 
 
-def _stopped_at(trainer: Trainer, at: int) -> str:
+def _stopped_at(trainer: Trainer, learner: Learner, cursor: Cursor) -> str:
     """Return where a training was stopped, and how it continues."""
+    at = cursor.clock(learner.counters)
     if trainer.folder is None:
         return f"Stopped at step {at:,}: train() continues, save() keeps it."
     if trainer.folder.failed:
         return f"Stopped at step {at:,}, which could not be saved. {trainer.folder.last_saved}"
-    return f"Stopped at step {at:,} and saved. Continue with: {_how_to_continue(trainer)}"
+    return f"Stopped at step {at:,} and saved. Continue with: {_how_to_continue(trainer, learner)}"

@@ -267,7 +267,7 @@ def run_trial(launch: Launch, address: str | None, here: Path) -> str | None:
         if storage is None and _read(launch.folder.with_suffix(SETTINGS)) != launch.specs[0]:
             return (
                 f"'{launch.folder.parent}' is not shared with {os.uname().nodename!r}: give a folder that is "
-                "(--output), or an address to keep runs at (--storage)."
+                "(--output, or --run-dir of rlox train), or an address to keep runs at (--storage)."
             )
         copy = _Copies(storage) if storage else lambda: None
         process = launch.start(here=here if here.is_dir() else None)

@@ -115,11 +115,11 @@ def main(args: Sequence[str] | None = None) -> None:
         _fail(str(error), 1)
     except RloxError as error:
         _fail(str(error), 2)
-    except BrokenPipeError:
-        # What reads the output, such as `head`, has had enough of it.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
-        sys.exit(1)
     except OSError as error:
+        if isinstance(error, BrokenPipeError) and not _can_print():
+            # What reads the output, such as `head`, has had enough of it.
+            os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+            sys.exit(1)
         _fail(" ".join([one_line(error), *getattr(error, "__notes__", [])]), 2)
     except KeyboardInterrupt as stop:
         print(f"rlox: {stop}" if str(stop) else "rlox: interrupted.", file=sys.stderr)
@@ -129,6 +129,14 @@ def main(args: Sequence[str] | None = None) -> None:
             sys.stdout.flush()
             os._exit(130)
         sys.exit(128 + (stopped_by or 2))
+
+
+def _can_print() -> bool:
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        return False
+    return True
 
 
 def _one_line_warnings() -> Callable[..., None]:

@@ -108,7 +108,9 @@ def compare(
             fail(outcome.failures)
         paths = [job.folder for job in outcome.finished]
     found = find_runs(paths)
-    report(found, output, threshold, save, measured=outcome is not None)
+    # Runs that were there, and those of a cluster, may have been measured elsewhere.
+    measured = outcome is not None and outcome.busy == outcome.busy
+    report(found, output, threshold, save, measured=measured)
     if outcome is not None and outcome.failures:
         fail(outcome.failures)
 
@@ -232,7 +234,6 @@ def report(
     if save is not None:
         from rlox.runs.machine import describe_machine
 
-        # Runs in folders that are given may have been measured elsewhere.
         machine = describe_machine() if measured else None
         print(f"\nKept settings and returns in {write_runs(save, runs, machine)}.")
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
@@ -246,9 +247,10 @@ def finish(trainer: Any, folder: Path) -> None:
         raise SaveError(f"The policy could not be saved to '{folder}': {one_line(failed)}. {trainer.folder.last_saved}")
     _show(folder)
     again = flags_again(spec.env)
-    then = f"Watch it: rlox play {folder}{again}"
+    named = shlex.quote(str(folder))
+    then = f"Watch it: rlox play {named}{again}"
     if spec.env is None:
-        then = f"Its returns in an environment: rlox evaluate {folder} --env ID{again}"
+        then = f"Its returns in an environment: rlox evaluate {named} --env ID{again}"
     print(f"Saved to {folder}. {then}")
 
 
@@ -262,7 +264,7 @@ def _show(folder: Path) -> None:
     for finding in diagnose(run):
         # A command that ends has just evaluated.
         if finding.what != "Nothing was evaluated.":
-            print(f"{finding.what} {finding.why} {finding.try_.replace('RUN', str(folder))}")
+            print(f"{finding.what} {finding.why} {finding.try_.replace('RUN', shlex.quote(str(folder)))}")
     try:
         print(f"Curves: {write_report([run], folder / 'report.html')}")
     except ConfigError as error:

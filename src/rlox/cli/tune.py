@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import shlex
 from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -139,8 +140,9 @@ def _show(found: Search, env: str | None) -> None:
     print(f"{len(states)} trials: {told}. In {found.output}: {files}.")
     again = flags_again(env)
     algorithm = found.best_spec.algorithm
-    print(f"Train with the best settings: rlox train {algorithm} --config {found.output / BEST}{again} --seed 1")
-    print(f"Their policy so far: rlox play {found.best_run}{again}")
+    settings, run = (shlex.quote(str(path)) for path in (found.output / BEST, found.best_run))
+    print(f"Train with the best settings: rlox train {algorithm} --config {settings}{again} --seed 1")
+    print(f"Their policy so far: rlox play {run}{again}")
 
 
 add_algorithms()

@@ -394,9 +394,28 @@ def _group(runs: list[Run]) -> dict[str, list[Run]]:
         told = _differences([{"algorithm": algorithm, "preset": preset} for algorithm, preset in kinds])
         for ((algorithm, _), own), what in zip(kinds.items(), told, strict=True):
             configs = _completed(algorithm, [run.spec.get("config", {}) for run in own])
-            for run, settings in zip(own, _differences(configs), strict=True):
-                groups.setdefault(", ".join([name, *what, *settings]), []).append(run)
+            alike = [{**config, **_beside(run)} for config, run in zip(configs, own, strict=True)]
+            for run, settings in zip(own, _differences(alike), strict=True):
+                group = groups.setdefault(", ".join([name, *what, *settings]), [])
+                # The same run twice is not two seeds.
+                if not any(_is_repeated(run, other) for other in group):
+                    group.append(run)
     return groups
+
+
+def _beside(run: Run) -> dict[str, Any]:
+    """Return what makes a run another one beside its settings: how its data were read, evaluated, and how long used."""
+    spec, budget = run.spec, run.spec.get("budget", {})
+    read = {name: value for name, value in (spec.get("reading") or {}).items() if value is not None}
+    evaluated = {"env": spec.get("env")} if spec.get("dataset") else {}
+    learned = {"gradient_steps": budget.get("gradient_steps")} if budget.get("total_timesteps") is not None else {}
+    return {**read, **evaluated, **learned}
+
+
+def _is_repeated(run: Run, other: Run) -> bool:
+    if run.seed != other.seed or not len(run.returns.values):
+        return False
+    return all(map(np.array_equal, run.returns[:2], other.returns[:2]))
 
 
 def _differences(settings: list[dict[str, Any]]) -> list[list[str]]:

@@ -7,6 +7,7 @@ import errno
 import json
 import math
 import platform
+import shlex
 import socket
 import struct
 import sys
@@ -49,7 +50,7 @@ def check_new(run_dir: Path) -> None:
     if run_dir.is_dir() and any(not path.name.startswith(".") for path in run_dir.iterdir()):
         raise RunExistsError(
             f"run_dir '{run_dir}' already holds files: name a new folder, or continue the run in it by "
-            f"Trainer.load('{run_dir}').train() or `rlox resume {run_dir}`."
+            f"Trainer.load('{run_dir}').train() or `rlox resume {shlex.quote(str(run_dir))}`."
         )
 
 

@@ -181,7 +181,11 @@ def _seconds(value: float) -> str:
 
 def number(value: float) -> str:
     """Return a return in few digits; nothing if it is not known."""
-    return "" if math.isnan(value) else f"{value:,.0f}" if abs(value) >= 1000 else f"{value:.1f}"
+    if math.isnan(value):
+        return ""
+    if abs(value) >= 1000:
+        return f"{value:,.0f}"
+    return f"{value:.1f}" if abs(value) >= 10 or value == round(value, 1) else f"{value:.3g}"
 
 
 def _share(value: float) -> str:
@@ -190,6 +194,7 @@ def _share(value: float) -> str:
 
 def markdown(rows: Sequence[Sequence[str]]) -> str:
     """Return rows, the first of them the header, as a table; columns after the second are aligned right."""
+    rows = [[cell.replace("|", "\\|") for cell in row] for row in rows]
     widths = [max(len(row[i]) for row in rows) for i in range(len(rows[0]))]
     lines = []
     for row in rows:
