@@ -77,6 +77,13 @@ def test_binary_weights_leave_the_best_action():
     assert policy.max(axis=1).min() > 0.9
 
 
+def test_binary_weights_that_no_choice_can_have_are_refused():
+    config = {"hidden": 4, "weights": "binary", "baseline": "max"}
+    trainer = Trainer("crr", dataset="cartpole-random", config=config)
+    with pytest.raises(ConfigError, match="gives no choice a weight, since none is better than the best"):
+        trainer.train_offline(1)
+
+
 def test_marwil_becomes_the_behaviour_times_the_exponentiated_scaled_advantage():
     counts, reward, batches = bandit()
     steps = jax.tree.map(lambda column: column[0], batches)

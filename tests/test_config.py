@@ -276,6 +276,17 @@ def test_settings_that_have_an_effect_are_not_named():
     assert "data_ratio=0.2 has no effect with rollout_steps=64" in silenced(rounds, actions="discrete", dataset=True)[0]
 
 
+@pytest.mark.parametrize(
+    ("settings", "first"),
+    [({"critic_warmup_steps": 999}, "learning_starts=1000"), ({"rollout_steps": 2048}, "rollout_steps=2048")],
+)
+def test_a_critic_that_cannot_learn_before_its_actor_is_told(settings: dict[str, Any], first: str):
+    config = AWRConfig(**{"critic_warmup_steps": 1000, **settings})
+    (sentence,) = silenced(config, actions="discrete", dataset=True)
+    assert f"has no effect: the first update in the environment comes after {first} steps" in sentence
+    assert silenced(AWRConfig(critic_warmup_steps=1000), actions="discrete", dataset=True) == []
+
+
 def test_the_trainer_warns_once_of_all_that_has_no_effect():
     with pytest.warns(UserWarning, match=r"normalize_obs_until=9 has no effect.*bound_coef=2\.0 has no") as found:
         Trainer("awr", "CartPole-v1", config={"normalize_obs_until": 9, "bound_coef": 2.0})

@@ -101,6 +101,13 @@ def test_a_rollout_that_is_not_finished_survives_a_checkpoint(tmp_path: Any):
     assert loaded.gradient_steps == 2 * PROBE["n_actor_updates"]
 
 
+def test_a_round_fits_into_the_replay_that_its_environments_do_not_divide():
+    config = {**PROBE, "n_envs": 6, "rollout_steps": 40, "buffer_size": 40, "batch_size": 16, "hidden": 4}
+    trainer = Trainer("awr", "CartPole-v1", config=config)
+    trainer.train(42)
+    assert len(trainer.replay_dataset()) == trainer.env_steps == 42
+
+
 def test_the_same_seed_gives_the_same_rounds():
     def run(seed: int) -> Any:
         trainer = Trainer("awr", "CartPole-v1", config=PROBE | {"hidden": 4, "normalize_obs": True}, seed=seed)

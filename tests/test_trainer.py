@@ -7,6 +7,7 @@ from typing import Any
 
 import gymnasium as gym
 import jax
+import jax.numpy as jnp
 import numpy as np
 import pytest
 from gymnasium import spaces
@@ -21,6 +22,7 @@ from rlox.errors import (
     RunExistsError,
     SpaceError,
 )
+from rlox.runs.history import read_run
 
 SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 32, "learning_starts": 100, "buffer_size": 1000}
 
@@ -364,10 +366,29 @@ def test_divergence_stops_the_run_and_keeps_the_last_good_state(tmp_path: Path):
 
     env = Growing(spaces.Box(-1, 1, (2,)), spaces.Discrete(2))
     trainer = Trainer("awr", env, config=SMALL, run_dir=tmp_path / "run")
-    words = r"(a loss|loss \S+|parameter \S+) is not finite from gradient step \d+ on \(env step \d+\)\. Lower.*last"
+    words = r"(a loss|(loss|parameter|moment) \S+) is not finite from gradient step \d+ .*env step \d+\)\. Lower.*last"
     with pytest.raises(DivergedError, match=words):
         trainer.train(2000, log_interval=20, checkpoint_interval=20)
     assert all(np.isfinite(leaf).all() for leaf in leaves(Trainer.load(tmp_path / "run")))
+
+
+@pytest.mark.parametrize("eval_interval", [None, 30])
+def test_divergence_is_not_taken_for_a_fault_of_the_environment(eval_interval: int | None, tmp_path: Path):
+    config = {"hidden": 8, "batch_size": 16, "learning_starts": 16, "learning_rate": 1e30, "buffer_size": 1000}
+    trainer = Trainer("iql", "Pendulum-v1", config=config, run_dir=tmp_path / "run")
+    with pytest.raises(DivergedError, match="Training diverged"):
+        trainer.train(1000, eval_interval=eval_interval)
+    assert read_run(tmp_path / "run").records[-1]["actor/loss"] is None, "its report says so"
+
+
+def test_a_moment_that_has_overflowed_is_divergence():
+    trainer = Trainer("marwil", dataset="cartpole-random", config={"hidden": 4})
+    learner: Any = trainer._learner
+    train = learner.state.train
+    moments = jax.tree.map(lambda x: jnp.full_like(x, jnp.inf) if x.dtype == jnp.float32 else x, train.actor_opt)
+    learner.state = learner.state._replace(train=train._replace(actor_opt=moments))
+    with pytest.raises(DivergedError, match=r"moment \S+ is not finite .* set max_grad_norm=1\.0"):
+        learner.check_finite()
 
 
 @pytest.mark.parametrize(

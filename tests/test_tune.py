@@ -134,6 +134,22 @@ def test_what_has_no_effect_beside_the_fixed_settings_is_not_searched():
     assert "tau" in space_of(base, {}, {"tau": (0.1, 0.2)}, discrete=False), "what is asked for is tried"
 
 
+def test_settings_of_rounds_may_be_fixed_where_rounds_are_searched(monkeypatch: pytest.MonkeyPatch):
+    searched: list[Task] = []
+
+    def search(task: Task, *_: Any, **__: Any) -> None:
+        searched.append(task)
+        raise RunsFailedError("that will do")
+
+    monkeypatch.setattr("rlox.search.tune.run_trials", search)
+    with pytest.raises(RunsFailedError, match="that will do"):
+        rlox.tune("awr", "CartPole-v1", trials=1, total_timesteps=4096, config={"td_lambda": 0.95})
+    assert searched[0].base.config.td_lambda == 0.95  # pyright: ignore[reportAttributeAccessIssue]
+    assert "rollout_steps" in searched[0].space
+    with pytest.raises(ConfigError, match=r"td_lambda=0\.95 needs rounds"):
+        rlox.tune("awr", "CartPole-v1", trials=1, config={"td_lambda": 0.95, "rollout_steps": None})
+
+
 def test_what_is_fixed_is_not_searched_and_what_is_given_is():
     base = RunSpec.resolve("iql", env="CartPole-v1")
     space = space_of(base, {"gamma": 0.9}, {"beta": "1:2", "n_critics": (1, 3), "hidden": [[8, 16]]}, discrete=True)
@@ -422,11 +438,10 @@ def test_the_best_settings_are_those_of_the_best_trial(tmp_path: Path):
 
 
 @pytest.mark.slow
-def test_settings_that_diverge_are_a_trial_that_failed(tmp_path: Path):
+@pytest.mark.parametrize("env", ["CartPole-v1", "Pendulum-v1"])
+def test_settings_that_diverge_are_a_trial_that_failed(env: str, tmp_path: Path):
     space = {"learning_rate": [1e-3, 1e30]}
-    found = rlox.tune(
-        "iql", "CartPole-v1", trials=3, total_timesteps=60, config=TINY, space=space, prune=False, output=tmp_path
-    )
+    found = rlox.tune("iql", env, trials=3, total_timesteps=60, config=TINY, space=space, prune=False, output=tmp_path)
     ended = {trial.settings["learning_rate"]: trial.outcome for trial in found.trials if trial.outcome}
     assert ended[1e-3].state == "complete"
     assert ended[1e30].state == "failed"

@@ -230,8 +230,8 @@ def training(
 
         if not cursor.offline:
             learner.set_end(cursor.end)
-        yield from turns(learner, cursor, handlers, moved=moved, goes_on=goes_on)
         with _recording_divergence(trainer, learner):
+            yield from turns(learner, cursor, handlers, moved=moved, goes_on=goes_on)
             learner.check_finite()
         save()
     if signals.number is not None:
@@ -279,8 +279,7 @@ def _handlers(
 
     def log() -> bool:
         seconds, now = clock() - began, learner.counters
-        with _recording_divergence(trainer, learner):
-            fresh.update(learner.metrics())
+        fresh.update(learner.metrics())
         fresh["time/seconds"] = earlier + seconds
         fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / seconds
         fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / seconds

@@ -360,7 +360,9 @@ class RegressionLearner:
 
     def _replay(self) -> Replay:
         replay = self.state.replay
-        return replays.create(self.config.buffer_size, self._n, self._layout) if replay is None else replay
+        # A round fits, also where the environments do not divide it.
+        capacity = max(self.config.buffer_size, self._rows * self._n)
+        return replays.create(capacity, self._n, self._layout) if replay is None else replay
 
     def _new_rollout(self) -> Rollout | None:
         return rollouts.create(self._rows, self._n, self._layout) if self._rows else None
@@ -410,13 +412,15 @@ class RegressionLearner:
         }
 
     def check_finite(self) -> None:
-        """Stop if a loss or a parameter is no longer finite.
+        """Stop if a loss, a parameter or a moment of its gradients is no longer finite.
 
         Raises:
             DivergedError: with the gradient step, and what to try.
         """
         train = self.state.train
-        named = pack({"actor": train.actor, "critic": train.critic})
+        # Of a gradient whose square overflows, its moment is infinite, and its parameter stands still from then on.
+        held = {name: getattr(train, name) for name in ("actor", "critic", "actor_opt", "critic_opt")}
+        named = pack(held)
         wrong = [name for name, parameter in named.items() if not np.isfinite(parameter).all()]
         step = int(train.diverged_at)
         if step < 0 and not wrong:
@@ -424,7 +428,8 @@ class RegressionLearner:
         newest = self._coming or self._report
         report = newest.fetch() if newest else {}
         losses = [name for name, value in report.items() if name.endswith("loss") and not np.isfinite(value)]
-        what = f"parameter {wrong[0]}" if wrong else f"loss {losses[0]}" if losses else "a loss"
+        kind = "moment" if wrong and "_opt" in wrong[0] else "parameter"
+        what = f"{kind} {wrong[0]}" if wrong else f"loss {losses[0]}" if losses else "a loss"
         raise DivergedError(
             f"Training diverged: {what} is not finite from gradient step "
             f"{int(train.gradient_steps) if step < 0 else step:,} on (env step {self.state.env_steps:,}). Lower "

@@ -15,6 +15,7 @@ from rlox.core.networks import QFunction
 from rlox.core.q_learning import policy_values, q_value, squared_loss, td_target
 from rlox.core.state import Networks
 from rlox.core.transition import Transition
+from rlox.errors import ConfigError
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -47,6 +48,11 @@ def advantage(
 ) -> Float[Array, " B"]:
     """Return ``min Q(s, a)`` less the mean, or the maximum, of ``min Q(s, .)`` over the policy's actions."""
     values, probability = policy_values(networks.actor, networks.critic, batch.obs, key, config.n_action_samples)
+    if networks.actor.nvec and (config.weights, config.baseline) == ("binary", "max"):
+        raise ConfigError(
+            "weights='binary' with baseline='max' gives no choice a weight, since none is better than the best: set "
+            "baseline='mean'."
+        )
     baseline = values.max(axis=0) if config.baseline == "max" else (probability * values).sum(axis=0)
     return q_value(networks.critic, batch.obs, batch.action) - baseline
 

@@ -241,6 +241,13 @@ def silenced(config: Settings, *, actions: Literal["discrete", "continuous"], da
                 given = f"{field.name}={getattr(config, field.name)!r}"
                 found.append(f"{given} has no effect {_because(name, value, wanted)}.")
                 break
+    if isinstance(config, Config) and dataset:
+        first = max((config.learning_starts, "learning_starts"), (config.rollout_steps or 0, "rollout_steps"))
+        if 0 < config.critic_warmup_steps < first[0]:
+            found.append(
+                f"critic_warmup_steps={config.critic_warmup_steps} has no effect: the first update in the environment "
+                f"comes after {first[1]}={first[0]} steps, which is later."
+            )
     return found
 
 

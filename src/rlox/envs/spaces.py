@@ -14,7 +14,7 @@ from gymnasium import spaces
 from numpy.typing import NDArray
 
 from rlox.core.transition import AT_BOUND
-from rlox.errors import InvalidStepError, SpaceError
+from rlox.errors import DivergedError, InvalidStepError, SpaceError
 
 _OBS_SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
 _ACTION_SUPPORTED = "Discrete, MultiDiscrete, MultiBinary, and Box with finite bounds"
@@ -229,11 +229,19 @@ class ActionCodec:
         """Return ``(n, *space.shape)`` actions that the environment accepts from the policy's ``(n, dim)``.
 
         Continuous actions are clipped to the bounds here, and nowhere else.
+
+        Raises:
+            DivergedError: one is not a number.
         """
         shape = (len(action), *(self.space.shape or ()))
         if isinstance(self.space, spaces.Box):
             low, high = self.space.low.astype(np.float64), self.space.high.astype(np.float64)
             scaled = (low + high) / 2 + action.reshape(shape) * (high - low) / 2
+            if np.isnan(scaled).any():
+                raise DivergedError(
+                    "Training diverged: an action of the policy is not a number. Lower learning_rate, set "
+                    "max_grad_norm=1.0 or scale the rewards."
+                )
             if np.issubdtype(self.space.dtype, np.integer):
                 scaled = np.rint(scaled)
             return np.clip(scaled, low, high).astype(self.space.dtype)

@@ -146,7 +146,14 @@ def tune(
     given = {"total_timesteps": total_timesteps, "gradient_steps": gradient_steps, **intervals}
     budget = {name: n for name, n in given.items() if n is not None or name == "checkpoint_minutes"}
     fixed = dict(config or {})
-    base = _base(algorithm, env, None if dataset is None else str(dataset), fixed, preset, seed, budget)
+    where: tuple[Any, ...] = algorithm, env, None if dataset is None else str(dataset)
+    try:
+        base = _base(*where, fixed, preset, seed, budget)
+    except ConfigError:
+        # AWR's defaults are no rounds, which some settings need; all that is tried from an environment is.
+        if find_algorithm(algorithm)[0] != "awr" or dataset is not None or "rollout_steps" in fixed:
+            raise
+        base = _base(*where, {"rollout_steps": 2048, **fixed}, preset, seed, budget)
     base = dataclasses.replace(base, reading=reading)
     if base.dataset is not None:
         check_names(base.dataset, reading.columns)
