@@ -48,7 +48,7 @@ def advantage(
 ) -> Float[Array, " B"]:
     """Return ``min Q(s, a)`` less the mean, or the maximum, of ``min Q(s, .)`` over the policy's actions."""
     values, probability = policy_values(networks.actor, networks.critic, batch.obs, key, config.n_action_samples)
-    if networks.actor.nvec and (config.weights, config.baseline) == ("binary", "max"):
+    if (config.weights, config.baseline) == ("binary", "max") and networks.actor.nvec:
         raise ConfigError(
             "weights='binary' with baseline='max' gives no choice a weight, since none is better than the best: set "
             "baseline='mean'."

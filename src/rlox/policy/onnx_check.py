@@ -95,8 +95,8 @@ def _draw(space: spaces.Space[Any], rng: np.random.Generator) -> Any:
         case spaces.Box():
             low, high = space.low.astype(np.float64), space.high.astype(np.float64)
             if whole_range(space)[1] is not None:
-                bounds: Any = space.low, space.high
-                return rng.integers(*bounds, (N_CHECKED, *space.shape), space.dtype, endpoint=True)
+                whole: Any = space
+                return rng.integers(whole.low, whole.high, (N_CHECKED, *whole.shape), whole.dtype, endpoint=True)
             above, below = np.abs(low) <= _LARGE, np.abs(high) <= _LARGE
             shape = (N_CHECKED, *space.shape)
             drawn = rng.standard_normal(shape)

@@ -146,14 +146,17 @@ def tune(
     given = {"total_timesteps": total_timesteps, "gradient_steps": gradient_steps, **intervals}
     budget = {name: n for name, n in given.items() if n is not None or name == "checkpoint_minutes"}
     fixed = dict(config or {})
-    where: tuple[Any, ...] = algorithm, env, None if dataset is None else str(dataset)
+
+    def base_of(settings: Mapping[str, Any]) -> RunSpec:
+        return _base(algorithm, env, None if dataset is None else str(dataset), settings, preset, seed, budget)
+
     try:
-        base = _base(*where, fixed, preset, seed, budget)
+        base = base_of(fixed)
     except ConfigError:
         # AWR's defaults are no rounds, which some settings need; all that is tried from an environment is.
         if find_algorithm(algorithm)[0] != "awr" or dataset is not None or "rollout_steps" in fixed:
             raise
-        base = _base(*where, {"rollout_steps": 2048, **fixed}, preset, seed, budget)
+        base = base_of({"rollout_steps": 2048, **fixed})
     base = dataclasses.replace(base, reading=reading)
     if base.dataset is not None:
         check_names(base.dataset, reading.columns)
