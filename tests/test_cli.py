@@ -204,7 +204,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) 
         (["dataset", "info", "logs.npz"], ["There is no file 'logs.npz'"]),
         (
             ["dataset", "info", "cartpole-medium", "--env", "Pendulum-v1"],
-            ["cartpole-medium", "The environment must be"],
+            ["cartpole-medium", "must come from an environment"],
         ),
         (["dataset", "create", "out.npz"], ["--env ID", "--run RUN"]),
         # Flags that would have no effect.

@@ -362,7 +362,7 @@ def test_an_environment_with_named_observations_fits_its_data_only():
     assert set(dataset.observation_space.spaces) == {"achieved", "kind"}
     space = spaces.Dict({"achieved": spaces.Box(-9, 9, (2,)), "kind": spaces.Discrete(3)})
     assert dataset.within(space, dataset.action_space).transitions().obs.shape[1] == 5
-    with pytest.raises(DatasetError, match=r"no column 'observations/pair/0'.* The environment must be the one"):
+    with pytest.raises(DatasetError, match=r"no column 'observations/pair/0'.* The data must come from an environment"):
         dataset.within(GOALS, dataset.action_space)
     with pytest.raises(DatasetError, match=r"no column 'observations', which .* but 'observations/achieved', 'observa"):
         dataset.within(spaces.Box(-1, 1, (3,)), dataset.action_space)
