@@ -75,7 +75,7 @@ SCHEDULES = {
         env_steps=0, gradient_steps=200,
     ),
     "offline to online": Schedule(
-        "iql", {**SMALL, "data_ratio_decay": 150, "critic_warmup_steps": 20}, pendulum, "pendulum-medium",
+        "iql", {**SMALL, "data_ratio_decay": 150, "critic_warmup_steps": 60}, pendulum, "pendulum-medium",
         gradient_steps=100,
     ),
     "offline to rounds": Schedule(
