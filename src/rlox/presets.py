@@ -109,7 +109,7 @@ PRESETS: dict[str, dict[str, dict[str, dict[str, Any]]]] = {
     },
     "mpo": {
         # Its defaults: one set for all of them, but for the discount, of a task whose steps are 50 ms apart, and of one
-        # in which hovering would pay. There, with 8 samples, one seed of three crashes.
+        # in which hovering would pay. In that with continuous actions, one seed of three crashes with 8 samples.
         "tuned": {
             "Ant-v5": {},
             "HalfCheetah-v5": {},

@@ -419,8 +419,7 @@ class RegressionLearner:
         """
         train = self.state.train
         # Of a gradient whose square overflows, its moment is infinite, and its parameter stands still from then on.
-        held = {name: getattr(train, name) for name in ("actor", "critic", "actor_opt", "critic_opt")}
-        named = pack(held)
+        named = pack({name: getattr(train, name) for name in ("actor", "critic", "actor_opt", "critic_opt")})
         wrong = [name for name, parameter in named.items() if not np.isfinite(parameter).all()]
         step = int(train.diverged_at)
         if step < 0 and not wrong:
