@@ -79,9 +79,9 @@ def test_binary_weights_leave_the_best_action():
 
 def test_binary_weights_that_no_choice_can_have_are_refused():
     config = {"hidden": 4, "weights": "binary", "baseline": "max"}
-    trainer = Trainer("crr", dataset="cartpole-random", config=config)
     with pytest.raises(ConfigError, match="gives no choice a weight, since none is better than the best"):
-        trainer.train_offline(1)
+        Trainer("crr", dataset="cartpole-random", config=config)
+    Trainer("crr", dataset="pendulum-medium-replay", config=config).close()
 
 
 def test_marwil_becomes_the_behaviour_times_the_exponentiated_scaled_advantage():

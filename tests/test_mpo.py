@@ -13,6 +13,7 @@ from probes import AIMS, ActionReward, Counting, Diary, ObservedActionReward
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.mpo import MPO, MPOConfig, NextActions, backup, solve_beta
+from rlox.core.config import ActionKind
 from rlox.core.distributions import Categorical, Gaussian
 from rlox.core.state import TrainState
 from rlox.core.transition import Transition
@@ -354,7 +355,6 @@ def test_how_much_of_the_data_its_own_actions_use_is_not_told():
         ({"epsilon_mean": 0.1}, ["epsilon_mean=0.1", "anchor_tau"]),
         ({"epsilon_mean": 0.1, "anchor_tau": 0.1}, ["anchor_coef"]),
         ({"initial_std": 0.9}, ["initial_std=0.9", "max_std=0.8"]),
-        ({"initial_lambda": 0.0}, ["initial_lambda=0", "target_std=None"]),
         ({"epsilon": 0.0}, ["epsilon=0.0", "greater than 0"]),
     ],
 )
@@ -363,6 +363,13 @@ def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], 
         MPOConfig(**settings)
     assert all(word in str(error.value) for word in words)
     assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(("actions", "target"), [("continuous", "target_std"), ("discrete", "target_entropy")])
+def test_a_price_of_0_is_refused_if_these_actions_have_a_target(actions: ActionKind, target: str):
+    with pytest.raises(ConfigError, match=f"initial_lambda=0 stays 0.* or {target}=None"):
+        MPOConfig(initial_lambda=0.0).check_actions(actions)
+    MPOConfig(initial_lambda=0.0, **{target: None}).check_actions(actions)
 
 
 def test_a_price_at_its_cap_falls_as_soon_as_the_entropy_is_back():

@@ -218,6 +218,19 @@ def test_a_preset_fits_the_kind_of_the_data_s_actions():
     assert [config.logit_coef for config in configs] == [0.001, 0.0]
 
 
+@pytest.mark.parametrize("settings", [{"n_envs": 4}, {"n_envs": 2, "n_workers": 2}])
+def test_a_run_from_data_for_several_environments_is_loaded_without_one_and_with_them(
+    tmp_path: Path, settings: dict[str, int]
+):
+    config, run = {**SETTINGS["awr in rounds"], **settings}, tmp_path / "run"
+    with Trainer("awr", dataset="cartpole-medium", config=config, run_dir=run) as trainer:
+        trainer.train_offline(5, progress=False)
+    with Trainer.load(run) as alone:
+        alone.train_offline(5, progress=False)
+    with Trainer.load(run, env="CartPole-v1") as acting:
+        assert acting.train(40, progress=False)["env_steps"] >= 40
+
+
 def test_what_cannot_be_recorded_is_said():
     trainer = Trainer("bc", dataset=logged(), config=SMALL)
     with pytest.raises(ConfigError, match="record needs an environment"):

@@ -22,6 +22,7 @@ import pytest
 import rlox
 from rlox import ALGORITHMS, RunSpec
 from rlox.cli import main
+from rlox.core.config import ActionKind
 from rlox.errors import ConfigError, RunInUseError, RunsFailedError
 from rlox.plan import plan_of
 from rlox.processes import Processes, last_record
@@ -31,7 +32,7 @@ from rlox.search.results import table, write_results
 from rlox.search.space import AWR_STEPS, SPACES, Choice, Range, check_space, entry, shown, space_of
 from rlox.search.study import JOURNAL, Study
 from rlox.search.trials import Outcome, Task, Trial
-from rlox.search.tune import Search, run_trials
+from rlox.search.tune import Search, run_trials, tune
 from rlox.spec import Budget
 
 optuna = pytest.importorskip("optuna")
@@ -95,19 +96,19 @@ def seen(study: Any) -> list[tuple[str, Any, dict[str, Any], dict[int, float]]]:
 
 
 @pytest.mark.parametrize("name", [*ALGORITHMS, AWR_STEPS])
-@pytest.mark.parametrize("discrete", [True, False])
-def test_every_algorithm_has_a_space_of_settings_that_it_takes(name: str, discrete: bool):
+@pytest.mark.parametrize("actions", ["discrete", "continuous"])
+def test_every_algorithm_has_a_space_of_settings_that_it_takes(name: str, actions: ActionKind):
     algorithm = name.partition(",")[0]
     budget = Budget(total_timesteps=10_000, eval_interval=500)
     base = RunSpec.resolve(algorithm, env="CartPole-v1", budget=budget)
     assert name in SPACES
     fixed = {"rollout_steps": None} if name == AWR_STEPS else {}
-    space = space_of(base, fixed, {}, discrete=discrete)
+    space = space_of(base, fixed, {}, actions=actions)
     assert {field: SPACES[name][field] for field in space} == space
     check_space(space, Task(base=base, space=space).spec)
     left_out = SPACES[name].keys() - space.keys()
     needs = {field.name: field.metadata["needs"] for field in dataclasses.fields(base.config)}
-    context = {**dataclasses.asdict(base.config), "actions": "discrete" if discrete else "continuous"}
+    context = {**dataclasses.asdict(base.config), "actions": actions}
     assert all(any(context[name] != value for name, value in needs[field].items()) for field in left_out)
 
 
@@ -115,23 +116,23 @@ def test_data_and_presets_choose_the_space_of_awr():
     base = RunSpec.resolve("awr", env="CartPole-v1")
     data = dataclasses.replace(base, dataset="cartpole-medium")
     tuned = RunSpec.resolve("awr", env="CartPole-v1", preset="tuned", dataset="cartpole-medium")
-    assert space_of(base, {}, {}, discrete=True).keys() == SPACES["awr"].keys()
-    assert space_of(data, {}, {}, discrete=True).keys() == SPACES[AWR_STEPS].keys()
-    assert space_of(base, {"rollout_steps": None}, {}, discrete=True).keys() == SPACES[AWR_STEPS].keys()
-    assert space_of(tuned, {}, {}, discrete=True).keys() == SPACES["awr"].keys()
+    assert space_of(base, {}, {}, actions="discrete").keys() == SPACES["awr"].keys()
+    assert space_of(data, {}, {}, actions="discrete").keys() == SPACES[AWR_STEPS].keys()
+    assert space_of(base, {"rollout_steps": None}, {}, actions="discrete").keys() == SPACES[AWR_STEPS].keys()
+    assert space_of(tuned, {}, {}, actions="discrete").keys() == SPACES["awr"].keys()
 
 
 def test_what_has_no_effect_beside_the_fixed_settings_is_not_searched():
     def tried(**fixed: object) -> set[str]:
         base = RunSpec.resolve("mpo", env="Pendulum-v1", config=fixed)
-        return set(space_of(base, fixed, {}, discrete=False))
+        return set(space_of(base, fixed, {}, actions="continuous"))
 
     assert {"tau", "epsilon"} & tried() == {"epsilon"}  # with batch normalisation there is no target critic
     assert {"tau", "epsilon"} & tried(batch_norm=False) == {"tau", "epsilon"}
     assert {"tau", "epsilon"} & tried(batch_norm=False, beta=1.0) == {"tau"}
     base = RunSpec.resolve("mpo", env="Pendulum-v1")
-    assert "tau" in space_of(base, {}, {"batch_norm": [False, True]}, discrete=False)
-    assert "tau" in space_of(base, {}, {"tau": (0.1, 0.2)}, discrete=False), "what is asked for is tried"
+    assert "tau" in space_of(base, {}, {"batch_norm": [False, True]}, actions="continuous")
+    assert "tau" in space_of(base, {}, {"tau": (0.1, 0.2)}, actions="continuous"), "what is asked for is tried"
 
 
 def test_settings_of_rounds_may_be_fixed_where_rounds_are_searched(monkeypatch: pytest.MonkeyPatch):
@@ -150,9 +151,25 @@ def test_settings_of_rounds_may_be_fixed_where_rounds_are_searched(monkeypatch: 
         rlox.tune("awr", "CartPole-v1", trials=1, config={"td_lambda": 0.95, "rollout_steps": None})
 
 
+def test_choices_that_the_fixed_settings_rule_out_are_not_tried():
+    base = RunSpec.resolve("crr", env="CartPole-v1", config={"weights": "binary"})
+    assert "baseline" not in space_of(base, {"weights": "binary"}, {}, actions="discrete")
+    assert "baseline" in space_of(base, {"weights": "binary"}, {}, actions="continuous")
+
+
+def test_a_space_with_values_that_these_actions_rule_out_is_refused(tmp_path: Path):
+    with pytest.raises(ConfigError, match="weights='binary' with baseline='max' gives no choice a weight"):
+        tune(
+            "crr", env="CartPole-v1", space={"weights": ["exp", "binary"]}, trials=1, total_timesteps=100,
+            output=tmp_path / "out",
+        )  # fmt: skip
+    assert not (tmp_path / "out").exists()
+
+
 def test_what_is_fixed_is_not_searched_and_what_is_given_is():
     base = RunSpec.resolve("iql", env="CartPole-v1")
-    space = space_of(base, {"gamma": 0.9}, {"beta": "1:2", "n_critics": (1, 3), "hidden": [[8, 16]]}, discrete=True)
+    own: dict[str, object] = {"beta": "1:2", "n_critics": (1, 3), "hidden": [[8, 16]]}
+    space = space_of(base, {"gamma": 0.9}, own, actions="discrete")
     assert "gamma" not in space
     assert space["beta"] == Range(1.0, 2.0)
     assert isinstance(space["beta"].values[0], float), "beta is no whole number"
@@ -179,7 +196,7 @@ def test_what_is_tried_can_be_given_in_several_ways(tried: object, found: Range 
 def test_values_that_do_not_go_together_are_refused_before_the_search():
     base = RunSpec.resolve("mpo", env="Pendulum-v1", budget=Budget(total_timesteps=100, eval_interval=50))
     own = {"initial_std": "0.1:1", "max_std": "0.5:2"}
-    space = space_of(base, {}, own, discrete=False)
+    space = space_of(base, {}, own, actions="continuous")
     with pytest.raises(ConfigError, match=r"do not go together: initial_std=1\.0 must be less than max_std=0\.5"):
         check_space(space, Task(base=base, space=space).spec)
 

@@ -48,7 +48,7 @@ def make_learner(
     env: EnvLike | None,
     data: Dataset | None,
     spaces: Spaces | None = None,
-    n_streams: int = 1,
+    n_streams: int | None = None,
     env_steps: int = 0,
 ) -> Learner:
     """Return the learner of a specification.
@@ -58,7 +58,7 @@ def make_learner(
         env: where to act, if anywhere.
         data: what to learn from, if there are any.
         spaces: of observations and actions of a run that goes on; an environment's come first.
-        n_streams: of a replay that was filled in environments that are not here.
+        n_streams: of a replay whose environments are not here; None for as many as the settings ask for.
         env_steps: of the run so far.
 
     Raises:
@@ -89,6 +89,7 @@ def make_learner(
                 "dataset=, such as dataset='logs.npz'."
             )
         kind = "discrete" if action_codec(spaces[1]).nvec else "continuous"
+        spec.config.check_actions(kind)
         useless = silenced(spec.config, actions=kind, dataset=data is not None)
         if guesses:
             useless.append(guesses)
@@ -98,7 +99,7 @@ def make_learner(
         if isinstance(algorithm, Algorithm):
             learner = _make_ours(algorithm, spec, env, *spaces, envs=envs, data=steps, n_streams=n_streams)
         else:
-            learner = _make_other(spec, *spaces, envs=envs, n_streams=n_streams)
+            learner = _make_other(spec, *spaces, envs=envs, n_streams=n_streams or 1)
         opened.pop_all()
     return learner
 
@@ -110,7 +111,7 @@ def _make_ours(
     *spaces: gym.Space[Any],
     envs: Envs | None,
     data: Transition | None,
-    n_streams: int,
+    n_streams: int | None,
 ) -> RegressionLearner:
     """Return the learner of an algorithm of ours, whose environments are here or at collectors.
 
@@ -119,7 +120,7 @@ def _make_ours(
     """
     config: Any = spec.config
     if envs is None or not config.n_workers:
-        n = None if envs else n_streams
+        n = None if envs else n_streams or config.n_envs * max(config.n_workers, 1)
         return RegressionLearner(algorithm, config, *spaces, envs=envs, seed=spec.seed, data=data, n_streams=n)
     if not isinstance(env, str) and (isinstance(env, gym.Env | VectorEnv) or not callable(env)):
         raise ConfigError(

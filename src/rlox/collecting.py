@@ -14,7 +14,6 @@ from rlox.core import rollout as rollouts
 from rlox.core.acting import behavior_of
 from rlox.core.algorithm import Algorithm
 from rlox.core.programs import Report
-from rlox.core.rollout import Rollout
 from rlox.core.state import TrainState
 from rlox.core.streams import Streams
 from rlox.core.transition import Transition
@@ -164,7 +163,3 @@ class CollectingLearner(RegressionLearner):
 
     def _new_collector(self, streams: Streams | None) -> None:
         """Return none: collectors are elsewhere."""
-
-    def _new_rollout(self) -> Rollout | None:
-        """Return none: steps are stored as they come."""
-        return None

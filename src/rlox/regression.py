@@ -365,7 +365,8 @@ class RegressionLearner:
         return replays.create(capacity, self._n, self._layout) if replay is None else replay
 
     def _new_rollout(self) -> Rollout | None:
-        return rollouts.create(self._rows, self._n, self._layout) if self._rows else None
+        # Steps of collectors are stored as they come.
+        return rollouts.create(self._rows, self._n, self._layout) if self._rows and not self.config.n_workers else None
 
     def _new_collector(self, streams: Streams | None) -> Collector | None:
         return Collector(self.envs, self.encoder, self.codec, self._collector_seed, streams) if self.envs else None

@@ -9,7 +9,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlox.core.algorithm import Algorithm
-from rlox.core.config import Config, setting
+from rlox.core.config import ActionKind, Config, setting
 from rlox.core.losses import Metrics, exponential_weight
 from rlox.core.networks import QFunction
 from rlox.core.q_learning import policy_values, q_value, squared_loss, td_target
@@ -37,6 +37,13 @@ class CRRConfig(Config):
     tau: float = setting(0.005, above=0, at_most=1, fixed=True)
     """Step of the target critic, target += tau * (online - target)."""
 
+    def check_actions(self, actions: ActionKind) -> None:
+        if (self.weights, self.baseline, actions) == ("binary", "max", "discrete"):
+            raise ConfigError(
+                "weights='binary' with baseline='max' gives no choice a weight, since none is better than the best: "
+                "set baseline='mean'."
+            )
+
 
 def advantage(
     config: CRRConfig,
@@ -48,11 +55,6 @@ def advantage(
 ) -> Float[Array, " B"]:
     """Return ``min Q(s, a)`` less the mean, or the maximum, of ``min Q(s, .)`` over the policy's actions."""
     values, probability = policy_values(networks.actor, networks.critic, batch.obs, key, config.n_action_samples)
-    if (config.weights, config.baseline) == ("binary", "max") and networks.actor.nvec:
-        raise ConfigError(
-            "weights='binary' with baseline='max' gives no choice a weight, since none is better than the best: set "
-            "baseline='mean'."
-        )
     baseline = values.max(axis=0) if config.baseline == "max" else (probability * values).sum(axis=0)
     return q_value(networks.critic, batch.obs, batch.action) - baseline
 

@@ -15,7 +15,7 @@ from jax import lax
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from rlox.core.algorithm import ActorTarget, Algorithm, CriticFit
-from rlox.core.config import Config, setting
+from rlox.core.config import ActionKind, Config, setting
 from rlox.core.layers import polyak
 from rlox.core.losses import Metrics, softmax_weight
 from rlox.core.networks import Actor, QFunction
@@ -110,17 +110,17 @@ class MPOConfig(Config):
             raise ConfigError(f"n_action_samples={self.n_action_samples} must be even: actions are drawn in pairs.")
         if self.n_states > self.batch_size:
             raise ConfigError(f"n_states={self.n_states} must be at most batch_size={self.batch_size}.")
-        if self.initial_lambda == 0 and self.target_std is not None and self.target_entropy is not None:
-            raise ConfigError(
-                "initial_lambda=0 stays 0, whatever the entropy is: set it above 0, or no target (target_std=None, "
-                "target_entropy=None)."
-            )
         bounds = [name for name in ("epsilon_mean", "epsilon_std") if getattr(self, name) is not None]
         if self.anchor_tau == 1 and (bounds or self.anchor_coef):
             name = bounds[0] if bounds else "anchor_coef"
             raise ConfigError(f"{name}={getattr(self, name):g} needs a copy to stay near: set anchor_tau below 1.")
         if bounds and not self.anchor_coef:
             raise ConfigError(f"{bounds[0]} adapts anchor_coef from where it begins: set it, such as anchor_coef=1.0.")
+
+    def check_actions(self, actions: ActionKind) -> None:
+        target = "target_entropy" if actions == "discrete" else "target_std"
+        if self.initial_lambda == 0 and getattr(self, target) is not None:
+            raise ConfigError(f"initial_lambda=0 stays 0, whatever the entropy is: set it above 0, or {target}=None.")
 
 
 class Adapted(NamedTuple):

@@ -51,6 +51,8 @@ _HOLDS = {
     "at most": lambda value, bound: value <= bound,
     "less than": lambda value, bound: value < bound,
 }
+ActionKind = Literal["discrete", "continuous"]
+
 _steps = functools.partial(setting, group="Gradient steps")
 _networks = functools.partial(setting, group="Networks", fixed=True)
 _observations = functools.partial(setting, group="Observations")
@@ -86,6 +88,13 @@ class Settings:
                 for number in value if isinstance(value, tuple) else (value,):
                     if number is not None and not _HOLDS[rule](number, bound):
                         raise ConfigError(f"{field.name}={value!r} is out of range: it must be {_range(field)}.")
+
+    def check_actions(self, actions: ActionKind) -> None:
+        """Refuse what cannot be used with an environment's kind of actions.
+
+        Raises:
+            ConfigError: a setting that cannot.
+        """
 
     @property
     def widths(self) -> tuple[int, ...]:
@@ -222,7 +231,7 @@ class Config(Settings):
             )
 
 
-def silenced(config: Settings, *, actions: Literal["discrete", "continuous"], dataset: bool) -> list[str]:
+def silenced(config: Settings, *, actions: ActionKind, dataset: bool) -> list[str]:
     """Return a sentence for each setting that was changed from its default and has no effect.
 
     Args:

@@ -8,6 +8,7 @@ import itertools
 from collections.abc import Callable, Mapping
 from typing import Any, get_args, get_type_hints
 
+from rlox.core.config import ActionKind, Settings
 from rlox.errors import ConfigError, suggest
 from rlox.spec import RunSpec
 
@@ -138,14 +139,14 @@ SPACES: dict[str, Space] = {
 """By algorithm; awr has another one where it does not learn in rounds: on data, or with ``rollout_steps`` None."""
 
 
-def space_of(base: RunSpec, fixed: Mapping[str, Any], own: Mapping[str, object], *, discrete: bool) -> Space:
+def space_of(base: RunSpec, fixed: Mapping[str, Any], own: Mapping[str, object], *, actions: ActionKind) -> Space:
     """Return what a search tries.
 
     Args:
         base: the run that it starts from. For an algorithm of your own, step size, discount and width are tried.
         fixed: settings that are not searched.
         own: what is tried of some settings, in place of the usual, as ``entry`` takes it.
-        discrete: kind of the actions. What has no effect on them, or beside a setting that is not tried, is left out.
+        actions: their kind. What has no effect on them, or beside a setting that is not tried, is left out.
 
     Raises:
         ConfigError: a setting that the algorithm does not have, one that is both fixed and tried, or nothing to try.
@@ -164,19 +165,37 @@ def space_of(base: RunSpec, fixed: Mapping[str, Any], own: Mapping[str, object],
         # Rounds, as published, unless there are data, or they are turned off.
         usual = SPACES[AWR_STEPS] if base.dataset is not None or "rollout_steps" in fixed else usual
     tried = {name: values for name, values in usual.items() if name not in fixed}
-    settled = {**vars(base.config), "actions": "discrete" if discrete else "continuous"}
+    settled = {**vars(base.config), "actions": actions}
     settled = {name: value for name, value in settled.items() if name not in tried and name not in own}
 
     def has_effect(name: str) -> bool:
         needs = known[name].metadata.get("needs", {})
         return all(settled.get(other, wanted) == wanted for other, wanted in needs.items())
 
-    found = {name: values for name, values in tried.items() if has_effect(name)}
+    found = {name: _taken(base.config, name, values, actions) for name, values in tried.items() if has_effect(name)}
+    found = {name: values for name, values in found.items() if len(values.values) > 1}
     hints = get_type_hints(kind)
     found |= {name: _typed(entry(name, values), hints[name]) for name, values in own.items()}
     if not found:
         raise ConfigError(f"All settings that are searched ({', '.join(usual)}) are fixed: leave one of them out.")
     return found
+
+
+def _taken(config: Settings, name: str, tried: Range | Choice, actions: ActionKind) -> Range | Choice:
+    """Return what is tried of a setting, without the choices that do not go with the other settings."""
+
+    def is_taken(value: object) -> bool:
+        try:
+            changed = dataclasses.replace(config, **{name: value})
+        except ConfigError:  # it may go with what is tried of the others
+            return True
+        try:
+            changed.check_actions(actions)
+        except ConfigError:
+            return False
+        return True
+
+    return Choice(tuple(filter(is_taken, tried.values))) if isinstance(tried, Choice) else tried
 
 
 def entry(name: str, tried: object) -> Range | Choice:

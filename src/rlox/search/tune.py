@@ -160,10 +160,10 @@ def tune(
     base = dataclasses.replace(base, reading=reading)
     if base.dataset is not None:
         check_names(base.dataset, reading.columns)
-    discrete = is_discrete(base.env, None)
-    tried = space_of(base, fixed, space or {}, discrete=discrete)
+    actions = "discrete" if is_discrete(base.env, None) else "continuous"
+    tried = space_of(base, fixed, space or {}, actions=actions)
     task = Task(base=base, space=tried, seeds=seeds, prune=prune)
-    check_space(tried, task.spec)
+    check_space(tried, lambda settings: task.spec(settings).config.check_actions(actions))
     out = Path(output or Path("runs") / f"tune-{base.algorithm}-{folder_of(base.env, base.dataset)}")
     engine = make_engine(processes=processes, ray=ray, storage=storage, modules=[*IMPORTED, *modules])
     found = run_trials(task, out, trials, engine=engine, progress=progress)
