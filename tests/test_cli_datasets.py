@@ -66,14 +66,14 @@ def test_bundled_data_are_learned_from_and_scored_in_their_environment(rlox: Rlo
     with pytest.raises(SystemExit):
         rlox("evaluate", "run", "--dataset", "pendulum-random")
     error = capsys.readouterr().err
-    assert error.startswith("rlox: error: The data 'pendulum-random' are of another task than the policy: they hold")
+    assert error.startswith("rlox: error: The data 'pendulum-random' do not fit the policy, which takes")
     assert "environment must" not in error
     assert error.count("\n") == 1
     assert Trainer.load("run").train_offline(10, progress=False)["gradient_steps"] == 40
 
 
 def test_what_mpo_would_weigh_of_data_is_not_told(rlox: Rlox):
-    Trainer("mpo", dataset="cartpole-random", config={"hidden": 8}).save("run")
+    Trainer("mpo", dataset="cartpole-random", config={"hidden": 8, "replay_share": 0.5}).save("run")
     estimates = rlox("evaluate", "run", "--dataset", "cartpole-random", "--gradient-steps", "3")
     assert "fitted Q evaluation" in estimates
     assert "weights use" not in estimates

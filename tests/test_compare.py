@@ -378,6 +378,16 @@ def test_lines_are_compared_where_all_runs_have_been():
     assert first.seconds == 6
 
 
+def test_a_run_that_ends_before_the_others_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    runs = [fake("a", [1, 2, 3]), fake("a", [1, 2], seed=1), fake("b", [1, 2, 3])]
+    main(["compare", str(write_runs(tmp_path / "kept.json", runs))])
+    told = capsys.readouterr().err
+    assert "A: 1 of 3 runs end there" in told
+    assert "others only at 30" in told
+    main(["compare", str(write_runs(tmp_path / "kept.json", [runs[0], runs[2]]))])
+    assert not capsys.readouterr().err
+
+
 def test_evaluations_are_not_compared_with_training_episodes(tmp_path: Path):
     evaluated, noisy = fake("a", [9, 9, 9]), fake("b", [1, 2, 3])
     # The better one was not evaluated; what explores gets less.

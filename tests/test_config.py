@@ -282,9 +282,9 @@ def test_settings_that_have_an_effect_are_not_named():
 )
 def test_a_critic_that_cannot_learn_before_its_actor_is_told(settings: dict[str, Any], first: str):
     config = AWRConfig(**{"critic_warmup_steps": 1000, **settings})
-    (sentence,) = silenced(config, actions="discrete", dataset=True)
+    (sentence,) = config.doubts_on_data()
     assert f"has no effect: the first update in the environment comes after {first} steps" in sentence
-    assert silenced(AWRConfig(critic_warmup_steps=1000), actions="discrete", dataset=True) == []
+    assert AWRConfig(critic_warmup_steps=1000).doubts_on_data() == []
 
 
 def test_the_trainer_warns_once_of_all_that_has_no_effect():

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 from gymnasium import spaces
 
+from probes import ObservedActionReward
 from rlox import Dataset, Trainer
 from rlox.core.config import Settings
 from rlox.data.dataset import make_dataset
@@ -195,12 +196,38 @@ def test_every_algorithm_is_told_its_own_way_out(
     alarm(full)
 
 
+AMOUNTS = {
+    "below 0": np.where(UNIFORM > 0, 1, -1),
+    "large": np.where(UNIFORM > 0, 200_000, 0),
+}
+
+
+@pytest.mark.parametrize("actions", AMOUNTS.values(), ids=AMOUNTS)
+def test_whole_amounts_are_actions_of_the_environment_that_is_named(actions: Any, tmp_path: Path):
+    largest = float(np.abs(actions).max())
+
+    class Amounts(ObservedActionReward):
+        def __init__(self) -> None:
+            super().__init__("continuous")
+            self.action_space = spaces.Box(-largest, largest, (1,))
+
+    logged = logs(actions)
+    table = pd.DataFrame({name: np.ravel(column) for name, column in logged.items()})
+    table.to_csv(tmp_path / "logs.csv", index=False)
+    for data in (logged, table, tmp_path / "logs.csv"):
+        with pytest.raises(DatasetError, match=r"outside Discrete|too large for a choice"):
+            Trainer("iql", dataset=data, config=SMALL)
+        with Trainer("iql", Amounts, dataset=data, config=SMALL) as trainer:
+            trainer.train_offline(1, progress=False)
+            assert trainer.predict(np.zeros(1, np.float32)).dtype == np.float32
+
+
 @pytest.mark.slow
 @pytest.mark.parametrize("place", ["pendulum", "hopper", "cartpole", "lunarlander", "CartPole-v1", "Pendulum-v1"])
 @pytest.mark.parametrize("algorithm", ["awr", "iql", "crr", "awac", "marwil", "mpo"])
 def test_nothing_is_said_of_a_healthy_run(algorithm: str, place: str):
     """A warning is an error here."""
-    config = {"hidden": 64}
+    config: dict[str, Any] = {"hidden": 64, **({"replay_share": 0.5} if algorithm == "mpo" else {})}
     if place[0].isupper():
         Trainer(algorithm, place, config=config, seed=0).train(4000, log_interval=250, progress=False)
         return

@@ -319,10 +319,18 @@ def test_learning_waits_for_a_few_episodes_within_reason(length: int, random_epi
     assert trainer.gradient_steps == n_envs
 
 
+def test_its_own_actions_alone_are_doubted_on_data():
+    (told,) = MPOConfig().doubts_on_data()
+    assert told.startswith("replay_share=0 fits the policy to actions that the data do not have")
+    assert MPOConfig(replay_share=0.5).doubts_on_data() == []
+    with pytest.warns(UserWarning, match="replay_share=0"):
+        Trainer("mpo", dataset="cartpole-random", config={"hidden": 4})
+
+
 def test_learning_from_data_first_waits_for_no_episodes():
     config = {"hidden": 4, "batch_size": 8, "n_states": 8, "learning_starts": 20, "train_freq": 1}
     data = Trainer("mpo", env=Counting(25), config=config).record(50)
-    trainer = Trainer("mpo", env=Counting(25), dataset=data, config=config)
+    trainer = Trainer("mpo", env=Counting(25), dataset=data, config=config | {"replay_share": 0.5})
     before = trainer.train_offline(10, progress=False)["gradient_steps"]
     trainer.train(20, progress=False)
     assert trainer.gradient_steps == before + 1

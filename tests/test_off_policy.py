@@ -188,6 +188,15 @@ def test_the_interval_of_weighted_importance_sampling_is_the_bootstrap_s():
     )
 
 
+def test_the_interval_of_the_weighted_estimate_is_of_episodes_that_have_a_weight():
+    log_ratio = np.where(np.arange(20) == 7, 0.0, -np.inf)
+    estimate, share = weighted_importance_sampling(
+        np.full(20, -100.0), np.arange(20, dtype=np.int32), log_ratio, GAMMA, 0
+    )
+    assert estimate == (-100, -100, -100)
+    assert share == pytest.approx(1 / 20)
+
+
 def test_extreme_ratios_leave_the_weighted_estimate_finite():
     log_ratio = np.array([2000.0, 1999.0, -2000.0])
     estimate, share = weighted_importance_sampling(
@@ -265,7 +274,7 @@ def test_bad_input_is_named():
     with pytest.raises(ConfigError, match="gradient_steps=0"):
         trainer.evaluate_offline(bandit("discrete"), gradient_steps=0)
     wrong = {**bandit("discrete").columns, "actions": np.zeros((400, 3), int)}
-    with pytest.raises(DatasetError, match="are of another task than the policy"):
+    with pytest.raises(DatasetError, match=r"do not fit the policy, which takes .* an action has shape \(3,\)"):
         trainer.evaluate_offline(wrong)
 
 

@@ -18,6 +18,8 @@ from rlox.errors import ConfigError
 
 SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 32, "learning_rate": 5e-3}
 ROUNDS = {**SMALL, "rollout_steps": 64, "n_critic_updates": 20, "n_actor_updates": 20, "td_lambda": 0.9}
+pytestmark = pytest.mark.filterwarnings("ignore:replay_share=0")  # these data hold all there is to do
+
 SETTINGS: dict[str, dict[str, Any]] = {
     "awr": {**SMALL, "beta": 0.2},
     "awr in rounds": {**ROUNDS, "beta": 0.2},

@@ -34,6 +34,8 @@ from rlox.seeds import open_runs, train_offline_seeds, train_together
 from rlox.spec import Budget
 
 SMALL: dict[str, Any] = {"hidden": 8, "batch_size": 16, "learning_rate": 1e-3}
+pytestmark = pytest.mark.filterwarnings("ignore:replay_share=0")  # these data hold all there is to do
+
 SETTINGS: dict[str, dict[str, Any]] = {
     **{name: SMALL for name, found in ALGORITHMS.items() if isinstance(found, Algorithm)},
     "awr in rounds": {**SMALL, "rollout_steps": 64, "n_critic_updates": 5, "n_actor_updates": 5, "td_lambda": 0.9},

@@ -15,7 +15,7 @@ from hypothesis.extra import numpy as hnp
 
 from rlox.envs.envs import batch_of_one
 from rlox.envs.space_json import describe, restore
-from rlox.envs.spaces import action_codec, obs_encoder
+from rlox.envs.spaces import action_codec, interchangeable, obs_encoder, same_actions
 from rlox.errors import InvalidStepError, SpaceError
 
 NESTED = spaces.Dict(
@@ -171,6 +171,37 @@ def test_an_entry_inside_a_dict_is_named_by_its_path():
 def test_a_missing_entry_is_named_when_the_batch_size_is_asked_for(obs: dict[str, Any]):
     with pytest.raises(InvalidStepError, match="observation has no entry"):
         obs_encoder(NESTED).batch_size(obs)
+
+
+def wide(space: spaces.Space[Any]) -> spaces.Space[Any]:
+    """Return the space with Boxes of floats without bounds, in double precision."""
+    match space:
+        case spaces.Dict():
+            return spaces.Dict({key: wide(part) for key, part in space.spaces.items()})
+        case spaces.Tuple():
+            return spaces.Tuple([wide(part) for part in space.spaces])
+        case spaces.Box() if space.dtype.kind == "f":
+            return spaces.Box(-np.inf, np.inf, space.shape, np.float64)
+    return space
+
+
+@pytest.mark.parametrize("name", EXAMPLES)
+def test_bounds_and_precision_of_observed_floats_do_not_matter(name: str):
+    space = EXAMPLES[name][0]
+    assert interchangeable(space, wide(space))
+    assert not interchangeable(space, spaces.Dict({"x": space}))
+    assert not interchangeable(spaces.Dict({"x": space}), spaces.Dict({"y": space}))
+    assert not interchangeable(spaces.Tuple([space]), spaces.Tuple([space, space]))
+
+
+def test_the_bounds_of_actions_matter_and_their_precision_does_not():
+    space = spaces.Box(-1, 1, (2,))
+    assert same_actions(space, spaces.Box(-1, 1, (2,), np.float64))
+    assert not same_actions(space, spaces.Box(-1, 2, (2,)))
+    assert not same_actions(space, spaces.Box(-2, 1, (2,)))
+    assert not same_actions(space, spaces.Box(-1, 1, (1, 2)))
+    assert not same_actions(space, spaces.Discrete(2))
+    assert not same_actions(spaces.Discrete(3), spaces.Discrete(2))
 
 
 @pytest.mark.parametrize("name", UNSUPPORTED)

@@ -18,14 +18,14 @@ from rlox.algorithms import ALGORITHMS, find_algorithm, find_saved
 from rlox.algorithms.others import Other, OtherConfig
 from rlox.collecting import CollectingLearner
 from rlox.core.algorithm import Algorithm
-from rlox.core.config import silenced
+from rlox.core.config import Config, silenced
 from rlox.core.transition import Transition
 from rlox.data.bundled import is_bundled
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
 from rlox.envs.envs import EnvLike, Envs, make_envs, mode_of_one, names_module, unnamed_module
 from rlox.envs.remote import Worksite
 from rlox.envs.space_json import restore
-from rlox.envs.spaces import action_codec, interchangeable, obs_encoder
+from rlox.envs.spaces import action_codec, interchangeable, obs_encoder, same_actions
 from rlox.errors import CheckpointError, ConfigError, DatasetError, one_line
 from rlox.learner import Learner
 from rlox.loggers import read_ids
@@ -90,11 +90,13 @@ def make_learner(
             )
         kind = "discrete" if action_codec(spaces[1]).nvec else "continuous"
         spec.config.check_actions(kind)
-        useless = silenced(spec.config, actions=kind, dataset=data is not None)
+        doubts = silenced(spec.config, actions=kind, dataset=data is not None)
+        if data is not None and isinstance(spec.config, Config):
+            doubts += spec.config.doubts_on_data()
         if guesses:
-            useless.append(guesses)
-        if useless:
-            warnings.warn(" ".join(useless), stacklevel=4)
+            doubts.append(guesses)
+        if doubts:
+            warnings.warn(" ".join(doubts), stacklevel=4)
         steps = None if data is None else data.within(*spaces).transitions()
         if isinstance(algorithm, Algorithm):
             learner = _make_ours(algorithm, spec, env, *spaces, envs=envs, data=steps, n_streams=n_streams)
@@ -322,17 +324,17 @@ def load_policy(path: Path) -> TrainedPolicy:
 
 def _find_data(spec: RunSpec, dataset: DatasetLike | None) -> Dataset | None:
     if dataset is not None:
-        return make_dataset(dataset, spec.reading)
+        return make_dataset(dataset, spec.reading, spaces_known=True)
     if spec.dataset is None or ".." in Path(spec.dataset).parts:
         return None
     # Without its data the run still acts, and `train` says that they are not available.
     with contextlib.suppress(DatasetError):
-        return make_dataset(spec.dataset, spec.reading)
+        return make_dataset(spec.dataset, spec.reading, spaces_known=True)
     return None
 
 
 def _check_spaces(path: Path, saved: Spaces, found: Spaces) -> None:
-    alike = interchangeable(saved[0], found[0]), saved[1] == found[1]
+    alike = interchangeable(saved[0], found[0]), same_actions(saved[1], found[1])
     for fits, was, now in zip(alike, saved, found, strict=True):
         if not fits:
             raise CheckpointError(

@@ -197,7 +197,8 @@ def open_runs(
     specs = [dataclasses.replace(spec, dataset=named(spec.dataset)) for spec in specs]
     check_same([Job("", spec, folder) for spec, folder in zip(specs, folders, strict=True) if folder])
     source = specs[0].dataset if dataset is None else dataset
-    data = None if source is None else make_dataset(source, specs[0].reading)
+    known = env is not None or specs[0].env is not None
+    data = None if source is None else make_dataset(source, specs[0].reading, spaces_known=known)
     with contextlib.ExitStack() as opened:
         found = []
         for spec, folder in zip(specs, folders, strict=True):

@@ -92,7 +92,7 @@ class Trainer:
     ):
         if env is None and str(algorithm).lower() == TUNED:
             raise ConfigError("'tuned' is the best for learning in an environment: pass env=, or name an algorithm.")
-        data = None if dataset is None else make_dataset(dataset)
+        data = None if dataset is None else make_dataset(dataset, spaces_known=env is not None)
         spec = RunSpec.resolve(
             algorithm,
             config=config,
@@ -117,7 +117,8 @@ class Trainer:
     ) -> Trainer:
         """Return the trainer of a specification; ``env`` and ``dataset`` are live objects in place of its names."""
         source = spec.dataset if dataset is None else dataset
-        data = None if source is None else make_dataset(source, spec.reading)
+        known = env is not None or spec.env is not None
+        data = None if source is None else make_dataset(source, spec.reading, spaces_known=known)
         spec = dataclasses.replace(spec, dataset=named(source))
         return cls._from_data(spec, env, data, callbacks=callbacks, logger=logger, run_dir=run_dir)
 
@@ -366,7 +367,7 @@ class Trainer:
         check_seed(seed)
         learner = self._ours("evaluate_offline", "its probabilities are not told, nor weights of data")
         policy = learner.policy
-        data = data_for(policy, make_dataset(dataset, self._spec.reading))
+        data = data_for(policy, make_dataset(dataset, self._spec.reading, spaces_known=True))
         with Progress(gradient_steps, progress) as bar:
             found = evaluate_offline(
                 policy,
@@ -446,6 +447,9 @@ class Trainer:
 
     def replay_dataset(self) -> Dataset:
         """Return all steps that were kept, in order of time, one environment after another.
+
+        In each environment, the last episode is truncated if it was not over, and of a full replay the first is
+        without its beginning; both count as episodes.
 
         Raises:
             ConfigError: there are none yet.

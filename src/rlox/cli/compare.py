@@ -205,7 +205,7 @@ def report(
     from rlox.runs.history import alike_returns, group_runs, write_runs
     from rlox.runs.meanings import axis_of, axis_of_returns
     from rlox.runs.report import write_report
-    from rlox.runs.table import as_markdown, by_steps, compare_groups, overall, thresholds_of
+    from rlox.runs.table import SLACK, as_markdown, by_steps, compare_groups, overall, thresholds_of
 
     runs = alike_returns(runs)
     groups = group_runs(runs)
@@ -218,6 +218,14 @@ def report(
         own = [run for found in by_steps(groups[place])[offline].values() for run in found]
         what = axis_of_returns(own[0])
         print(f"{place}: {what} after {steps}, the last that all of its runs have reached.")
+        ends = [run.returns.steps[-1] for run in own]
+        short = [run for run, end in zip(own, ends, strict=True) if end <= at * (1 + SLACK)]
+        if len(short) < len(own):
+            print(
+                f"{place}: {len(short)} of {len(own)} runs end there, '{short[0].path}' first, and others only at "
+                f"{max(ends):,.0f}. To compare at the end, leave out the folders of those that end early.",
+                file=sys.stderr,
+            )
         if len({run.return_name for run in own}) > 1:
             print(f"{place}: some runs have evaluations only, and others training episodes only.", file=sys.stderr)
     print(f"\n{as_markdown(lines, known)}")

@@ -217,6 +217,16 @@ class Config(Settings):
         if self.learn_std and self.max_std is not None and self.initial_std >= self.max_std:
             raise ConfigError(f"initial_std={self.initial_std} must be less than max_std={self.max_std}.")
 
+    def doubts_on_data(self) -> list[str]:
+        """Return a sentence for each setting that may be a mistake where there are logged data, with the way out."""
+        first = max((self.learning_starts, "learning_starts"), (self.rollout_steps or 0, "rollout_steps"))
+        if 0 < self.critic_warmup_steps < first[0]:
+            return [
+                f"critic_warmup_steps={self.critic_warmup_steps} has no effect: the first update in the environment "
+                f"comes after {first[1]}={first[0]} steps, which is later."
+            ]
+        return []
+
     def _check_rounds(self, rollout_steps: int) -> None:
         if rollout_steps > self.buffer_size:
             raise ConfigError(
@@ -250,13 +260,6 @@ def silenced(config: Settings, *, actions: ActionKind, dataset: bool) -> list[st
                 given = f"{field.name}={getattr(config, field.name)!r}"
                 found.append(f"{given} has no effect {_because(name, value, wanted)}.")
                 break
-    if isinstance(config, Config) and dataset:
-        first = max((config.learning_starts, "learning_starts"), (config.rollout_steps or 0, "rollout_steps"))
-        if 0 < config.critic_warmup_steps < first[0]:
-            found.append(
-                f"critic_warmup_steps={config.critic_warmup_steps} has no effect: the first update in the environment "
-                f"comes after {first[1]}={first[0]} steps, which is later."
-            )
     return found
 
 

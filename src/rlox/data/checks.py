@@ -151,14 +151,18 @@ def infer_observation_space(table: Mapping[str, Column], column: str = "observat
     return spaces.Dict({key: infer_observation_space(table, f"{column}/{key}") for key in below})
 
 
-def infer_action_space(actions: Column, limits: ActionRange, name: str) -> spaces.Space[Any]:
+def infer_action_space(
+    actions: Column, limits: ActionRange, name: str, *, any_number: bool = False
+) -> spaces.Space[Any]:
     """Return ``Discrete`` up to the largest whole number, or a Box from -1 to 1 (wider if the data are).
+
+    With ``any_number``, whole numbers that cannot be choices counted from 0 are in a Box too.
 
     Raises:
         DatasetError: the actions are too large for either.
     """
     shape, largest = actions.shape[1:], max(float(limits.high.max()), -float(limits.low.min()))
-    if actions.dtype.kind == "f":
+    if actions.dtype.kind == "f" or (any_number and (limits.low.min() < 0 or limits.high.max() >= _MOST_CHOICES)):
         if largest > _LARGEST:
             raise DatasetError(f"{name}: column 'actions' holds {largest:g}, which is too large for an action.")
         low, high = np.minimum(limits.low, -1), np.maximum(limits.high, 1)

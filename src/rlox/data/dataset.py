@@ -166,6 +166,7 @@ class Dataset:
         action_space: spaces.Space[Any] | None,
         name: str,
         reading: Reading = AS_IT_IS,
+        spaces_known: bool = False,
     ) -> Dataset:
         theirs = steps.resolve(source.names, chosen, name)
         table = checks.check_columns(steps.take(source, theirs, steps.check_rows(rows), name), name)
@@ -181,7 +182,7 @@ class Dataset:
             obs_space = checks.infer_observation_space(table)
         guesses = ""
         if act_space is None:
-            act_space = checks.infer_action_space(table["actions"], limits, name)
+            act_space = checks.infer_action_space(table["actions"], limits, name, any_number=spaces_known)
             guesses = checks.doubt(table["actions"], limits, act_space)
         checks.check_spaces(obs_space, act_space, name)
         checks.check_actions(table["actions"], limits, act_space, name)
@@ -314,12 +315,13 @@ def _chosen(columns: ColumnNames | None, episode: str | None) -> ColumnNames:
 DatasetLike = str | Path | Dataset | Mapping[str, ArrayLike] | Frame | MinariLike
 
 
-def make_dataset(dataset: DatasetLike, reading: Reading = AS_IT_IS) -> Dataset:
+def make_dataset(dataset: DatasetLike, reading: Reading = AS_IT_IS, *, spaces_known: bool = False) -> Dataset:
     """Return a dataset from what ``Dataset.load`` opens, columns, a frame, one of Minari, or a dataset itself.
 
     Args:
         dataset: what it is made of.
         reading: what the columns of a file are called, and which actions there are.
+        spaces_known: those of an environment or a policy take the place of what is inferred, and check the data.
 
     Raises:
         DatasetError: it cannot be opened, or not be learned from.
@@ -329,14 +331,16 @@ def make_dataset(dataset: DatasetLike, reading: Reading = AS_IT_IS) -> Dataset:
             return dataset
         case str() | Path():
             source, name = sources.open_source(dataset), Path(dataset).stem
-            return Dataset._from_source(source, reading.columns, ALL, None, None, name, reading)
+            return Dataset._from_source(source, reading.columns, ALL, None, None, name, reading, spaces_known)
         case Mapping():
-            return Dataset.from_arrays(dataset)
+            source = sources.array_source(dataset)
+            return Dataset._from_source(source, {}, ALL, None, None, "arrays", spaces_known=spaces_known)
     if is_minari(dataset):
         path = Path(dataset.id)
         return Dataset._from_source(minari_source(dataset, path), {}, ALL, None, None, path.name)
     if sources.is_frame(dataset):
-        return Dataset.from_frame(cast("Frame", dataset))
+        source = sources.frame_source(cast("Frame", dataset))
+        return Dataset._from_source(source, {}, ALL, None, None, "frame", spaces_known=spaces_known)
     raise DatasetError(
         f"dataset is a {type(dataset).__name__}: it must be a file, the id of a Minari dataset, the name of bundled "
         "data, a Dataset, a MinariDataset, a mapping of columns, or a frame."

@@ -91,10 +91,25 @@ def obs_encoder(space: spaces.Space[Any]) -> ObsEncoder:
 
 
 def interchangeable(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
-    """Return whether observations of the two are encoded alike: the bounds of a Box of floats do not matter."""
-    if isinstance(one, spaces.Box) and isinstance(other, spaces.Box) and one.dtype.kind == other.dtype.kind == "f":
-        return one.shape == other.shape
+    """Return whether observations of the two are encoded alike: bounds and precision of a Box of floats do not matter.
+
+    Nor do they inside a Dict or a Tuple.
+    """
+    ours, theirs = list(leaves(one)), list(leaves(other))
+    return [path for path, _ in ours] == [path for path, _ in theirs] and all(
+        a.shape == b.shape if _are_floats(a, b) else a == b for (_, a), (_, b) in zip(ours, theirs, strict=True)
+    )
+
+
+def same_actions(one: Any, other: Any) -> bool:
+    """Return whether actions of the two spaces mean the same: the precision of a Box of floats does not matter."""
+    if _are_floats(one, other):
+        return np.array_equal(one.low, other.low) and np.array_equal(one.high, other.high)
     return one == other
+
+
+def _are_floats(*found: Any) -> bool:
+    return all(isinstance(space, spaces.Box) and space.dtype.kind == "f" for space in found)
 
 
 def _takes_all_bytes(space: spaces.Box) -> bool:

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from rlox.envs.collector import Episode, EpisodeCounter
 from rlox.envs.envs import Envs, Step
-from rlox.envs.spaces import action_codec, interchangeable
+from rlox.envs.spaces import action_codec, interchangeable, same_actions
 from rlox.errors import ConfigError
 from rlox.policy.policy import Predictor, TrainedPolicy
 
@@ -63,7 +63,7 @@ def check_fits(policy: Predictor, envs: Envs) -> None:
         ConfigError: naming both.
     """
     fits = interchangeable(policy.observation_space, envs.observation_space)
-    if not fits or policy.action_space != envs.action_space:
+    if not fits or not same_actions(policy.action_space, envs.action_space):
         raise ConfigError(
             f"The policy takes {policy.observation_space} and gives {policy.action_space}, but the environment has "
             f"{envs.observation_space} and {envs.action_space}: choose the environment that it was trained in."

@@ -23,6 +23,8 @@ from rlox.policy.policy import Policy
 
 N_CHUNKS = 20
 """Parts that the fit is made in, between which progress is shown."""
+N_RESAMPLES = 1000
+"""Of the bootstrap."""
 PIECE = 8192
 """Steps that the policy is asked about at once."""
 
@@ -48,15 +50,14 @@ def data_for(policy: Policy, dataset: Dataset) -> Dataset:
     """Return the same steps with the policy's spaces.
 
     Raises:
-        DatasetError: they are of another task.
+        DatasetError: they do not fit them.
     """
     try:
         return dataset.within(policy.observation_space, policy.action_space)
-    except DatasetError:
+    except DatasetError as error:
         raise DatasetError(
-            f"The data '{dataset.name}' are of another task than the policy: they hold {dataset.observation_space} and "
-            f"{dataset.action_space}, and the policy takes {policy.observation_space} and gives {policy.action_space}. "
-            "Pass data that were logged in the policy's environment."
+            f"The data '{dataset.name}' do not fit the policy, which takes {policy.observation_space} and gives "
+            f"{policy.action_space}. {error}"
         ) from None
 
 
@@ -118,9 +119,9 @@ def fitted_q_evaluation(
         state, td_error = fit(state, logged, jnp.asarray(counts), n)
         report(step + n)
     first = np.searchsorted(episode, np.arange(len(returns)))
-    start = policy(steps.obs[first])
-    each = np.asarray(fqe.values(state.critic, obs[first], *map(jnp.asarray, start)), np.float64)
-    by_critic = (counts * each).sum(axis=1) / counts.sum(axis=1)
+    pieces = [first[begin : begin + PIECE] for begin in range(0, len(first), PIECE)]
+    each = [fqe.values(state.critic, obs[rows], *map(jnp.asarray, policy(steps.obs[rows]))) for rows in pieces]
+    by_critic = (counts * np.concatenate(each, axis=1, dtype=np.float64)).sum(axis=1) / counts.sum(axis=1)
     value, spread = by_critic.mean(), 1.96 * by_critic[1:].std(ddof=1)
     if not np.isfinite(value):
         raise DivergedError("Fitted Q evaluation diverged: its values are not finite. Scale the rewards down.")
@@ -173,8 +174,8 @@ def weighted_importance_sampling(
     """Return ``sum_i w_i G_i / sum_i w_i`` over episodes, and the weights' effective sample size as a share of them.
 
     ``w_i`` is the product of ``pi(a|s) / mu(a|s)`` over the steps of an episode (Precup, Sutton, Singh 2000), ``G_i``
-    its discounted return. The interval is the percentile bootstrap's over episodes. All are nan if no
-    episode has a weight.
+    its discounted return. The interval is the percentile bootstrap's over episodes, of the samples that
+    have a weight. All are nan if no episode has one.
     """
     returns = discounted_returns(reward, episode, gamma)
     log_weight = np.bincount(episode, weights=log_ratio)
@@ -182,8 +183,11 @@ def weighted_importance_sampling(
         return Estimate(math.nan, math.nan, math.nan), 0.0
     weight = np.exp(log_weight - log_weight.max())
     rng = np.random.default_rng(seed)
-    samples = rng.integers(len(returns), size=(1000, len(returns)))
-    resampled = (weight * returns)[samples].sum(axis=1) / np.maximum(weight[samples].sum(axis=1), 1e-300)
+    resampled = []
+    for _ in range(N_RESAMPLES):
+        drawn = rng.integers(len(returns), size=len(returns))
+        if total := weight[drawn].sum():  # of those without a weight, nothing is known
+            resampled.append((weight * returns)[drawn].sum() / total)
     low, high = np.quantile(resampled, (0.025, 0.975))
     share = float(effective_sample_size(jnp.asarray(weight)))
     return Estimate(float((weight * returns).sum() / weight.sum()), float(low), float(high)), share
