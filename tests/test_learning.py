@@ -31,6 +31,20 @@ def test_pendulum_by_its_config():
     assert trainer.evaluate(20)["mean_reward"] >= -260
 
 
+@pytest.mark.parametrize(
+    ("env", "steps", "config", "wanted"),
+    [("Pendulum-v1", 5_000, {"gamma": 0.95}, -160), ("CartPole-v1", 10_000, {}, 490)],
+)
+def test_mpo_learns_within_few_steps(env: str, steps: int, config: dict[str, float], wanted: float):
+    """The mean of three seeds, as in docs/benchmarks.md."""
+    returns = []
+    for seed in range(3):
+        with Trainer("mpo", env=env, config=config, seed=seed) as trainer:
+            trainer.train(steps)
+            returns.append(trainer.evaluate(20)["mean_reward"])
+    assert statistics.mean(returns) >= wanted
+
+
 ROUNDS = {
     "rollout_steps": 500, "n_critic_updates": 100, "n_actor_updates": 200, "td_lambda": 0.95,
     "normalize_advantage": True,
