@@ -5,10 +5,12 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from rlox import Policy, Trainer, callbacks
 from rlox.callbacks import KeepBest, RecordVideo, StopAtReward
@@ -231,9 +233,57 @@ def test_learning_from_data_has_no_videos_and_says_so(tmp_path: Path):
     assert list(tmp_path.iterdir()) == []
 
 
-def test_an_environment_without_an_id_is_refused_before_training(tmp_path: Path):
-    import gymnasium as gym
+class Blind(CartPoleEnv):
+    """Raises, or draws nothing, from its second picture on, or from the first."""
 
+    metadata: ClassVar[dict[str, Any]] = {"render_modes": ["rgb_array"], "render_fps": 9}
+    pictures = 0
+    first, picture = 0, None
+
+    def render(self) -> Any:
+        Blind.pictures += 1
+        if Blind.pictures > Blind.first:
+            if Blind.picture is None:
+                raise RuntimeError("no screen\nhere")
+            return Blind.picture
+        return np.zeros((16, 16, 3), np.uint8)
+
+
+@pytest.mark.filterwarnings("ignore:.*WARN")
+@pytest.mark.parametrize(("picture", "told"), [(None, "no screen here"), (np.zeros(3), r"pictures have shape \(3,\)")])
+def test_an_environment_that_cannot_draw_is_refused_before_training(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, picture: Any, told: str
+):
+    pytest.importorskip("imageio_ffmpeg")
+    monkeypatch.setattr(Blind, "pictures", 0)
+    monkeypatch.setattr(Blind, "picture", picture)
+    monkeypatch.setitem(gym.registry, "Blind-v0", gym.envs.registration.EnvSpec("Blind-v0", entry_point=Blind))
+    with Trainer("awr", "Blind-v0", config=TINY, callbacks=RecordVideo(tmp_path, 20)) as trainer:
+        with pytest.raises(ConfigError, match=told):
+            trainer.train(40, log_interval=20, progress=False)
+        assert trainer.env_steps == 0
+        monkeypatch.setattr(Blind, "first", 10_000)
+        monkeypatch.setattr(Blind, "pictures", 0)
+        trainer.train(10, log_interval=10, progress=False)
+        monkeypatch.setattr(Blind, "first", 0)
+        with pytest.warns(UserWarning, match="RecordVideo: .*Training goes on"):
+            RecordVideo(tmp_path, 1)(trainer, {})
+
+
+@pytest.mark.filterwarnings("ignore:.*WARN")
+@pytest.mark.parametrize("metadata", [{}, {"render.modes": ["human"]}])
+def test_an_environment_that_names_no_render_modes_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, metadata: dict[str, Any]
+):
+    pytest.importorskip("imageio_ffmpeg")
+    monkeypatch.setattr(Blind, "metadata", metadata)
+    monkeypatch.setitem(gym.registry, "Blind-v0", gym.envs.registration.EnvSpec("Blind-v0", entry_point=Blind))
+    trainer = Trainer("awr", "Blind-v0", config=TINY, callbacks=RecordVideo(tmp_path, 20))
+    with pytest.raises(ConfigError, match="its render modes are none"):
+        trainer.train(40, progress=False)
+
+
+def test_an_environment_without_an_id_is_refused_before_training(tmp_path: Path):
     with Trainer("awr", gym.make("CartPole-v1"), config=TINY, callbacks=RecordVideo(tmp_path, 20)) as trainer:
         with pytest.raises(ConfigError, match="RecordVideo needs an environment that is given by an id"):
             trainer.train(40)

@@ -73,6 +73,8 @@ class Width:
 
     hidden: int | tuple[int, ...] = 256
     """A width, or one for each layer."""
+    kernel: str | None = "rbf"
+    """A name, or none."""
 
 
 @pytest.mark.parametrize(
@@ -83,7 +85,10 @@ class Width:
         (["--hidden", "64", "32"], "", (64, 32)),
         (["--hidden", "64", "32", "16"], "", (64, 32, 16)),
         ([], "hidden = 8", 8),
+        ([], "hidden = [8]", (8,)),
         ([], "hidden = [8, 4]", (8, 4)),
+        (["--hidden", "64"], "hidden = [8]", 64),
+        ([], "hidden = [8.5]", None),
         (["--hidden", "64"], "hidden = [8, 4]", 64),
         ([], "hidden = 8.5", None),
         (["--hidden", "64.5"], "", None),
@@ -91,6 +96,28 @@ class Width:
     ],
 )
 def test_a_setting_that_is_a_number_or_several(tmp_path: Path, args: list[str], file: str, found: Any):
+    if found is None:
+        with pytest.raises((CoercionError, ConfigError), match="hidden"):
+            given(tmp_path, args, file)
+    else:
+        assert given(tmp_path, args, file)["hidden"] == found
+
+
+@pytest.mark.parametrize(
+    ("args", "file", "found"),
+    [
+        (["--kernel", "none"], "", None),
+        (["--kernel", "linear"], 'kernel = "none"', "linear"),
+        ([], 'kernel = "none"', None),
+        ([], 'kernel = "linear"', "linear"),
+    ],
+)
+def test_none_is_no_text(tmp_path: Path, args: list[str], file: str, found: str | None):
+    assert given(tmp_path, args, file)["kernel"] == found
+
+
+def given(tmp_path: Path, args: list[str], file: str) -> dict[str, Any]:
+    """Return what a command of those settings is called with."""
     file_path = tmp_path / "run.toml"
     file_path.write_text(file)
     kind: Any = Width
@@ -100,17 +127,12 @@ def test_a_setting_that_is_a_number_or_several(tmp_path: Path, args: list[str], 
     )
 
     def run(**given: Any) -> Any:
-        return given.get("hidden")
+        return given
 
     run.__signature__ = inspect.Signature([options, *setting_parameters("x", kind)])  # pyright: ignore
     app = App(config=(apply_file, check_whole_numbers), exit_on_error=False, print_error=False)
     app.command(run, name="x")
-    command = ["x", "--config", str(file_path), *args]
-    if found is None:
-        with pytest.raises((CoercionError, ConfigError), match="hidden"):
-            app(command, result_action="return_value")
-    else:
-        assert app(command, result_action="return_value") == found
+    return app(["x", "--config", str(file_path), *args], result_action="return_value")
 
 
 @pytest.mark.parametrize("algorithm", ALGORITHMS)

@@ -165,6 +165,15 @@ def test_data_are_compared_by_gradient_steps(tmp_path: Path):
     )
 
 
+@pytest.mark.parametrize(("gradient_steps", "total_timesteps"), [(200, 4000), (4000, 200)])
+def test_evaluations_are_as_many_as_the_longer_part_of_a_run_needs(
+    tmp_path: Path, gradient_steps: int, total_timesteps: int
+):
+    budget = {"gradient_steps": gradient_steps, "total_timesteps": total_timesteps}
+    (job,) = Plan({"iql": {}}, (), ["cartpole-medium"], [0], budget).jobs(tmp_path)
+    assert job.spec.budget.eval_interval == 200
+
+
 # Processes
 
 
@@ -379,13 +388,14 @@ def test_lines_are_compared_where_all_runs_have_been():
 
 
 def test_a_run_that_ends_before_the_others_is_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
-    runs = [fake("a", [1, 2, 3]), fake("a", [1, 2], seed=1), fake("b", [1, 2, 3])]
+    runs = [fake("a", [1, 2, 3]), fake("a", [1, 2], seed=1), fake("b", [1, 2, 3, 4])]  # rollouts that are rounded up
+    budget = {"total_timesteps": 30}
+    runs = [run._replace(spec={**run.spec, "budget": budget}) for run in runs]
     main(["compare", str(write_runs(tmp_path / "kept.json", runs))])
     told = capsys.readouterr().err
-    assert "A: 1 of 3 runs end there" in told
-    assert "others only at 30" in told
+    assert "A: 1 of 3 runs end there, before their budget" in told
     main(["compare", str(write_runs(tmp_path / "kept.json", [runs[0], runs[2]]))])
-    assert not capsys.readouterr().err
+    assert "before their budget" not in capsys.readouterr().err
 
 
 def test_evaluations_are_not_compared_with_training_episodes(tmp_path: Path):

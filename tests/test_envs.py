@@ -1,10 +1,14 @@
 """Environments of every make give true transitions, and say what is wrong where one misbehaves."""
 
+import contextlib
 import functools
+import gc
 import os
 import signal
 import sys
+import threading
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 import gymnasium as gym
@@ -15,12 +19,13 @@ from gymnasium import spaces
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from inside import training_envs
-from probes import Counting, NoSeed, ObservationOnly, only_here
+from probes import Counting, Diary, NoSeed, ObservationOnly, only_here
 from rlox import Trainer
 from rlox.envs.collector import Collector, EpisodeCounter
 from rlox.envs.envs import Envs, Step, make_envs
 from rlox.envs.spaces import action_codec, obs_encoder
 from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError
+from rlox.policy.episodes import episodes
 
 LENGTHS = (3, 5, 2)
 
@@ -307,6 +312,198 @@ def test_what_is_not_finite_is_refused_in_a_vector_too(
 def test_a_wrong_shape_or_type_is_refused_with_its_step(what: str, value: Any, complaint: str):
     with pytest.raises(InvalidStepError, match=complaint):
         step_many(Envs(Counting(5, spoil=(2, what, value))), 5)
+
+
+class Answers(Counting):
+    """Returns from ``step`` what a function makes of what it would."""
+
+    def __init__(self, answer: Callable[..., Any], space: spaces.Space[Any] | None = None, obs: Any = None):
+        super().__init__()
+        self.answer, self.obs = answer, obs
+        self.observation_space = self.observation_space if space is None else space
+
+    def show(self) -> Any:
+        return super().show() if self.obs is None else self.obs
+
+    def step(self, action: Any) -> Any:
+        return self.answer(*super().step(action))
+
+
+told_of_a_worker = pytest.mark.filterwarnings("ignore:.*ERROR")
+many = pytest.mark.parametrize(("n", "mode"), [(1, "sync"), (2, "sync"), (2, "async")], ids=["one", "sync", "async"])
+REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
+    "four values": (lambda obs, reward, terminated, *_: (obs, reward, terminated, {}), "returned 4 values: it must"),
+    "nothing": (lambda *_: None, "returned a NoneType: it must return obs, reward"),
+    "no reward": (lambda obs, _, *rest: (obs, None, *rest), "returned reward None: it must be a finite number"),
+    "two rewards": (lambda obs, _, *rest: (obs, np.zeros(2), *rest), r"returned reward array\(.*: it must be a finite"),
+}
+
+
+@told_of_a_worker
+@many
+@pytest.mark.parametrize(("answer", "told"), REFUSED.values(), ids=REFUSED)
+def test_a_wrong_answer_is_refused_however_environments_are_stepped(
+    n: int, mode: str, answer: Callable[..., Any], told: str
+):
+    envs = make_envs(functools.partial(Answers, answer), n, mode)
+    with contextlib.closing(envs), pytest.raises(InvalidStepError, match=told):
+        step_many(envs, 5)
+
+
+@pytest.mark.filterwarnings("ignore:.*WARN")
+def test_an_answer_that_gymnasium_s_wrappers_cannot_take_apart_is_refused_too(monkeypatch: pytest.MonkeyPatch):
+    old = functools.partial(Answers, REFUSED["four values"][0])
+    monkeypatch.setitem(gym.registry, "Old-v0", gym.envs.registration.EnvSpec("Old-v0", entry_point=old))
+    with pytest.raises(InvalidStepError, match="it must return obs, reward, terminated, truncated and info"):
+        step_many(make_envs("Old-v0"), 2)
+
+
+def of_arrays(obs: Any, reward: Any, terminated: Any, truncated: Any, info: Any) -> Any:
+    return obs, np.array([reward]), np.array([terminated]), np.array([[truncated]]), info
+
+
+def of_odd_infos(*step: Any) -> Any:
+    return *step[:4], {"winner": None if step[1] % 2 else 1, "found": np.zeros(int(step[1])), "f": lambda: 0}
+
+
+@many
+@pytest.mark.parametrize("answer", [of_arrays, of_odd_infos])
+def test_arrays_of_one_and_any_info_are_taken(n: int, mode: str, answer: Callable[..., Any]):
+    with contextlib.closing(make_envs(functools.partial(Answers, answer), n, mode)) as envs:
+        envs.reset(0)
+        steps = [envs.step(np.zeros(n, int)) for _ in range(6)]
+    assert [step.reward.tolist() for step in steps] == [[x] * n for x in (1, 2, 3, 1, 2, 3)]
+    assert [step.ended.tolist() for step in steps] == [[x] * n for x in (False, False, True) * 2]
+
+
+BYTES = spaces.Box(0, 255, (2,), np.uint8)
+NOT_DECLARED: dict[str, tuple[spaces.Space[Any], Any, str]] = {
+    "bytes beyond": (BYTES, np.array([300, 0]), "observation has an entry 300, which is outside"),
+    "choices that are none": (spaces.Discrete(3), 1.7, "observation is .*1.7.*takes whole numbers"),
+    "a wrong shape": (BYTES, np.zeros(3, np.uint8), r"observation has shape \(3,\), but the space says \(2,\)"),
+    "no entry": (spaces.Dict({"a": BYTES}), {"b": np.zeros(2, np.uint8)}, "observation has no entry 'a'"),
+}
+
+
+@told_of_a_worker
+@many
+@pytest.mark.parametrize(("space", "obs", "told"), NOT_DECLARED.values(), ids=NOT_DECLARED)
+def test_what_a_space_does_not_hold_is_refused_and_not_cut(
+    n: int, mode: str, space: spaces.Space[Any], obs: Any, told: str
+):
+    env = functools.partial(Answers, lambda *step: step, space, obs)
+    with contextlib.closing(make_envs(env, n, mode)) as envs, pytest.raises(InvalidStepError, match=told):
+        start(envs)
+
+
+@many
+@pytest.mark.parametrize(
+    ("space", "obs"),
+    [
+        (BYTES, np.array([200, 7])),
+        (spaces.Dict({"a": BYTES, "b": spaces.Discrete(3)}), {"b": 2.0, "a": [200, 7]}),
+        (spaces.Tuple([spaces.MultiBinary(2), spaces.Box(-1, 1, (1,))]), ([True, False], np.array([0.5]))),
+    ],
+)
+def test_what_a_space_holds_may_come_in_another_type(n: int, mode: str, space: spaces.Space[Any], obs: Any):
+    env = functools.partial(Answers, lambda *step: step, space, obs)
+    alone = start(make_envs(env)).obs
+    with contextlib.closing(make_envs(env, n, mode)) as envs:
+        assert start(envs).obs.tolist() == alone.tolist() * n
+
+
+class Scaling(Diary):
+    """Scales its actions where they are."""
+
+    def step(self, action: Any) -> Any:
+        action *= 0.5
+        return super().step(action)
+
+
+@many
+def test_an_environment_may_write_into_its_actions(n: int, mode: str, tmp_path: Path):
+    config = {"hidden": 4, "batch_size": 8, "learning_starts": 100, "n_envs": n, "vectorization_mode": mode}
+    with Trainer("awr", Scaling, config=config, run_dir=tmp_path / "run") as trainer:
+        trainer.train(10 * n, progress=False)
+        given = trainer.replay_dataset().columns["actions"]
+        trace = trainer._learner.snapshot()["streams.actions"]  # pyright: ignore
+    assert np.isin(trace, given).all()
+    with Trainer.load(
+        tmp_path / "run", env=Scaling
+    ) as loaded:  # a warning, which is an error, if it came back elsewhere
+        loaded.train(n, progress=False)
+        recorded = loaded.record(20)
+    shown = recorded.columns["action_log_probs"][:]
+    again = loaded.log_prob(recorded.columns["observations"][:], recorded.columns["actions"][:])
+    np.testing.assert_allclose(shown, again, rtol=1e-4, atol=1e-4)
+
+
+def test_one_environment_in_several_places_is_refused():
+    env = Counting()
+    with pytest.raises(ConfigError, match="returned the same Counting twice: it must make a new one each time"):
+        make_envs(lambda: env, 2)
+    first = make_envs(lambda: env)
+    with pytest.raises(ConfigError, match="returned the same Counting twice"):
+        make_envs(lambda: env)
+    first.close()
+    second = make_envs(lambda: env)
+    del second
+    gc.collect()
+    make_envs(lambda: env)
+
+
+@told_of_a_worker
+def test_an_error_that_cannot_be_pickled_ends_training_and_leaves_what_was_learned(tmp_path: Path):
+    class SimulatorError(Exception):
+        def __init__(self, what: str, code: int):
+            super().__init__(f"{what} ({code})")
+            self.lock = threading.Lock()
+
+    class Failing(Counting):
+        def step(self, action: Any) -> Any:
+            if self.count == 2:
+                raise SimulatorError("valve stuck", 7)
+            return super().step(action)
+
+    config = {"hidden": 4, "batch_size": 4, "learning_starts": 2, "n_envs": 2, "vectorization_mode": "async"}
+    with Trainer("awr", Failing, config=config) as trainer:
+        with pytest.raises(RuntimeError, match=r"SimulatorError: valve stuck \(7\)"):
+            trainer.train(100, progress=False)
+        with pytest.raises(WorkerDiedError, match=r"An environment raised an error at step 3 .*valve stuck"):
+            trainer.train(100, progress=False)
+        trainer.save(tmp_path)
+        learned = trainer.gradient_steps
+    with Trainer.load(tmp_path, env=Counting) as loaded:
+        assert loaded.gradient_steps == learned > 0
+        with pytest.warns(UserWarning, match="episode"):
+            loaded.train(4, progress=False)
+
+
+def test_a_vector_environment_that_does_not_say_when_it_resets_is_warned_of():
+    env = sync(AutoresetMode.SAME_STEP)
+    env.metadata = {}
+    with pytest.warns(UserWarning, match="does not say when it resets"):
+        Envs(env)
+
+
+def test_last_observations_that_are_missing_are_asked_for():
+    class Forgetful(SyncVectorEnv):
+        def step(self, actions: Any) -> Any:
+            *step, info = super().step(actions)
+            info.pop("final_obs", None)
+            return *step, info
+
+    envs = Envs(Forgetful([Counting], autoreset_mode=AutoresetMode.SAME_STEP))
+    with pytest.raises(InvalidStepError, match="its info has no 'final_obs'"):
+        step_many(envs, 5)
+
+
+def test_an_episode_without_an_end_is_warned_of(monkeypatch: pytest.MonkeyPatch):
+    monkeypatch.setattr("rlox.policy.episodes.LONGEST", 50)
+    found = episodes(make_envs(lambda: Counting(60)), lambda _: np.zeros(1, int), 2, 0)
+    with pytest.warns(UserWarning, match="An episode has taken 50 steps, and goes on") as said:
+        assert len(list(found)) == 2
+    assert len(said) == 1
 
 
 def test_a_bad_observation_of_a_reset_says_so():

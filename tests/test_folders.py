@@ -21,8 +21,10 @@ import pytest
 from disk import full
 from probes import Diary, Dying, Hanging
 from rlox import Policy, Trainer
+from rlox.callbacks import KeepBest
 from rlox.errors import ConfigError, RunExistsError, RunInUseError, WorkerDiedError
 from rlox.files import whole
+from rlox.loggers import CSVLogger
 from rlox.runs import checkpoint
 from schedules import differences, result
 
@@ -342,6 +344,27 @@ def test_resume_refuses_what_no_run_continues_in(tmp_path: Path, capsys: pytest.
         with pytest.raises(SystemExit):
             main(["resume", str(path), "--total-timesteps", "50"])
         assert "in which no run continues: name the folder of a run" in capsys.readouterr().err
+    place = ["--env", "CartPole-v1", "--total-timesteps", "50", "--run-dir", str(tmp_path / "copy"), "--resume"]
+    settings = [word for name, value in TINY.items() for word in (f"--{name.replace('_', '-')}", str(value))]
+    with pytest.raises(SystemExit):
+        main(["train", "awr", *place, *settings])
+    assert "in which no run continues: name the folder of a run" in capsys.readouterr().err
+
+
+def test_a_run_stays_in_its_folder_where_the_working_directory_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    (tmp_path / "a").mkdir()
+    (tmp_path / "b").mkdir()
+    monkeypatch.chdir(tmp_path / "a")
+    best = KeepBest("best.safetensors", "rollout/episode_return")
+    with Trainer(
+        "awr", "CartPole-v1", config=TINY, run_dir="run", callbacks=best, logger=CSVLogger("x.csv")
+    ) as trainer:
+        monkeypatch.chdir(tmp_path / "b")
+        trainer.train(60, checkpoint_interval=10, log_interval=20, progress=False)
+    assert not list((tmp_path / "b").iterdir())
+    with Trainer.load(tmp_path / "a" / "run") as loaded:
+        assert loaded.env_steps == 60
+    assert {path.name for path in (tmp_path / "a").iterdir()} == {"best.safetensors", "run", "x.csv"}
 
 
 def test_a_run_in_a_new_folder_has_a_checkpoint_there_at_once(tmp_path: Path):

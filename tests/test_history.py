@@ -14,7 +14,7 @@ import numpy as np
 import pytest
 
 from rlox.errors import ConfigError
-from rlox.runs.history import COMPARISON, Run, find_runs, group_runs, read_run, write_runs
+from rlox.runs.history import COMPARISON, Run, find_runs, group_runs, read_run, read_runs, write_runs
 from rlox.runs.statistics import (
     MOST_STEPS,
     N_DRAWS,
@@ -171,6 +171,12 @@ def test_runs_that_learned_otherwise_from_their_data_are_told_apart(tmp_path: Pa
             Run(Path(f"{j}"), {**data, "budget": budget, "seed": j, **how}, []) for j, how in enumerate(({}, other))
         ]
         assert len(group_runs(runs)["logs"]) == 2, others[i]
+        runs = [
+            run._replace(records=[{"time": 0, "env_steps": 9, "gradient_steps": 1, "eval/mean_reward": 1}])
+            for run in runs
+        ]
+        kept = read_runs(write_runs(tmp_path / "kept.json", runs))
+        assert len(group_runs(kept)["logs"]) == 2, others[i]
     alone = [{"gradient_steps": n, "total_timesteps": None} for n in (1000, 9000)]
     runs = [Run(Path(f"{i}"), {**data, "budget": own, "seed": i}, []) for i, own in enumerate(alone)]
     assert list(group_runs(runs)["logs"]) == ["iql"], "one of them has only not gone on yet"

@@ -191,6 +191,20 @@ def same(one: Any, other: Any) -> bool:
     return all(np.array_equal(a, b) for a, b in leaves)
 
 
+def test_a_run_whose_file_is_gone_names_it_and_why(tmp_path: Path):
+    logged().save(tmp_path / "logs.npz")
+    with Trainer("bc", dataset=tmp_path / "logs.npz", config=SMALL, run_dir=tmp_path / "run") as trainer:
+        trainer.train_offline(2, progress=False)
+    (tmp_path / "logs.npz").rename(tmp_path / "moved.npz")
+    with (
+        Trainer.load(tmp_path / "run") as loaded,
+        pytest.raises(ConfigError, match=r"logs\.npz.*There is no file.*named by dataset= of Trainer\.load, or --dataset"),
+    ):
+        loaded.train_offline(2, progress=False)
+    with Trainer.load(tmp_path / "run", dataset=tmp_path / "moved.npz") as loaded:
+        assert loaded.train_offline(2, progress=False)["gradient_steps"] == 4
+
+
 def test_a_run_whose_data_are_gone_says_so_and_starts_with_no_random_steps(tmp_path: Path):
     trainer = Trainer("iql", env=ObservedActionReward(), dataset=logged(), config=SETTINGS["iql"], seed=0)
     trainer.train_offline(600, progress=False)

@@ -13,9 +13,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra import numpy as hnp
 
-from rlox.envs.envs import batch_of_one
 from rlox.envs.space_json import describe, restore
-from rlox.envs.spaces import action_codec, interchangeable, obs_encoder, same_actions
+from rlox.envs.spaces import action_codec, batch_of_one, interchangeable, obs_encoder, same_actions
 from rlox.errors import InvalidStepError, SpaceError
 
 NESTED = spaces.Dict(

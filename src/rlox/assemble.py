@@ -195,6 +195,22 @@ def no_env(env_id: str | None, what: str) -> ConfigError:
     return ConfigError(f"{what} needs an environment: pass env= to Trainer or to Trainer.load, or --env ID.")
 
 
+def no_data(spec: RunSpec) -> ConfigError:
+    """Return the error that a run learns from data and has none."""
+    if spec.dataset is None:
+        return ConfigError("train_offline learns from data: pass Trainer(..., dataset=), such as dataset='logs.npz'.")
+    try:
+        make_dataset(spec.dataset, spec.reading, spaces_known=True)
+    except DatasetError as error:
+        why = one_line(error)
+    else:
+        why = "They are there again, so load the run again."
+    return ConfigError(
+        f"The data that this run learns from, '{spec.dataset}', could not be used when it was loaded. {why} Data in "
+        "another place are named by dataset= of Trainer.load, or --dataset."
+    )
+
+
 class Loaded(NamedTuple):
     """What a checkpoint holds."""
 

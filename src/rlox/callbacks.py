@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rlox.arguments import check_positive
-from rlox.errors import CheckpointError, ConfigError, did_you_mean
+from rlox.errors import CheckpointError, ConfigError, did_you_mean, one_line
 from rlox.runs import checkpoint
 from rlox.spec import evaluation_seed
 
@@ -78,7 +78,7 @@ class KeepBest:
     """
 
     def __init__(self, path: str | Path, metric: str = "eval/mean_reward"):
-        self._path, self._metric = Path(path), _check_metric("KeepBest", metric)
+        self._path, self._metric = Path(path).absolute(), _check_metric("KeepBest", metric)
         if self._path.suffix != ".safetensors":
             raise ConfigError(f"'{path}' must end in .safetensors.")
         self._best = -math.inf
@@ -127,7 +127,7 @@ class RecordVideo:
 
     def __init__(self, folder: str | Path, interval: int, n_episodes: int = 1):
         check_positive(interval=interval, n_episodes=n_episodes)
-        self._folder, self._interval, self._n_episodes = Path(folder), interval, n_episodes
+        self._folder, self._interval, self._n_episodes = Path(folder).absolute(), interval, n_episodes
         self._last = 0
         """Environment steps at the last video."""
 
@@ -161,7 +161,7 @@ class RecordVideo:
         if env_id is None or now // self._interval == self._last // self._interval:
             return
         self._last = now
-        with _going_on("RecordVideo"):
+        with _going_on("RecordVideo", Exception):  # a simulator that cannot draw raises what it likes
             video = self._folder / f"step-{now}.mp4"
             for _ in play(trainer.policy, env_id, video, self._n_episodes, evaluation_seed(trainer.spec.seed)):
                 pass
@@ -197,9 +197,9 @@ def _now(trainer: Trainer) -> str:
 
 
 @contextlib.contextmanager
-def _going_on(who: str) -> Iterator[Any]:
+def _going_on(who: str, errors: type[Exception] = ConfigError) -> Iterator[Any]:
     """Say what cannot be written, as a run folder does, and go on."""
     try:
         yield
-    except ConfigError as error:
-        _warn(f"{who}: {error} Training goes on.")
+    except errors as error:
+        _warn(f"{who}: {one_line(error)} Training goes on.")

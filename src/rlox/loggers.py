@@ -72,7 +72,7 @@ class CSVLogger:
     """
 
     def __init__(self, path: str | Path | None = None):
-        self._path = None if path is None else Path(path)
+        self._path = None if path is None else Path(path).absolute()
         self._file: CSVFile | None = None
 
     def open(self, run: Mapping[str, Any], resume_id: str | None) -> str | None:

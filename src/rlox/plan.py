@@ -141,7 +141,7 @@ def budget_of(label: str, data: str | None, given: Mapping[str, Any]) -> Budget:
         flag = name.replace("_", "-")
         raise ConfigError(f"Say how long '{label}' learns: {name} (--{flag}), such as 50000.")
     check_positive(**{name: given[name]})
-    total = given[name]
+    total = max(given[name], given.get("total_timesteps") or 0)
     return Budget(**{"eval_interval": max(total // N_EVALUATIONS, 1), **given})
 
 

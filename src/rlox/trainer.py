@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rlox import habits, loop
 from rlox.algorithms.others import only_ours
 from rlox.arguments import check_positive, check_seed
-from rlox.assemble import is_discrete, load_run, make_learner, named, no_env
+from rlox.assemble import is_discrete, load_run, make_learner, named, no_data, no_env
 from rlox.callbacks import Callback
 from rlox.core.config import Settings
 from rlox.core.state import TrainState
@@ -86,7 +86,7 @@ class Trainer:
         config: Mapping[str, Any] | Settings | None = None,
         preset: str | None = None,
         seed: int = 42,
-        callbacks: Callback | Iterable[Callback] = (),
+        callbacks: Callback | Iterable[Callback] | None = None,
         logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ):
@@ -111,7 +111,7 @@ class Trainer:
         *,
         env: EnvLike | None = None,
         dataset: DatasetLike | None = None,
-        callbacks: Callback | Iterable[Callback] = (),
+        callbacks: Callback | Iterable[Callback] | None = None,
         logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ) -> Trainer:
@@ -129,7 +129,7 @@ class Trainer:
         env: EnvLike | None,
         data: Dataset | None,
         *,
-        callbacks: Callback | Iterable[Callback] = (),
+        callbacks: Callback | Iterable[Callback] | None = None,
         logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ) -> Trainer:
@@ -148,12 +148,12 @@ class Trainer:
         env: EnvLike | None,
         loggers: Loggers,
         learner: Learner,
-        callbacks: Callback | Iterable[Callback],
+        callbacks: Callback | Iterable[Callback] | None,
         run_dir: str | Path | None,
         folder: RunFolder | None = None,
     ) -> None:
         self._spec, self._env, self._learner = spec, env, learner
-        self.callbacks: tuple[Callback, ...] = (callbacks,) if callable(callbacks) else tuple(callbacks)
+        self.callbacks: tuple[Callback, ...] = (callbacks,) if callable(callbacks) else tuple(callbacks or ())
         self.loggers = loggers
         """Where records go besides the run folder."""
         self.observation_space, self.action_space = learner.observation_space, learner.action_space
@@ -282,9 +282,7 @@ class Trainer:
         """Extend the budget of offline learning; returns the learner, and where the loop stands."""
         learner = self._ours("train_offline", "it learns from an environment only")
         if not learner.can_learn_offline:
-            raise ConfigError(
-                "train_offline learns from data: pass Trainer(..., dataset=), such as dataset='logs.npz'."
-            )
+            raise no_data(self._spec)
         return learner, self._begin("gradient_steps", self.gradient_steps, n, how)
 
     def _begin(self, unit: str, at: int, n: int | None, how: dict[str, Any]) -> loop.Cursor:
@@ -527,7 +525,7 @@ class Trainer:
         dataset: DatasetLike | None = None,
         config: Mapping[str, Any] | None = None,
         budget: Mapping[str, Any] | None = None,
-        callbacks: Callback | Iterable[Callback] = (),
+        callbacks: Callback | Iterable[Callback] | None = None,
         logger: LoggersLike = None,
         run_dir: str | Path | None = None,
     ) -> Trainer:

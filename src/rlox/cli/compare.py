@@ -218,12 +218,11 @@ def report(
         own = [run for found in by_steps(groups[place])[offline].values() for run in found]
         what = axis_of_returns(own[0])
         print(f"{place}: {what} after {steps}, the last that all of its runs have reached.")
-        ends = [run.returns.steps[-1] for run in own]
-        short = [run for run, end in zip(own, ends, strict=True) if end <= at * (1 + SLACK)]
-        if len(short) < len(own):
+        short = [run for run in own if run.returns.steps[-1] <= at * (1 + SLACK) and not run.is_over]
+        if 0 < len(short) < len(own):
             print(
-                f"{place}: {len(short)} of {len(own)} runs end there, '{short[0].path}' first, and others only at "
-                f"{max(ends):,.0f}. To compare at the end, leave out the folders of those that end early.",
+                f"{place}: {len(short)} of {len(own)} runs end there, before their budget, such as '{short[0].path}'. "
+                "To compare the others at their end, leave out its folder.",
                 file=sys.stderr,
             )
         if len({run.return_name for run in own}) > 1:

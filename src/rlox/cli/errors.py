@@ -52,7 +52,7 @@ def _unknown_command(error: UnknownCommandError, command: str) -> str:
         algorithms = [name for name in known if name.islower() and not name.startswith("-")]
         if token.startswith("-"):
             return f"The first argument of `{command}` is the algorithm, not '{token}': `{command} awr {token} ...`."
-        if token.lower() == TUNED:
+        if token.lower() == TUNED and command == "rlox tune":
             return f"'{token}' is the best of several algorithms: name one of them, such as `{command} awr`."
         near = did_you_mean(token.lower(), algorithms)
         own = "" if "Did you mean" in near else " One of your own needs --import MODULE."

@@ -7,12 +7,13 @@ import dataclasses
 import functools
 import inspect
 import textwrap
-from collections.abc import Callable, Iterable, Mapping
+import types
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, TypeVar, Union, get_args, get_origin, get_type_hints
 
-from cyclopts import App, Group, Parameter
+from cyclopts import App, Group, Parameter, Token
 
 from rlox.cli.report import describe_algorithm
 from rlox.cli.values import arms_of
@@ -137,6 +138,7 @@ def setting_parameters(algorithm: str, kind: type) -> list[inspect.Parameter]:
             n_tokens=-1 if several else None,
             negative_iterable=(),
             show_default=_shown,
+            converter=_text_or_none if {str, types.NoneType} <= {*arms_of(hints[field.name])} else None,
         )
         annotation = Annotated[hints[field.name], flag]
         parameters.append(
@@ -145,6 +147,10 @@ def setting_parameters(algorithm: str, kind: type) -> list[inspect.Parameter]:
             )
         )
     return parameters
+
+
+def _text_or_none(_: Any, tokens: Sequence[Token]) -> str | None:
+    return None if tokens[0].value == "none" else tokens[0].value
 
 
 def _default(field: dataclasses.Field[Any]) -> Any:

@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import tomllib
 from pathlib import Path
-from typing import Any
+from typing import Any, get_origin
 
 from cyclopts import App, Argument, ArgumentCollection
 from cyclopts.argument import update_argument_collection
 
-from rlox.cli.values import describe_type, fits
+from rlox.cli.values import arms_of, describe_type, fits
 from rlox.errors import ConfigError, one_line, suggest
 
 _LONGEST = 2**20
@@ -127,3 +127,14 @@ def _check_value(value: Any, name: str, file: Path) -> None:
 def _update(values: dict[str, Any], source: str, arguments: ArgumentCollection) -> None:
     found = {name: tuple(value) if isinstance(value, list) else value for name, value in values.items()}
     update_argument_collection(found, source, arguments, root_keys=(), allow_unknown=False)
+    for name, flag in _by_name(arguments).items():
+        value = found.get(name)
+        # One number in a list is read as that number where the setting takes both.
+        if isinstance(value, tuple) and len(value) == 1 and _takes_both(flag.hint) and flag.tokens[0].source == source:
+            flag.tokens[0] = flag.tokens[0].evolve(value="", implicit_value=value)
+
+
+def _takes_both(hint: Any) -> bool:
+    """Return whether a setting is a whole number, or one for each of several."""
+    arms = arms_of(hint)
+    return int in arms and any(get_origin(arm) is tuple for arm in arms)

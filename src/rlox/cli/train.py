@@ -139,6 +139,7 @@ def train(
         folder = options.run_dir or _last_run_dir(name)
         if folder and exists(folder):
             with Trainer.load(folder, **_changes(folder, spec), logger=options.logger) as trainer:
+                _check_continues(trainer, folder)
                 _continue(trainer, folder)
             return
     folder = options.run_dir or _new_run_dir(name)
@@ -212,14 +213,18 @@ def resume(
     check_run(run)
     budget = {field.name: changes.pop(field.name) for field in dataclasses.fields(Budget) if field.name in changes}
     with Trainer.load(run, env=env, dataset=dataset, config=changes, budget=budget, logger=logger) as trainer:
-        if trainer.folder is None:
-            raise ConfigError(
-                f"'{run}' is a copy or an older checkpoint, in which no run continues: name the folder of a run."
-            )
+        _check_continues(trainer, run)
         known = trainer.spec.budget
         if known.gradient_steps is None and known.total_timesteps is None:
             raise ConfigError(f"'{run}' has no budget to finish: say how long, such as --total-timesteps 100000.")
         _continue(trainer, run)
+
+
+def _check_continues(trainer: Any, run: Path) -> None:
+    if trainer.folder is None:
+        raise ConfigError(
+            f"'{run}' is a copy or an older checkpoint, in which no run continues: name the folder of a run."
+        )
 
 
 def _continue(trainer: Any, folder: Path) -> None:
@@ -325,8 +330,8 @@ def _learn(trainer: Any, spec: RunSpec) -> None:
         speed = f"{metrics['seconds']:.1f} s ({metrics['env_steps_per_second']:,.0f} steps/s)"
         all_steps = f" ({metrics['env_steps']:,} in all)" if began else ""
         print(f"Trained {metrics['env_steps'] - began:,} steps{all_steps} in {speed}.")
-        recent = min(metrics["episodes"], 100)
-        print(f"Mean reward of the last {recent:.0f} training episodes: {metrics['mean_reward']:.1f}")
+        if recent := min(metrics["episodes"], 100):
+            print(f"Mean reward of the last {recent:.0f} training episodes: {metrics['mean_reward']:.1f}")
 
 
 def what_was_learned(spec: RunSpec, before: int, metrics: Mapping[str, float]) -> str:

@@ -8,6 +8,7 @@ import functools
 import multiprocessing
 import os
 import warnings
+import weakref
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
 
@@ -17,8 +18,9 @@ from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 from numpy.typing import NDArray
 
-from rlox.envs.streams import Place, Stream, Trace
-from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError, did_you_mean, one_line
+from rlox.envs.spaces import batch_of_one
+from rlox.envs.streams import Place, Stream, Trace, five
+from rlox.errors import ConfigError, InvalidStepError, RloxError, WorkerDiedError, did_you_mean, one_line
 from rlox.modules import import_named
 from rlox.runs import interrupts
 
@@ -42,6 +44,10 @@ class Step(NamedTuple):
     def ended(self) -> NDArray[np.bool_]:
         """In which environments an episode ended with this step."""
         return (self.terminated | self.truncated) & self.valid
+
+
+_STEPPED: weakref.WeakValueDictionary[int, Envs] = weakref.WeakValueDictionary()
+"""By the ``id`` of an environment, who made it and steps it."""
 
 
 class Envs:
@@ -69,6 +75,8 @@ class Envs:
         timeout: float | None = None,
     ):
         self.env = env if isinstance(env, VectorEnv) else Stream(env)
+        if owned:
+            self._claim()
         self.numbered = numbered or not isinstance(env, VectorEnv)
         """Whether its episodes are numbered, so that the place of each environment can be found again."""
         self.takes_seeds, self.owned, self._timeout = takes_seeds, owned, timeout
@@ -78,10 +86,31 @@ class Envs:
             env.single_observation_space if isinstance(env, VectorEnv) else env.observation_space
         )
         self.action_space: gym.Space[Any] = env.single_action_space if isinstance(env, VectorEnv) else env.action_space
-        self.autoreset = env.metadata.get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        self.autoreset = (env.metadata or {}).get("autoreset_mode", AutoresetMode.NEXT_STEP)
+        if self.is_vector and takes_seeds and "autoreset_mode" not in (env.metadata or {}):
+            warnings.warn(
+                f"The {type(env).__name__} does not say when it resets: it is taken for one that does so in the step "
+                "after the end of an episode. If not, set metadata['autoreset_mode'] (gymnasium.vector.AutoresetMode).",
+                stacklevel=2,
+            )
         self.steps = 0
         self._resetting = np.zeros(self.n, bool)
         self._dead = ""
+
+    def _claim(self) -> None:
+        """Refuse an environment that is stepped already, by this or another.
+
+        Raises:
+            ConfigError: a callable returned it twice.
+        """
+        made = self.env.envs if isinstance(self.env, SyncVectorEnv) else [self.env]
+        ours = [env.unwrapped for env in made if isinstance(env, Stream)]
+        if len({*map(id, ours)}) < len(ours) or any(id(env) in _STEPPED for env in ours):
+            raise ConfigError(
+                f"The callable given as env returned the same {type(ours[0]).__name__} twice: it must make a new one "
+                "each time, since several environments and evaluations each need their own."
+            )
+        _STEPPED.update({id(env): self for env in ours})
 
     def reset(self, seed: int | None, *, n_steps: int = 1) -> Any:
         """Start new episodes everywhere; returns their first observations.
@@ -116,9 +145,14 @@ class Envs:
         return self.reset(None, n_steps=1 + longest)
 
     def traces(self) -> list[Trace]:
-        """Return what each environment has been through since its last reset, if its episodes are numbered."""
+        """Return what each environment has been through since its last reset, if its episodes are numbered.
+
+        Nothing is known any more once a process that steps environments has failed.
+        """
         if isinstance(self.env, Stream):
             return [self.env.trace]
+        if self._dead:
+            return []
         with self._alive():
             return list(_several(self.env).get_attr("trace"))
 
@@ -128,7 +162,7 @@ class Envs:
         return self._step_vector(action) if self.is_vector else self._step_single(action)
 
     def _step_single(self, action: NDArray[Any]) -> Step:
-        raw, reward, terminated, truncated, _ = self._five(self.env.step(action[0]))
+        raw, reward, terminated, truncated, _ = self.env.step(action[0])
         next_obs = batch_of_one(raw)
         obs = batch_of_one(self.env.reset()[0]) if terminated or truncated else next_obs
         flags = np.array([terminated], bool), np.array([truncated], bool)
@@ -136,7 +170,7 @@ class Envs:
 
     def _step_vector(self, action: NDArray[Any]) -> Step:
         with self._alive():
-            obs, reward, terminated, truncated, info = self._five(self._ask(action))
+            obs, reward, terminated, truncated, info = five(self._ask(action))
         next_obs = obs
         terminated, truncated = np.asarray(terminated, bool), np.asarray(truncated, bool)
         ended = terminated | truncated
@@ -147,7 +181,7 @@ class Envs:
         elif ended.any() and self.autoreset == AutoresetMode.SAME_STEP:
             next_obs = copy.deepcopy(obs)
             for i in np.flatnonzero(ended):
-                _set_row(next_obs, i, info["final_obs"][i])
+                _set_row(next_obs, i, _final_obs(info)[i])
         elif ended.any():
             next_obs = copy.deepcopy(obs)
             with self._alive():
@@ -159,15 +193,6 @@ class Envs:
             return self.env.step(action)
         self.env.step_async(action)
         return self.env.step_wait(timeout=self._timeout)
-
-    def _five(self, result: Any) -> Any:
-        if not isinstance(result, tuple) or len(result) != 5:
-            got = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
-            raise InvalidStepError(
-                f"step() of the environment returned {got}: it must return obs, reward, terminated, truncated and "
-                "info. Environments of the old gym have to be converted, for example by the package shimmy."
-            )
-        return result
 
     def _reward(self, reward: Any) -> NDArray[np.float32]:
         try:
@@ -212,11 +237,20 @@ class Envs:
                 "killed, ran out of memory, or crashed below Python. Load the last checkpoint to continue."
             )
             raise WorkerDiedError(self._dead) from None
+        except Exception as error:
+            if isinstance(self.env, AsyncVectorEnv) and None in self.env.parent_pipes:
+                self._dead = (
+                    f"An environment raised an error at step {self.steps:,} ({one_line(error)}), and its process has "
+                    "ended. Load the last checkpoint to continue."
+                )
+            raise
 
     def close(self) -> None:
         """Close the environments and end their processes, unless they belong to someone else."""
         if not self.owned:
             return
+        for key in [key for key, owner in _STEPPED.items() if owner is self]:
+            del _STEPPED[key]
         if isinstance(self.env, AsyncVectorEnv):
             # They ignore the signal that Gymnasium would end them with.
             for process in self.env.processes:
@@ -230,18 +264,19 @@ class Envs:
             self.env.close()
 
 
+def _final_obs(info: Any) -> Any:
+    try:
+        return info["final_obs"]
+    except (KeyError, TypeError):
+        raise InvalidStepError(
+            "The vector environment resets itself in the step in which an episode ends, and its info has no "
+            "'final_obs', the observations before that: add it, or use another autoreset_mode."
+        ) from None
+
+
 def _several(env: VectorEnv[Any, Any, Any]) -> SyncVectorEnv | AsyncVectorEnv:
     assert isinstance(env, SyncVectorEnv | AsyncVectorEnv)
     return env
-
-
-def batch_of_one(obs: Any) -> Any:
-    """Return a batch that holds a copy of one observation: simulators write the next one into the same array."""
-    if isinstance(obs, dict):
-        return {key: batch_of_one(part) for key, part in obs.items()}
-    if isinstance(obs, tuple):
-        return tuple(batch_of_one(part) for part in obs)
-    return np.array(obs)[None]
 
 
 def _set_row(batch: Any, i: int | np.integer[Any], obs: Any) -> None:
@@ -387,14 +422,42 @@ def _make_in_worker(make: Callable[[], Any], parent: int) -> Any:
     # Gymnasium also calls this in the parent, to look at the spaces.
     if os.getpid() != parent:
         interrupts.ignore()
-    return _make_stream(make)
+    return _make_stream(make, _InWorker)
 
 
-def _make_stream(make: Callable[[], Any]) -> Stream:
+class _InWorker(Stream):
+    """A stream in a process of its own, whose errors can be sent to the one that waits for it."""
+
+    def reset(self, *, seed: int | None = None, options: dict[str, Any] | None = None) -> Any:
+        with _sendable():
+            return super().reset(seed=seed, options=options)
+
+    def step(self, action: Any) -> Any:
+        with _sendable():
+            return super().step(action)
+
+
+@contextlib.contextmanager
+def _sendable() -> Iterator[None]:
+    """Turn an error of a class that pickle may not know, or not make again, into a RuntimeError.
+
+    Gymnasium's worker sends it from a thread that drops what cannot be pickled, and the other side waits for ever.
+    """
+    try:
+        yield
+    except RloxError:
+        raise
+    except Exception as error:
+        if type(error).__module__ == "builtins" and all(isinstance(part, str | int | float) for part in error.args):
+            raise
+        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+
+
+def _make_stream(make: Callable[[], Any], kind: type[Stream] = Stream) -> Stream:
     made = make()
     if not isinstance(made, gym.Env):
         raise ConfigError("The callable given as env returned a VectorEnv, of which rlox makes one: leave n_envs at 1.")
-    return Stream(made)
+    return kind(made, batched=True)
 
 
 def _make_from_callable(make: Callable[[], Any]) -> Any:

@@ -90,6 +90,33 @@ def obs_encoder(space: spaces.Space[Any]) -> ObsEncoder:
     return ObsEncoder(space, _width(space), dtype)
 
 
+def batch_of_one(obs: Any) -> Any:
+    """Return a batch that holds a copy of one observation: simulators write the next one into the same array."""
+    if isinstance(obs, dict):
+        return {key: batch_of_one(part) for key, part in obs.items()}
+    if isinstance(obs, tuple):
+        return tuple(batch_of_one(part) for part in obs)
+    return np.array(obs)[None]
+
+
+def as_declared(space: spaces.Space[Any], obs: Any, name: str = "observation") -> Any:
+    """Return an observation in the types of its space, such as bytes.
+
+    Raises:
+        InvalidStepError: it does not fit the space.
+    """
+    if isinstance(space, spaces.Dict):
+        return {
+            key: as_declared(part, _entry(obs, key, name), f"{name}[{key!r}]") for key, part in space.spaces.items()
+        }
+    if isinstance(space, spaces.Tuple):
+        return tuple(as_declared(part, _entry(obs, i, name), f"{name}[{i}]") for i, part in enumerate(space.spaces))
+    if isinstance(space, spaces.Box) and space.dtype.kind == "f" and np.shape(obs) == space.shape:
+        return obs
+    _encode(space, np.array(obs)[None], 1, name, [])
+    return np.asarray(obs, space.dtype)
+
+
 def interchangeable(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
     """Return whether observations of the two are encoded alike: bounds and precision of a Box of floats do not matter.
 

@@ -12,6 +12,7 @@ import gymnasium as gym
 import numpy as np
 from numpy.typing import NDArray
 
+from rlox.envs.spaces import as_declared
 from rlox.errors import InvalidStepError
 
 LONGEST = 100_000
@@ -51,10 +52,18 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
 
     ``place`` is set, and takes effect at the next ``reset()``, which returns the observation there. A reset with a seed
     of its own leaves the numbered episodes, so that without a place this is the environment as it is.
+
+    What it returns is checked and copied, and ``info`` is left out, which nobody reads: Gymnasium puts the results of
+    several together, and neither says whose do not fit, nor keeps what the space's type does not hold.
+
+    Args:
+        env: the environment.
+        batched: whether it is one of several.
     """
 
-    def __init__(self, env: gym.Env[Any, Any]):
+    def __init__(self, env: gym.Env[Any, Any], *, batched: bool = False):
         super().__init__(env)
+        self._batched = batched
         self.place: Place | None = None
         self._episode = -1
         self._actions: list[Any] | None = []
@@ -71,37 +80,108 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
         place = self.place
         if seed is not None or place is None:
             self.place, self._episode = None, -1
-            return _reset(self.env, seed, options)
+            return self._declared(_reset(self.env, seed, options)), {}
         self.place = place._replace(episode=place.episode + 1, actions=())
         self._episode, self._actions = place.episode, []
-        obs, info = _reset(self.env, place.reset_seed, options)
+        obs = _reset(self.env, place.reset_seed, options)
         self._digest = self._digest_before = digest(obs)
+        obs = self._declared(obs)
         for action in place.actions:
-            obs, _, terminated, truncated, info = self.step(action)
+            obs, _, terminated, truncated, _ = self.step(action)
             if terminated or truncated:
                 break
-        return obs, info
+        return obs, {}
 
-    def step(self, action: Any) -> Any:
+    def step(self, action: Any) -> tuple[Any, Any, Any, Any, dict[str, Any]]:
         """Step the environment, and note what it showed."""
-        result = self.env.step(action)
-        if self._episode >= 0 and len(result) == 5:
-            obs, reward, terminated, truncated, _ = result
+        # Copies: the environment may scale its action in place, and the caller write the next one into the same array.
+        obs, *outcome = _step(self.env, action.copy() if isinstance(action, np.ndarray) else action)
+        reward, terminated, truncated = map(_scalar, outcome)
+        if self._batched:
+            _check(reward, terminated, truncated)
+        if self._episode >= 0:
             self._digest_before = self._digest
             self._digest = digest_outcome(reward, terminated, truncated, digest(obs, self._digest))
             if self._actions is not None:
-                # A copy: the caller may write its next action into the same array.
                 self._actions.append(np.array(action))
                 if len(self._actions) > LONGEST:
                     self._actions = None
-        if len(result) == 5 and (result[2] or result[3]):
+        obs = self._declared(obs)
+        if terminated or truncated:
             # A copy: of several environments, the reset that follows may write into the same array.
-            return (copy.deepcopy(result[0]), *result[1:])
-        return result
+            obs = copy.deepcopy(obs)
+        return obs, reward, terminated, truncated, {}
+
+    def _declared(self, obs: Any) -> Any:
+        return as_declared(self.observation_space, obs) if self._batched else obs
 
 
-def _reset(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> tuple[Any, dict[str, Any]]:
-    """Reset an environment of a user's.
+def five(result: Any) -> tuple[Any, Any, Any, Any, Any]:
+    """Return what ``step`` returned.
+
+    Raises:
+        InvalidStepError: it is not what Gymnasium's returns.
+    """
+    if not isinstance(result, tuple) or len(result) != 5:
+        got = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
+        raise _wrong_step(got)
+    return result
+
+
+def _wrong_step(got: str) -> InvalidStepError:
+    return InvalidStepError(
+        f"step() of the environment returned {got}: it must return obs, reward, terminated, truncated and info. "
+        "Environments of the old gym have to be converted, for example by the package shimmy."
+    )
+
+
+def _step(env: gym.Env[Any, Any], action: Any) -> tuple[Any, Any, Any, Any]:
+    """Step an environment of a user's.
+
+    Raises:
+        InvalidStepError: its ``step`` returns something else than Gymnasium's.
+    """
+    try:
+        return five(env.step(action))[:4]
+    except (TypeError, ValueError) as error:
+        # Gymnasium's wrappers take apart what it returns.
+        if "unpack" in str(error) and _raised_by(error).startswith("gymnasium."):
+            raise _wrong_step("other values") from error
+        raise
+
+
+def _raised_by(error: BaseException) -> str:
+    """Return the name of the module that raised an error."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
+
+
+def _scalar(value: Any) -> Any:
+    """Return a number or a flag that may be in an array of one."""
+    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+
+
+def _check(reward: Any, terminated: Any, truncated: Any) -> None:
+    """Refuse what is no number and what are no flags; whether numbers are finite is asked of all environments at once.
+
+    Raises:
+        InvalidStepError: it is none.
+    """
+    for name, value, kind, wanted in (
+        ("reward", reward, float, "a finite number"),
+        ("terminated", terminated, bool, "True or False"),
+        ("truncated", truncated, bool, "True or False"),
+    ):
+        try:
+            kind(value)
+        except (TypeError, ValueError):
+            raise InvalidStepError(f"The environment returned {name} {value!r}: it must be {wanted}.") from None
+
+
+def _reset(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> Any:
+    """Reset an environment of a user's, and return what is observed.
 
     Raises:
         InvalidStepError: its ``reset`` takes or returns something else than Gymnasium's.
@@ -115,7 +195,7 @@ def _reset(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | N
     if not isinstance(result, tuple) or len(result) != 2:
         got = f"{len(result)} values" if isinstance(result, tuple) else f"a {type(result).__name__}"
         raise InvalidStepError(f"reset() of the environment returned {got}: it must return obs and info.")
-    return result
+    return result[0]
 
 
 def digest(obs: Any, before: int = 0) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable, Iterator
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ from numpy.typing import NDArray
 from rlox.envs.collector import Episode, EpisodeCounter
 from rlox.envs.envs import Envs, Step
 from rlox.envs.spaces import action_codec, interchangeable, same_actions
+from rlox.envs.streams import LONGEST
 from rlox.errors import ConfigError
 from rlox.policy.policy import Predictor, TrainedPolicy
 
@@ -46,8 +48,14 @@ def episodes(envs: Envs, act: Act, n_episodes: int, seed: int | None) -> Iterato
     """
     quota = np.full(envs.n, n_episodes // envs.n)
     quota[: n_episodes % envs.n] += 1
-    counter = EpisodeCounter(envs.n)
+    counter, is_long = EpisodeCounter(envs.n), False
     for taken in steps(envs, act, seed):
+        if not is_long and (is_long := bool(counter.lengths.max() >= LONGEST)):
+            warnings.warn(
+                f"An episode has taken {LONGEST:,} steps, and goes on: give the environment a time limit, such as "
+                "gymnasium.make(..., max_episode_steps=1000).",
+                stacklevel=2,
+            )
         for i, episode in counter.count(taken.step):
             if quota[i]:
                 quota[i] -= 1

@@ -52,7 +52,18 @@ def check_video(env_id: str) -> None:
         ConfigError: it cannot be shown, or a package is missing.
     """
     _check_ffmpeg()
-    _make(env_id, "rgb_array").close()
+    env = _make(env_id, "rgb_array")
+    try:
+        env.reset(seed=0)
+        frame = np.asarray(env.render())
+    except Exception as error:  # of a simulator that finds no screen
+        raise ConfigError(f"Environment '{env_id}' cannot be shown: {one_line(error)}") from None
+    finally:
+        env.close()
+    if frame.ndim != 3:
+        raise ConfigError(
+            f"Environment '{env_id}' cannot be shown: its pictures have shape {frame.shape}, not (height, width, 3)."
+        )
 
 
 class _Filmed(gym.Wrapper[Any, Any, Any, Any]):
@@ -88,8 +99,9 @@ def _make(env_id: str, mode: str) -> gym.Env[Any, Any]:
         if "unexpected keyword argument 'render_mode'" not in str(error):
             raise
         raise ConfigError(f"Environment '{env_id}' cannot be shown: its constructor takes no render_mode.") from None
-    if mode not in env.metadata.get("render_modes", ()):
-        modes = ", ".join(env.metadata["render_modes"]) or "none"
+    known = env.metadata.get("render_modes") or ()
+    if mode not in known:
+        modes = ", ".join(known) or "none"
         env.close()
         raise ConfigError(f"Environment '{env_id}' cannot be shown as '{mode}': its render modes are {modes}.")
     return env

@@ -20,9 +20,8 @@ from rlox.core.config import Config, Settings, make_config
 from rlox.core.networks import Actor
 from rlox.core.normalizer import Normalizer
 from rlox.core.pack import pack, unpack
-from rlox.envs.envs import batch_of_one
 from rlox.envs.space_json import describe, restore
-from rlox.envs.spaces import ActionCodec, ObsEncoder, action_codec, obs_encoder
+from rlox.envs.spaces import ActionCodec, ObsEncoder, action_codec, batch_of_one, obs_encoder
 from rlox.errors import CheckpointError, InvalidStepError, RloxError, one_line
 from rlox.files import refusing
 from rlox.runs import checkpoint

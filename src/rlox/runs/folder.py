@@ -31,7 +31,8 @@ class RunFolder:
     """
 
     def __init__(self, path: Path, *, logged: int = 0, stamp: tuple[int, ...] | None = None):
-        self.path, self.logged, self._stamp = path, logged, stamp
+        # Absolute: a simulator or a notebook may change the working directory.
+        self.path, self.logged, self._stamp = path.absolute(), logged, stamp
         self.failed: OSError | None = None
         """Why the last checkpoint could not be written."""
         self.last_saved = ""

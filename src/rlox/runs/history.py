@@ -252,7 +252,7 @@ def write_runs(path: str | Path, runs: Sequence[Run], machine: Mapping[str, Any]
     return Path(path)
 
 
-_KEPT = ("algorithm", "preset", "env", "dataset", "seed", "config", "budget", "versions")
+_KEPT = ("algorithm", "preset", "env", "dataset", "reading", "seed", "config", "budget", "versions")
 _COUNTED = ("time", "env_steps", "gradient_steps", "time/seconds")
 
 

@@ -115,7 +115,7 @@ class _Handler(BaseHTTPRequestHandler):
     def do_GET(self) -> None:
         """Answer with the page or its data, and with nothing else."""
         if not self._is_ours():
-            self._send(HTTPStatus.FORBIDDEN, b"Ask for this page at 127.0.0.1 or localhost.\n", "text/plain")
+            self._send(HTTPStatus.FORBIDDEN, self._elsewhere(), "text/plain")
             return
         path = urlsplit(self.path).path
         try:
@@ -137,6 +137,10 @@ class _Handler(BaseHTTPRequestHandler):
     def _watch(self) -> Watch:
         assert isinstance(self.server, Watch)
         return self.server
+
+    def _elsewhere(self) -> bytes:
+        port = self._watch.server_address[1]
+        return f"Ask for this page at 127.0.0.1:{port} or localhost:{port}, also through a tunnel.\n".encode()
 
     def _is_ours(self) -> bool:
         """Return whether the page was asked for by this machine's name, not by one that points here only now."""

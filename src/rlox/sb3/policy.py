@@ -15,9 +15,8 @@ from stable_baselines3.common.policies import BasePolicy
 
 from rlox import habits
 from rlox.algorithms.others import OtherConfig, only_ours
-from rlox.envs.envs import batch_of_one
 from rlox.envs.space_json import describe
-from rlox.envs.spaces import obs_encoder
+from rlox.envs.spaces import batch_of_one, obs_encoder
 from rlox.files import refusing
 from rlox.runs import checkpoint
 from rlox.sb3.envs import as_actions
