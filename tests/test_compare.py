@@ -393,9 +393,9 @@ def test_a_run_that_ends_before_the_others_is_named(tmp_path: Path, capsys: pyte
     runs = [run._replace(spec={**run.spec, "budget": budget}) for run in runs]
     main(["compare", str(write_runs(tmp_path / "kept.json", runs))])
     told = capsys.readouterr().err
-    assert "A: 1 of 3 runs end there, before their budget" in told
+    assert "A: 1 of 3 runs have not taken all steps of their budget" in told
     main(["compare", str(write_runs(tmp_path / "kept.json", [runs[0], runs[2]]))])
-    assert "before their budget" not in capsys.readouterr().err
+    assert "budget" not in capsys.readouterr().err
 
 
 def test_evaluations_are_not_compared_with_training_episodes(tmp_path: Path):

@@ -332,8 +332,9 @@ class Answers(Counting):
 told_of_a_worker = pytest.mark.filterwarnings("ignore:.*ERROR")
 many = pytest.mark.parametrize(("n", "mode"), [(1, "sync"), (2, "sync"), (2, "async")], ids=["one", "sync", "async"])
 REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
-    "four values": (lambda obs, reward, terminated, *_: (obs, reward, terminated, {}), "returned 4 values: it must"),
-    "nothing": (lambda *_: None, "returned a NoneType: it must return obs, reward"),
+    "four values": (lambda obs, reward, terminated, *_: (obs, reward, terminated, {}), "returned 4 values: its step"),
+    "nothing": (lambda *_: None, "returned a NoneType: its step.. must return obs, reward"),
+    "two flags": (lambda obs, reward, *_: (obs, reward, np.zeros(2, bool), False, {}), "returned terminated .*True or"),
     "no reward": (lambda obs, _, *rest: (obs, None, *rest), "returned reward None: it must be a finite number"),
     "two rewards": (lambda obs, _, *rest: (obs, np.zeros(2), *rest), r"returned reward array\(.*: it must be a finite"),
 }
@@ -354,7 +355,7 @@ def test_a_wrong_answer_is_refused_however_environments_are_stepped(
 def test_an_answer_that_gymnasium_s_wrappers_cannot_take_apart_is_refused_too(monkeypatch: pytest.MonkeyPatch):
     old = functools.partial(Answers, REFUSED["four values"][0])
     monkeypatch.setitem(gym.registry, "Old-v0", gym.envs.registration.EnvSpec("Old-v0", entry_point=old))
-    with pytest.raises(InvalidStepError, match="it must return obs, reward, terminated, truncated and info"):
+    with pytest.raises(InvalidStepError, match=r"its step\(\) must return obs, reward, terminated, truncated and info"):
         step_many(make_envs("Old-v0"), 2)
 
 
@@ -393,6 +394,23 @@ def test_what_a_space_does_not_hold_is_refused_and_not_cut(
 ):
     env = functools.partial(Answers, lambda *step: step, space, obs)
     with contextlib.closing(make_envs(env, n, mode)) as envs, pytest.raises(InvalidStepError, match=told):
+        start(envs)
+
+
+@told_of_a_worker
+@pytest.mark.parametrize("mode", ["sync", "async"])
+@pytest.mark.parametrize(
+    ("space", "obs", "told"),
+    [
+        (spaces.Box(0, 100, (1,), np.uint8), np.array([300]), "entries such as 300, which .* cannot hold"),
+        (spaces.Box(0, 10, (1,), np.int32), np.array([1.7]), "entries such as 1.7, which .* cannot hold"),
+        (spaces.MultiBinary(1), np.array([0.7]), "entries such as 0.7, which .* cannot hold"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:observation is an array of floats")
+def test_what_the_type_of_a_space_would_cut_is_refused(mode: str, space: spaces.Space[Any], obs: Any, told: str):
+    envs = make_envs(functools.partial(Answers, lambda *step: step, space, obs), 2, mode)
+    with contextlib.closing(envs), pytest.raises(InvalidStepError, match=f"The reset of the environment .*{told}"):
         start(envs)
 
 
@@ -446,6 +464,11 @@ def test_one_environment_in_several_places_is_refused():
     with pytest.raises(ConfigError, match="returned the same Counting twice"):
         make_envs(lambda: env)
     first.close()
+    several = SyncVectorEnv([Counting], autoreset_mode=AutoresetMode.SAME_STEP)
+    kept = make_envs(lambda: several)
+    with pytest.raises(ConfigError, match="returned the same SyncVectorEnv twice"):
+        make_envs(lambda: several)
+    kept.close()
     second = make_envs(lambda: env)
     del second
     gc.collect()
@@ -466,14 +489,17 @@ def test_an_error_that_cannot_be_pickled_ends_training_and_leaves_what_was_learn
             return super().step(action)
 
     config = {"hidden": 4, "batch_size": 4, "learning_starts": 2, "n_envs": 2, "vectorization_mode": "async"}
-    with Trainer("awr", Failing, config=config) as trainer:
+    with Trainer("awr", Failing, config=config, run_dir=tmp_path / "run") as trainer:
         with pytest.raises(RuntimeError, match=r"SimulatorError: valve stuck \(7\)"):
-            trainer.train(100, progress=False)
+            trainer.train(100, checkpoint_interval=2, progress=False)
         with pytest.raises(WorkerDiedError, match=r"An environment raised an error at step 3 .*valve stuck"):
             trainer.train(100, progress=False)
-        trainer.save(tmp_path)
+        trainer.save(tmp_path / "copy")
         learned = trainer.gradient_steps
-    with Trainer.load(tmp_path, env=Counting) as loaded:
+    with Trainer.load(tmp_path / "run", env=Counting) as loaded:  # as it was at the last checkpoint
+        assert loaded.env_steps == 4
+        loaded.train(4, progress=False)
+    with Trainer.load(tmp_path / "copy", env=Counting) as loaded:
         assert loaded.gradient_steps == learned > 0
         with pytest.warns(UserWarning, match="episode"):
             loaded.train(4, progress=False)

@@ -198,7 +198,7 @@ def test_a_run_whose_file_is_gone_names_it_and_why(tmp_path: Path):
     (tmp_path / "logs.npz").rename(tmp_path / "moved.npz")
     with (
         Trainer.load(tmp_path / "run") as loaded,
-        pytest.raises(ConfigError, match=r"logs\.npz.*There is no file.*named by dataset= of Trainer"),
+        pytest.raises(ConfigError, match=r"logs\.npz.*There is no file.*Name them again: dataset= of Trainer"),
     ):
         loaded.train_offline(2, progress=False)
     with Trainer.load(tmp_path / "run", dataset=tmp_path / "moved.npz") as loaded:
@@ -210,7 +210,7 @@ def test_a_run_whose_data_are_gone_says_so_and_starts_with_no_random_steps(tmp_p
     trainer.train_offline(600, progress=False)
     trainer.save(tmp_path)
     resumed = Trainer.load(tmp_path, env=ObservedActionReward())
-    with pytest.warns(UserWarning, match="training continues without it"):
+    with pytest.warns(UserWarning, match="Training continues without them"):
         metrics = resumed.train(100, progress=False)
     assert metrics["mean_reward"] > 0.5
 
@@ -238,6 +238,8 @@ def test_a_preset_fits_the_kind_of_the_data_s_actions():
 def test_a_run_from_data_for_several_environments_is_loaded_without_one_and_with_them(
     tmp_path: Path, settings: dict[str, int]
 ):
+    if "n_workers" in settings:
+        pytest.importorskip("ray")
     config, run = {**SETTINGS["awr in rounds"], **settings}, tmp_path / "run"
     with Trainer("awr", dataset="cartpole-medium", config=config, run_dir=run) as trainer:
         trainer.train_offline(5, progress=False)

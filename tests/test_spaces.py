@@ -196,6 +196,7 @@ def test_bounds_and_precision_of_observed_floats_do_not_matter(name: str):
 def test_the_bounds_of_actions_matter_and_their_precision_does_not():
     space = spaces.Box(-1, 1, (2,))
     assert same_actions(space, spaces.Box(-1, 1, (2,), np.float64))
+    assert same_actions(spaces.Box(-0.4, 0.4, (2,)), spaces.Box(-0.4, 0.4, (2,), np.float64))
     assert not same_actions(space, spaces.Box(-1, 2, (2,)))
     assert not same_actions(space, spaces.Box(-2, 1, (2,)))
     assert not same_actions(space, spaces.Box(-1, 1, (1, 2)))

@@ -155,14 +155,14 @@ def test_choices_that_the_fixed_settings_rule_out_are_not_tried():
     base = RunSpec.resolve("crr", env="CartPole-v1", config={"weights": "binary"})
     assert "baseline" not in space_of(base, {"weights": "binary"}, {}, actions="discrete")
     assert "baseline" in space_of(base, {"weights": "binary"}, {}, actions="continuous")
+    assert "baseline" not in space_of(RunSpec.resolve("crr"), {}, {"weights": ["exp", "binary"]}, actions="discrete")
+    assert "baseline" in space_of(RunSpec.resolve("crr"), {}, {"weights": ["exp"]}, actions="discrete")
 
 
 def test_a_space_with_values_that_these_actions_rule_out_is_refused(tmp_path: Path):
+    space = {"weights": ["exp", "binary"], "baseline": ["mean", "max"]}
     with pytest.raises(ConfigError, match="weights='binary' with baseline='max' gives no choice a weight"):
-        tune(
-            "crr", env="CartPole-v1", space={"weights": ["exp", "binary"]}, trials=1, total_timesteps=100,
-            output=tmp_path / "out",
-        )  # fmt: skip
+        tune("crr", env="CartPole-v1", space=space, trials=1, total_timesteps=100, output=tmp_path / "out")
     assert not (tmp_path / "out").exists()
 
 

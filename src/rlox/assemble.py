@@ -89,7 +89,8 @@ def make_learner(
                 "dataset=, such as dataset='logs.npz'."
             )
         kind = "discrete" if action_codec(spaces[1]).nvec else "continuous"
-        spec.config.check_actions(kind)
+        if n_streams is None:  # a run that goes on did learn with them
+            spec.config.check_actions(kind)
         doubts = silenced(spec.config, actions=kind, dataset=data is not None)
         if data is not None and isinstance(spec.config, Config):
             doubts += spec.config.doubts_on_data()
@@ -195,22 +196,6 @@ def no_env(env_id: str | None, what: str) -> ConfigError:
     return ConfigError(f"{what} needs an environment: pass env= to Trainer or to Trainer.load, or --env ID.")
 
 
-def no_data(spec: RunSpec) -> ConfigError:
-    """Return the error that a run learns from data and has none."""
-    if spec.dataset is None:
-        return ConfigError("train_offline learns from data: pass Trainer(..., dataset=), such as dataset='logs.npz'.")
-    try:
-        make_dataset(spec.dataset, spec.reading, spaces_known=True)
-    except DatasetError as error:
-        why = one_line(error)
-    else:
-        why = "They are there again, so load the run again."
-    return ConfigError(
-        f"The data that this run learns from, '{spec.dataset}', could not be used when it was loaded. {why} Data in "
-        "another place are named by dataset= of Trainer.load, or --dataset."
-    )
-
-
 class Loaded(NamedTuple):
     """What a checkpoint holds."""
 
@@ -230,6 +215,8 @@ class Loaded(NamedTuple):
     """Of the latest checkpoint of that folder."""
     logger_ids: dict[str, str]
     """By what its loggers find it again."""
+    no_data: str
+    """Why the data that it learned from are not there; nothing if they are, or it had none."""
 
 
 def load_run(
@@ -255,7 +242,7 @@ def load_run(
     spec = was.continued(settings, budget)
     if env is None and not names_module(spec.env):
         env = spec.env
-    data = _find_data(spec, dataset)
+    data, no_data = _find_data(spec, dataset)
     if env is not None:
         spec = dataclasses.replace(spec, env=env if isinstance(env, str) else None)
     if dataset is not None:
@@ -280,6 +267,7 @@ def load_run(
         logged=logged,
         stamp=stamp,
         logger_ids=logger_ids,
+        no_data=no_data,
     )
 
 
@@ -338,15 +326,22 @@ def load_policy(path: Path) -> TrainedPolicy:
     return learner.policy
 
 
-def _find_data(spec: RunSpec, dataset: DatasetLike | None) -> Dataset | None:
+def _find_data(spec: RunSpec, dataset: DatasetLike | None) -> tuple[Dataset | None, str]:
+    """Return a run's data, or why they are not there: without them it still acts."""
     if dataset is not None:
-        return make_dataset(dataset, spec.reading, spaces_known=True)
-    if spec.dataset is None or ".." in Path(spec.dataset).parts:
-        return None
-    # Without its data the run still acts, and `train` says that they are not available.
-    with contextlib.suppress(DatasetError):
-        return make_dataset(spec.dataset, spec.reading, spaces_known=True)
-    return None
+        return make_dataset(dataset, spec.reading, spaces_known=True), ""
+    if spec.dataset is None:
+        return None, ""
+    why = "A saved run opens no path with '..' in it."
+    if ".." not in Path(spec.dataset).parts:
+        try:
+            return make_dataset(spec.dataset, spec.reading, spaces_known=True), ""
+        except DatasetError as error:
+            why = one_line(error)
+    return None, (
+        f"The data that the run learned from, '{spec.dataset}', cannot be used. {why} Name them again: dataset= of "
+        "Trainer.load, or --dataset."
+    )
 
 
 def _check_spaces(path: Path, saved: Spaces, found: Spaces) -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 from rlox.arguments import check_positive
-from rlox.errors import CheckpointError, ConfigError, did_you_mean, one_line
+from rlox.errors import CheckpointError, ConfigError, DivergedError, did_you_mean, one_line
 from rlox.runs import checkpoint
 from rlox.spec import evaluation_seed
 
@@ -201,5 +201,7 @@ def _going_on(who: str, errors: type[Exception] = ConfigError) -> Iterator[Any]:
     """Say what cannot be written, as a run folder does, and go on."""
     try:
         yield
+    except DivergedError:
+        raise
     except errors as error:
         _warn(f"{who}: {one_line(error)} Training goes on.")

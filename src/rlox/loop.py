@@ -202,12 +202,16 @@ def training(
 
     def is_settled() -> bool:
         now = trainer.standing.cursor
+        if learner.envs and learner.envs.is_lost:  # the last checkpoint knows where they were
+            return False
         return settled.is_set() and now is not None and now.clock(learner.counters) < now.next_due()
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_saying_what_is_saved(trainer, learner))
         handlers = _handlers(trainer, learner, before, clock, offline=cursor.offline)
         save = handlers["save"]
+        if learner.envs:
+            learner.envs.check()
         _start(trainer)
         if folder:
             # Before the log: where there is a log, there is a checkpoint to continue from.

@@ -140,8 +140,9 @@ def budget_of(label: str, data: str | None, given: Mapping[str, Any]) -> Budget:
     if name not in given:
         flag = name.replace("_", "-")
         raise ConfigError(f"Say how long '{label}' learns: {name} (--{flag}), such as 50000.")
-    check_positive(**{name: given[name]})
-    total = max(given[name], given.get("total_timesteps") or 0)
+    steps = {each: given[each] for each in (name, "total_timesteps") if given.get(each) is not None}
+    check_positive(**steps)
+    total = max(steps.values())
     return Budget(**{"eval_interval": max(total // N_EVALUATIONS, 1), **given})
 
 

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from rlox import habits, loop
 from rlox.algorithms.others import only_ours
 from rlox.arguments import check_positive, check_seed
-from rlox.assemble import is_discrete, load_run, make_learner, named, no_data, no_env
+from rlox.assemble import is_discrete, load_run, make_learner, named, no_env
 from rlox.callbacks import Callback
 from rlox.core.config import Settings
 from rlox.core.state import TrainState
@@ -157,6 +157,8 @@ class Trainer:
         self.loggers = loggers
         """Where records go besides the run folder."""
         self.observation_space, self.action_space = learner.observation_space, learner.action_space
+        self._no_data = ""
+        """Why the data that it learned from are not there, if they should be."""
         self._eval_envs: Envs | None = None
         self._eval_seed = evaluation_seed(spec.seed)
         self.standing = loop.Standing()
@@ -249,8 +251,8 @@ class Trainer:
         learner = self._learner
         if isinstance(learner, RegressionLearner) and learner.state.pretrained and not learner.can_learn_offline:
             warnings.warn(
-                "The dataset that this run learned from is not available; training continues without it. "
-                "Trainer.load(path, dataset=...) keeps it in the mix.",
+                f"{self._no_data or 'The data that this run learned from are not there.'} Training continues without "
+                "them.",
                 stacklevel=2,
             )
         cursor = self._begin("total_timesteps", self.env_steps, total_timesteps, dict(intervals))
@@ -282,7 +284,10 @@ class Trainer:
         """Extend the budget of offline learning; returns the learner, and where the loop stands."""
         learner = self._ours("train_offline", "it learns from an environment only")
         if not learner.can_learn_offline:
-            raise no_data(self._spec)
+            raise ConfigError(
+                self._no_data
+                or "train_offline learns from data: pass Trainer(..., dataset=), such as dataset='logs.npz'."
+            )
         return learner, self._begin("gradient_steps", self.gradient_steps, n, how)
 
     def _begin(self, unit: str, at: int, n: int | None, how: dict[str, Any]) -> loop.Cursor:
@@ -565,7 +570,7 @@ class Trainer:
         trainer = cls.__new__(cls)
         new = None if continues else run_dir
         trainer._set_up(loaded.spec, loaded.env, loggers, loaded.learner, callbacks, new, folder)
-        trainer.standing = loaded.standing
+        trainer.standing, trainer._no_data = loaded.standing, loaded.no_data
         if folder is not None:
             trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing, dict(loggers.ids)
             folder.last_saved = last_saved(folder.path, trainer._at())

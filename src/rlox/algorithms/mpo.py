@@ -118,11 +118,13 @@ class MPOConfig(Config):
             raise ConfigError(f"{bounds[0]} adapts anchor_coef from where it begins: set it, such as anchor_coef=1.0.")
 
     def doubts_on_data(self) -> list[str]:
-        told = (
-            "replay_share=0 fits the policy to actions that the data do not have, and its critic is wrong about them: "
-            "set replay_share=1.0 to learn from data alone, or 0.5 if an environment follows."
-        )
-        return [*super().doubts_on_data(), *([] if self.replay_share else [told])]
+        found = super().doubts_on_data()
+        if not self.replay_share:
+            found.append(
+                "replay_share=0 fits the policy to actions that the data do not have, and its critic is wrong about "
+                "them: set replay_share=1.0 to learn from data alone."
+            )
+        return found
 
     def check_actions(self, actions: ActionKind) -> None:
         target = "target_entropy" if actions == "discrete" else "target_std"

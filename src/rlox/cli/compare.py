@@ -205,7 +205,7 @@ def report(
     from rlox.runs.history import alike_returns, group_runs, write_runs
     from rlox.runs.meanings import axis_of, axis_of_returns
     from rlox.runs.report import write_report
-    from rlox.runs.table import SLACK, as_markdown, by_steps, compare_groups, overall, thresholds_of
+    from rlox.runs.table import as_markdown, by_steps, compare_groups, overall, thresholds_of
 
     runs = alike_returns(runs)
     groups = group_runs(runs)
@@ -218,11 +218,11 @@ def report(
         own = [run for found in by_steps(groups[place])[offline].values() for run in found]
         what = axis_of_returns(own[0])
         print(f"{place}: {what} after {steps}, the last that all of its runs have reached.")
-        short = [run for run in own if run.returns.steps[-1] <= at * (1 + SLACK) and not run.is_over]
+        short = [run for run in own if run.is_short]
         if 0 < len(short) < len(own):
             print(
-                f"{place}: {len(short)} of {len(own)} runs end there, before their budget, such as '{short[0].path}'. "
-                "To compare the others at their end, leave out its folder.",
+                f"{place}: {len(short)} of {len(own)} runs have not taken all steps of their budget, such as "
+                f"'{short[0].path}'. Leave these out to compare the others at their end.",
                 file=sys.stderr,
             )
         if len({run.return_name for run in own}) > 1:

@@ -99,6 +99,7 @@ def flags_to_change(kinds: Iterable[type], group: Group) -> list[inspect.Paramet
                 n_tokens=flag.n_tokens,
                 negative_iterable=(),
                 show_default=False,
+                converter=flag.converter,
             )
             if parameter.name in found:
                 hint = Union[get_args(found[parameter.name].annotation)[0], hint]  # noqa: UP007

@@ -7,6 +7,7 @@ import copy
 import functools
 import multiprocessing
 import os
+import pickle
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
@@ -20,7 +21,7 @@ from numpy.typing import NDArray
 
 from rlox.envs.spaces import batch_of_one
 from rlox.envs.streams import Place, Stream, Trace, five
-from rlox.errors import ConfigError, InvalidStepError, RloxError, WorkerDiedError, did_you_mean, one_line
+from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError, did_you_mean, one_line
 from rlox.modules import import_named
 from rlox.runs import interrupts
 
@@ -75,11 +76,10 @@ class Envs:
         timeout: float | None = None,
     ):
         self.env = env if isinstance(env, VectorEnv) else Stream(env)
-        if owned:
-            self._claim()
         self.numbered = numbered or not isinstance(env, VectorEnv)
         """Whether its episodes are numbered, so that the place of each environment can be found again."""
         self.takes_seeds, self.owned, self._timeout = takes_seeds, owned, timeout
+        self._claimed = self._claim() if owned else []
         self.is_vector = isinstance(env, VectorEnv)
         self.n: int = env.num_envs if isinstance(env, VectorEnv) else 1
         self.observation_space: gym.Space[Any] = (
@@ -97,20 +97,36 @@ class Envs:
         self._resetting = np.zeros(self.n, bool)
         self._dead = ""
 
-    def _claim(self) -> None:
-        """Refuse an environment that is stepped already, by this or another.
+    def _claim(self) -> list[int]:
+        """Refuse an environment that is stepped already, by this or another; return the ids of those that it steps.
 
         Raises:
             ConfigError: a callable returned it twice.
         """
-        made = self.env.envs if isinstance(self.env, SyncVectorEnv) else [self.env]
-        ours = [env.unwrapped for env in made if isinstance(env, Stream)]
-        if len({*map(id, ours)}) < len(ours) or any(id(env) in _STEPPED for env in ours):
+        made = self.env.envs if isinstance(self.env, SyncVectorEnv) and self.numbered else [self.env]
+        ours = [getattr(env, "unwrapped", env) for env in made]
+        found = [id(env) for env in ours]
+        if len({*found}) < len(ours) or any(each in _STEPPED for each in found):
             raise ConfigError(
                 f"The callable given as env returned the same {type(ours[0]).__name__} twice: it must make a new one "
-                "each time, since several environments and evaluations each need their own."
+                "each time. If there is only one, pass it itself, and close the trainer that had it."
             )
-        _STEPPED.update({id(env): self for env in ours})
+        _STEPPED.update(dict.fromkeys(found, self))
+        return found
+
+    def check(self) -> None:
+        """Refuse to go on after a process that steps environments has failed.
+
+        Raises:
+            WorkerDiedError: one has.
+        """
+        if self._dead:
+            raise WorkerDiedError(self._dead)
+
+    @property
+    def is_lost(self) -> bool:
+        """Whether a process that steps environments has failed, so that nobody knows where their episodes are."""
+        return bool(self._dead)
 
     def reset(self, seed: int | None, *, n_steps: int = 1) -> Any:
         """Start new episodes everywhere; returns their first observations.
@@ -118,7 +134,7 @@ class Envs:
         It may take as long as ``n_steps`` steps.
         """
         seed = seed if self.takes_seeds else None
-        with self._alive():
+        with self._named(), self._alive():
             if isinstance(self.env, AsyncVectorEnv):
                 self.env.reset_async(seed=seed)
                 limit = None if self._timeout is None else self._timeout * n_steps
@@ -151,7 +167,7 @@ class Envs:
         """
         if isinstance(self.env, Stream):
             return [self.env.trace]
-        if self._dead:
+        if self.is_lost:
             return []
         with self._alive():
             return list(_several(self.env).get_attr("trace"))
@@ -159,7 +175,8 @@ class Envs:
     def step(self, action: NDArray[Any]) -> Step:
         """Step every environment with ``(n, *shape)`` actions of the single action space."""
         self.steps += 1
-        return self._step_vector(action) if self.is_vector else self._step_single(action)
+        with self._named():
+            return self._step_vector(action) if self.is_vector else self._step_single(action)
 
     def _step_single(self, action: NDArray[Any]) -> Step:
         raw, reward, terminated, truncated, _ = self.env.step(action[0])
@@ -202,7 +219,7 @@ class Envs:
             array = np.empty(0, np.float32)
         if array.shape != (self.n,) or not np.isfinite(array).all():
             raise InvalidStepError(
-                f"Step {self.steps:,} of the environment returned reward {reward!r}: "
+                f"returned reward {reward!r}: "
                 f"it must be {'a finite number' if self.n == 1 else f'{self.n} finite numbers'}."
             )
         return array
@@ -213,14 +230,26 @@ class Envs:
         try:
             yield
         except InvalidStepError as error:
-            when = f"Step {self.steps:,}" if self.steps else "The reset"
-            raise InvalidStepError(f"{when} of the environment returned a bad observation: {error}") from None
+            raise InvalidStepError(f"{self._now} returned a bad observation: {error}") from None
+
+    @contextlib.contextmanager
+    def _named(self) -> Iterator[None]:
+        """Say which step it was that "returned ..."."""
+        try:
+            yield
+        except InvalidStepError as error:
+            if str(error).startswith("returned "):
+                raise InvalidStepError(f"{self._now} {error}") from error.__cause__
+            raise
+
+    @property
+    def _now(self) -> str:
+        return f"Step {self.steps:,} of the environment" if self.steps else "The reset of the environment"
 
     @contextlib.contextmanager
     def _alive(self) -> Iterator[None]:
         """Say so if a worker process is gone, or does not answer; it is not asked again."""
-        if self._dead:
-            raise WorkerDiedError(self._dead)
+        self.check()
         try:
             yield
         except multiprocessing.TimeoutError:
@@ -249,8 +278,8 @@ class Envs:
         """Close the environments and end their processes, unless they belong to someone else."""
         if not self.owned:
             return
-        for key in [key for key, owner in _STEPPED.items() if owner is self]:
-            del _STEPPED[key]
+        for each in self._claimed:
+            _STEPPED.pop(each, None)
         if isinstance(self.env, AsyncVectorEnv):
             # They ignore the signal that Gymnasium would end them with.
             for process in self.env.processes:
@@ -445,12 +474,12 @@ def _sendable() -> Iterator[None]:
     """
     try:
         yield
-    except RloxError:
-        raise
     except Exception as error:
-        if type(error).__module__ == "builtins" and all(isinstance(part, str | int | float) for part in error.args):
-            raise
-        raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        try:
+            type(error)(pickle.loads(pickle.dumps(error)))
+        except Exception:
+            raise RuntimeError(f"{type(error).__name__}: {error}") from error
+        raise
 
 
 def _make_stream(make: Callable[[], Any], kind: type[Stream] = Stream) -> Stream:

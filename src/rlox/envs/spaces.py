@@ -113,8 +113,15 @@ def as_declared(space: spaces.Space[Any], obs: Any, name: str = "observation") -
         return tuple(as_declared(part, _entry(obs, i, name), f"{name}[{i}]") for i, part in enumerate(space.spaces))
     if isinstance(space, spaces.Box) and space.dtype.kind == "f" and np.shape(obs) == space.shape:
         return obs
-    _encode(space, np.array(obs)[None], 1, name, [])
-    return np.asarray(obs, space.dtype)
+    given = np.asarray(obs)
+    _encode(space, given[None], 1, name, [])
+    declared = given.astype(space.dtype, copy=False)
+    if not np.array_equal(declared, given):
+        raise InvalidStepError(
+            f"{name} has entries such as {given[declared != given].ravel()[0]}, which {space} cannot hold: give "
+            f"observations of its type, {space.dtype}, or declare a Box of floats."
+        )
+    return declared
 
 
 def interchangeable(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
@@ -131,7 +138,8 @@ def interchangeable(one: spaces.Space[Any], other: spaces.Space[Any]) -> bool:
 def same_actions(one: Any, other: Any) -> bool:
     """Return whether actions of the two spaces mean the same: the precision of a Box of floats does not matter."""
     if _are_floats(one, other):
-        return np.array_equal(one.low, other.low) and np.array_equal(one.high, other.high)
+        ours, theirs = ((space.low.astype(np.float32), space.high.astype(np.float32)) for space in (one, other))
+        return all(map(np.array_equal, ours, theirs))
     return one == other
 
 

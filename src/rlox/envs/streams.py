@@ -97,8 +97,7 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
         # Copies: the environment may scale its action in place, and the caller write the next one into the same array.
         obs, *outcome = _step(self.env, action.copy() if isinstance(action, np.ndarray) else action)
         reward, terminated, truncated = map(_scalar, outcome)
-        if self._batched:
-            _check(reward, terminated, truncated)
+        _check(reward, terminated, truncated)
         if self._episode >= 0:
             self._digest_before = self._digest
             self._digest = digest_outcome(reward, terminated, truncated, digest(obs, self._digest))
@@ -113,7 +112,12 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, {}
 
     def _declared(self, obs: Any) -> Any:
-        return as_declared(self.observation_space, obs) if self._batched else obs
+        if not self._batched:
+            return obs
+        try:
+            return as_declared(self.observation_space, obs)
+        except InvalidStepError as error:
+            raise InvalidStepError(f"returned a bad observation: {error}") from None
 
 
 def five(result: Any) -> tuple[Any, Any, Any, Any, Any]:
@@ -130,7 +134,7 @@ def five(result: Any) -> tuple[Any, Any, Any, Any, Any]:
 
 def _wrong_step(got: str) -> InvalidStepError:
     return InvalidStepError(
-        f"step() of the environment returned {got}: it must return obs, reward, terminated, truncated and info. "
+        f"returned {got}: its step() must return obs, reward, terminated, truncated and info. "
         "Environments of the old gym have to be converted, for example by the package shimmy."
     )
 
@@ -177,7 +181,7 @@ def _check(reward: Any, terminated: Any, truncated: Any) -> None:
         try:
             kind(value)
         except (TypeError, ValueError):
-            raise InvalidStepError(f"The environment returned {name} {value!r}: it must be {wanted}.") from None
+            raise InvalidStepError(f"returned {name} {value!r}: it must be {wanted}.") from None
 
 
 def _reset(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> Any:

@@ -57,7 +57,8 @@ def check_video(env_id: str) -> None:
         env.reset(seed=0)
         frame = np.asarray(env.render())
     except Exception as error:  # of a simulator that finds no screen
-        raise ConfigError(f"Environment '{env_id}' cannot be shown: {one_line(error)}") from None
+        what = one_line(error) if str(error) else type(error).__name__
+        raise ConfigError(f"Environment '{env_id}' cannot be shown: {what}") from None
     finally:
         env.close()
     if frame.ndim != 3:
@@ -99,7 +100,7 @@ def _make(env_id: str, mode: str) -> gym.Env[Any, Any]:
         if "unexpected keyword argument 'render_mode'" not in str(error):
             raise
         raise ConfigError(f"Environment '{env_id}' cannot be shown: its constructor takes no render_mode.") from None
-    known = env.metadata.get("render_modes") or ()
+    known = (env.metadata or {}).get("render_modes") or ()
     if mode not in known:
         modes = ", ".join(known) or "none"
         env.close()

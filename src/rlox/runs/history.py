@@ -134,10 +134,18 @@ class Run(NamedTuple):
     @property
     def is_over(self) -> bool:
         """Whether it has taken all the steps of its budget; False if that is not known."""
+        return bool(self._planned and self.records) and not self.is_short
+
+    @property
+    def is_short(self) -> bool:
+        """Whether it has not taken all the steps of its budget; False if that is not known."""
+        return bool(self.records) and any(self.records[-1][unit] < n for unit, n in self._planned.items())
+
+    @property
+    def _planned(self) -> dict[str, float]:
         budget = self.spec.get("budget", {})
         planned = {"env_steps": budget.get("total_timesteps"), "gradient_steps": budget.get("gradient_steps")}
-        known = {unit: n for unit, n in planned.items() if isinstance(n, int | float)}
-        return bool(known and self.records) and all(self.records[-1][unit] >= n for unit, n in known.items())
+        return {unit: n for unit, n in planned.items() if isinstance(n, int | float)}
 
 
 def read_run(path: str | Path, label: str | None = None) -> Run:

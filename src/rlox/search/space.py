@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import itertools
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, get_args, get_type_hints
 
 from rlox.core.config import ActionKind, Settings
@@ -172,21 +172,26 @@ def space_of(base: RunSpec, fixed: Mapping[str, Any], own: Mapping[str, object],
         needs = known[name].metadata.get("needs", {})
         return all(settled.get(other, wanted) == wanted for other, wanted in needs.items())
 
-    found = {name: _taken(base.config, name, values, actions) for name, values in tried.items() if has_effect(name)}
-    found = {name: values for name, values in found.items() if len(values.values) > 1}
     hints = get_type_hints(kind)
-    found |= {name: _typed(entry(name, values), hints[name]) for name, values in own.items()}
+    given = {name: _typed(entry(name, values), hints[name]) for name, values in own.items()}
+    beside = [{}, *({name: value} for name, values in given.items() for value in values.values)]
+    found = {
+        name: _taken(base.config, name, values, beside, actions) for name, values in tried.items() if has_effect(name)
+    }
+    found = {name: values for name, values in found.items() if len(values.values) > 1} | given
     if not found:
         raise ConfigError(f"All settings that are searched ({', '.join(usual)}) are fixed: leave one of them out.")
     return found
 
 
-def _taken(config: Settings, name: str, tried: Range | Choice, actions: ActionKind) -> Range | Choice:
-    """Return what is tried of a setting, without the choices that do not go with the other settings."""
+def _taken(
+    config: Settings, name: str, tried: Range | Choice, beside: Sequence[Mapping[str, Any]], actions: ActionKind
+) -> Range | Choice:
+    """Return what is tried of a setting, without the choices that these actions rule out beside other settings."""
 
-    def is_taken(value: object) -> bool:
+    def is_taken(value: object, others: Mapping[str, Any]) -> bool:
         try:
-            changed = dataclasses.replace(config, **{name: value})
+            changed = dataclasses.replace(config, **{**others, name: value})
         except ConfigError:  # it may go with what is tried of the others
             return True
         try:
@@ -195,7 +200,9 @@ def _taken(config: Settings, name: str, tried: Range | Choice, actions: ActionKi
             return False
         return True
 
-    return Choice(tuple(filter(is_taken, tried.values))) if isinstance(tried, Choice) else tried
+    if not isinstance(tried, Choice):
+        return tried
+    return Choice(tuple(value for value in tried.values if all(is_taken(value, others) for others in beside)))
 
 
 def entry(name: str, tried: object) -> Range | Choice:
