@@ -11,6 +11,7 @@ import gymnasium as gym
 import numpy as np
 import pytest
 from gymnasium.envs.classic_control import CartPoleEnv
+from gymnasium.envs.registration import EnvSpec
 
 from rlox import Policy, Trainer, callbacks
 from rlox.callbacks import KeepBest, RecordVideo, StopAtReward
@@ -257,7 +258,7 @@ def test_an_environment_that_cannot_draw_is_refused_before_training(
     pytest.importorskip("imageio_ffmpeg")
     monkeypatch.setattr(Blind, "pictures", 0)
     monkeypatch.setattr(Blind, "picture", picture)
-    monkeypatch.setitem(gym.registry, "Blind-v0", gym.envs.registration.EnvSpec("Blind-v0", entry_point=Blind))
+    monkeypatch.setitem(gym.registry, "Blind-v0", EnvSpec("Blind-v0", entry_point=Blind))
     with Trainer("awr", "Blind-v0", config=TINY, callbacks=RecordVideo(tmp_path, 20)) as trainer:
         with pytest.raises(ConfigError, match=told):
             trainer.train(40, log_interval=20, progress=False)
@@ -277,7 +278,7 @@ def test_an_environment_that_names_no_render_modes_is_refused(
 ):
     pytest.importorskip("imageio_ffmpeg")
     monkeypatch.setattr(Blind, "metadata", metadata)
-    monkeypatch.setitem(gym.registry, "Blind-v0", gym.envs.registration.EnvSpec("Blind-v0", entry_point=Blind))
+    monkeypatch.setitem(gym.registry, "Blind-v0", EnvSpec("Blind-v0", entry_point=Blind))
     trainer = Trainer("awr", "Blind-v0", config=TINY, callbacks=RecordVideo(tmp_path, 20))
     with pytest.raises(ConfigError, match="its render modes are none"):
         trainer.train(40, progress=False)

@@ -16,6 +16,7 @@ import jax
 import numpy as np
 import pytest
 from gymnasium import spaces
+from gymnasium.envs.registration import EnvSpec
 from gymnasium.vector import AsyncVectorEnv, AutoresetMode, SyncVectorEnv, VectorEnv
 
 from inside import training_envs
@@ -354,7 +355,7 @@ def test_a_wrong_answer_is_refused_however_environments_are_stepped(
 @pytest.mark.filterwarnings("ignore:.*WARN")
 def test_an_answer_that_gymnasium_s_wrappers_cannot_take_apart_is_refused_too(monkeypatch: pytest.MonkeyPatch):
     old = functools.partial(Answers, REFUSED["four values"][0])
-    monkeypatch.setitem(gym.registry, "Old-v0", gym.envs.registration.EnvSpec("Old-v0", entry_point=old))
+    monkeypatch.setitem(gym.registry, "Old-v0", EnvSpec("Old-v0", entry_point=old))
     with pytest.raises(InvalidStepError, match=r"its step\(\) must return obs, reward, terminated, truncated and info"):
         step_many(make_envs("Old-v0"), 2)
 
@@ -445,7 +446,7 @@ def test_an_environment_may_write_into_its_actions(n: int, mode: str, tmp_path: 
         trainer.train(10 * n, progress=False)
         given = trainer.replay_dataset().columns["actions"]
         trace = trainer._learner.snapshot()["streams.actions"]  # pyright: ignore
-    assert np.isin(trace, given).all()
+    assert np.isin(trace, given[:]).all()
     with Trainer.load(
         tmp_path / "run", env=Scaling
     ) as loaded:  # a warning, which is an error, if it came back elsewhere

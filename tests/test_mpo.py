@@ -377,7 +377,8 @@ def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], 
 def test_a_price_of_0_is_refused_if_these_actions_have_a_target(actions: ActionKind, target: str):
     with pytest.raises(ConfigError, match=f"initial_lambda=0 stays 0.* or {target}=None"):
         MPOConfig(initial_lambda=0.0).check_actions(actions)
-    MPOConfig(initial_lambda=0.0, **{target: None}).check_actions(actions)
+    without: Any = {target: None}
+    MPOConfig(initial_lambda=0.0, **without).check_actions(actions)
 
 
 def test_a_price_at_its_cap_falls_as_soon_as_the_entropy_is_back():

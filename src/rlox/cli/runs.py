@@ -75,8 +75,7 @@ def evaluate(
         settings: dict[str, Any] = {"deterministic": deterministic, "gradient_steps": steps, "progress": True}
         check_run(run)
         with Trainer.load(run) as trainer:
-            reading = how if how.given() else trainer.spec.reading
-            data = make_dataset(dataset, reading, spaces_known=True)
+            data = make_dataset(dataset, how if how.given() else trainer.spec.reading, spaces_known=True)
             print_estimates(trainer.evaluate_offline(data, seed=seed or 0, **settings))
         if env is None:
             return
