@@ -258,7 +258,8 @@ def test_an_environment_that_cannot_draw_is_refused_before_training(
     pytest.importorskip("imageio_ffmpeg")
     monkeypatch.setattr(Blind, "pictures", 0)
     monkeypatch.setattr(Blind, "picture", picture)
-    monkeypatch.setitem(gym.registry, "Blind-v0", EnvSpec("Blind-v0", entry_point=Blind))
+    blind: Any = Blind
+    monkeypatch.setitem(gym.registry, "Blind-v0", EnvSpec("Blind-v0", entry_point=blind))
     with Trainer("awr", "Blind-v0", config=TINY, callbacks=RecordVideo(tmp_path, 20)) as trainer:
         with pytest.raises(ConfigError, match=told):
             trainer.train(40, log_interval=20, progress=False)
@@ -278,7 +279,8 @@ def test_an_environment_that_names_no_render_modes_is_refused(
 ):
     pytest.importorskip("imageio_ffmpeg")
     monkeypatch.setattr(Blind, "metadata", metadata)
-    monkeypatch.setitem(gym.registry, "Blind-v0", EnvSpec("Blind-v0", entry_point=Blind))
+    blind: Any = Blind
+    monkeypatch.setitem(gym.registry, "Blind-v0", EnvSpec("Blind-v0", entry_point=blind))
     trainer = Trainer("awr", "Blind-v0", config=TINY, callbacks=RecordVideo(tmp_path, 20))
     with pytest.raises(ConfigError, match="its render modes are none"):
         trainer.train(40, progress=False)

@@ -354,7 +354,7 @@ def test_a_wrong_answer_is_refused_however_environments_are_stepped(
 
 @pytest.mark.filterwarnings("ignore:.*WARN")
 def test_an_answer_that_gymnasium_s_wrappers_cannot_take_apart_is_refused_too(monkeypatch: pytest.MonkeyPatch):
-    old = functools.partial(Answers, REFUSED["four values"][0])
+    old: Any = functools.partial(Answers, REFUSED["four values"][0])
     monkeypatch.setitem(gym.registry, "Old-v0", EnvSpec("Old-v0", entry_point=old))
     with pytest.raises(InvalidStepError, match=r"its step\(\) must return obs, reward, terminated, truncated and info"):
         step_many(make_envs("Old-v0"), 2)

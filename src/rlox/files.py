@@ -79,6 +79,12 @@ def make_folder(path: Path) -> None:
         raise ConfigError(f"The folder '{path}' cannot be made: {error.strerror}. Choose another place.") from None
 
 
+def as_typed(path: Path) -> Path:
+    """Return a path as it would be typed here: relative if it is below the working directory."""
+    here = Path.cwd()
+    return path.relative_to(here) if path.is_relative_to(here) else path
+
+
 def as_name(text: str) -> str:
     """Return a text, such as the id of an environment, as the name of a file or folder."""
     return text.replace("/", "-").replace(":", "-")

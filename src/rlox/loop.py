@@ -15,6 +15,7 @@ import numpy as np
 
 from rlox.callbacks import StartsFirst
 from rlox.errors import DivergedError, InvalidStepError, WorkerDiedError
+from rlox.files import as_typed
 from rlox.learner import Counters, Learner
 from rlox.modules import flags_again
 from rlox.runs.alarm import Alarm
@@ -361,10 +362,11 @@ def _how_to_continue(trainer: Trainer, learner: Learner) -> str:
     spec, cursor = trainer.spec, trainer.standing.cursor
     live = [", env=..."] if spec.env is None and learner.envs is not None else []
     live += [", dataset=..."] if spec.dataset is None and learner.data_digest is not None else []
+    folder = as_typed(trainer.run_dir) if trainer.run_dir else None
     if live:
         train = "train_offline" if cursor is not None and cursor.offline else "train"
-        return f"Trainer.load('{trainer.run_dir}'{''.join(live)}).{train}()"
-    return f"rlox resume {shlex.quote(str(trainer.run_dir))}{flags_again(spec.env)}"
+        return f"Trainer.load('{folder}'{''.join(live)}).{train}()"
+    return f"rlox resume {shlex.quote(str(folder))}{flags_again(spec.env)}"
 
 
 def _stopped_at(trainer: Trainer, learner: Learner, cursor: Cursor) -> str:

@@ -11,7 +11,7 @@ from typing import Any
 from filelock import FileLock
 
 from rlox.errors import ConfigError, RunInUseError, one_line
-from rlox.files import remove_sides
+from rlox.files import as_typed, remove_sides
 from rlox.runs import checkpoint
 from rlox.runs.checkpoint import Arrays
 from rlox.runs.lock import LOCK, claim, release
@@ -153,13 +153,14 @@ class RunFolder:
     def _warn(self, what: str, error: OSError) -> None:
         last = f" {self.last_saved}" if self.last_saved else ""
         warnings.warn(
-            f"{what} could not be written to '{self.path}' ({one_line(error)}): training goes on.{last}", stacklevel=2
+            f"{what} could not be written to '{as_typed(self.path)}' ({one_line(error)}): training goes on.{last}",
+            stacklevel=2,
         )
 
 
 def last_saved(path: Path, what: str) -> str:
     """Return the sentence about the last good checkpoint of a run, which is at ``what``."""
-    return f"{LAST_SAVED} '{path / checkpoint.NAME}', of {what}."
+    return f"{LAST_SAVED} '{as_typed(path / checkpoint.NAME)}', of {what}."
 
 
 @contextlib.contextmanager
