@@ -24,6 +24,8 @@ from rlox.errors import DatasetError
 from rlox.tables import as_html, as_line
 
 ALL = slice(None)
+ARRAYS, FRAME = "arrays", "frame"
+"""What data are called that have no name."""
 
 
 @dataclasses.dataclass(frozen=True, eq=False)
@@ -102,7 +104,7 @@ class Dataset:
         episode: str | None = None,
         observation_space: spaces.Space[Any] | None = None,
         action_space: spaces.Space[Any] | None = None,
-        name: str = "frame",
+        name: str = FRAME,
     ) -> Dataset:
         """Return the dataset of a pandas or Polars frame with one row per step.
 
@@ -128,7 +130,7 @@ class Dataset:
         *,
         observation_space: spaces.Space[Any] | None = None,
         action_space: spaces.Space[Any] | None = None,
-        name: str = "arrays",
+        name: str = ARRAYS,
     ) -> Dataset:
         """Return a dataset of columns of equal length.
 
@@ -326,21 +328,28 @@ def make_dataset(dataset: DatasetLike, reading: Reading = AS_IT_IS, *, spaces_kn
     Raises:
         DatasetError: it cannot be opened, or not be learned from.
     """
-    match dataset:
-        case Dataset():
-            return dataset
-        case str() | Path():
-            source, name = sources.open_source(dataset), Path(dataset).stem
-            return Dataset._from_source(source, reading.columns, ALL, None, None, name, reading, spaces_known)
-        case Mapping():
-            source = sources.array_source(dataset)
-            return Dataset._from_source(source, {}, ALL, None, None, "arrays", spaces_known=spaces_known)
+    if isinstance(dataset, Dataset):
+        return dataset
+    if isinstance(dataset, str | Path):
+        source, name = sources.open_source(dataset), Path(dataset).stem
+        return Dataset._from_source(source, reading.columns, ALL, None, None, name, reading, spaces_known)
+    source, name = _live_source(dataset)
+    return Dataset._from_source(source, {}, ALL, None, None, name, spaces_known=spaces_known)
+
+
+def _live_source(dataset: object) -> tuple[Source, str]:
+    """Return how columns, a frame or a dataset of Minari are read, and what they are called.
+
+    Raises:
+        DatasetError: it is something else.
+    """
+    if isinstance(dataset, Mapping):
+        return sources.array_source(dataset), ARRAYS
     if is_minari(dataset):
         path = Path(dataset.id)
-        return Dataset._from_source(minari_source(dataset, path), {}, ALL, None, None, path.name)
+        return minari_source(dataset, path), path.name
     if sources.is_frame(dataset):
-        source = sources.frame_source(cast("Frame", dataset))
-        return Dataset._from_source(source, {}, ALL, None, None, "frame", spaces_known=spaces_known)
+        return sources.frame_source(cast("Frame", dataset)), FRAME
     raise DatasetError(
         f"dataset is a {type(dataset).__name__}: it must be a file, the id of a Minari dataset, the name of bundled "
         "data, a Dataset, a MinariDataset, a mapping of columns, or a frame."
