@@ -351,7 +351,10 @@ def test_resume_refuses_what_no_run_continues_in(tmp_path: Path, capsys: pytest.
     assert "in which no run continues: name the folder of a run" in capsys.readouterr().err
 
 
-def test_a_run_stays_in_its_folder_where_the_working_directory_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+@pytest.mark.parametrize("goes", [False, True], ids=["changes", "is removed"])
+def test_a_run_stays_in_its_folder_where_the_working_directory(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, goes: bool
+):
     (tmp_path / "a").mkdir()
     (tmp_path / "b").mkdir()
     monkeypatch.chdir(tmp_path / "a")
@@ -360,8 +363,10 @@ def test_a_run_stays_in_its_folder_where_the_working_directory_changes(tmp_path:
         "awr", "CartPole-v1", config=TINY, run_dir="run", callbacks=best, logger=CSVLogger("x.csv")
     ) as trainer:
         monkeypatch.chdir(tmp_path / "b")
+        if goes:
+            (tmp_path / "b").rmdir()
         trainer.train(60, checkpoint_interval=10, log_interval=20, progress=False)
-    assert not list((tmp_path / "b").iterdir())
+    assert not list((tmp_path / "b").glob("*"))
     with Trainer.load(tmp_path / "a" / "run") as loaded:
         assert loaded.env_steps == 60
     assert {path.name for path in (tmp_path / "a").iterdir()} == {"best.safetensors", "run", "x.csv"}

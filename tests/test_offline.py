@@ -247,6 +247,8 @@ def test_a_run_from_data_for_several_environments_is_loaded_without_one_and_with
         alone.train_offline(5, progress=False)
     with Trainer.load(run, env="CartPole-v1") as acting:
         assert acting.train(40, progress=False)["env_steps"] >= 40
+        learner: Any = acting._learner
+        assert (learner.state.rollout is None) == ("n_workers" in settings), "collectors have buffers of their own"
 
 
 def test_what_cannot_be_recorded_is_said():

@@ -81,8 +81,9 @@ def make_folder(path: Path) -> None:
 
 def as_typed(path: Path) -> Path:
     """Return a path as it would be typed here: relative if it is below the working directory."""
-    here = Path.cwd()
-    return path.relative_to(here) if path.is_relative_to(here) else path
+    with contextlib.suppress(OSError, ValueError):  # the directory is gone, or the path is elsewhere
+        return path.relative_to(Path.cwd())
+    return path
 
 
 def as_name(text: str) -> str:

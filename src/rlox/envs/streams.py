@@ -53,8 +53,8 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
     ``place`` is set, and takes effect at the next ``reset()``, which returns the observation there. A reset with a seed
     of its own leaves the numbered episodes, so that without a place this is the environment as it is.
 
-    What it returns is checked and copied, and ``info`` is left out, which nobody reads: Gymnasium puts the results of
-    several together, and neither says whose do not fit, nor keeps what the space's type does not hold.
+    What it returns is checked: Gymnasium puts the results of several together, and cuts what the type of their space
+    does not hold. ``info`` is left out, since nobody reads it and that of several has to be alike.
 
     Args:
         env: the environment.
