@@ -134,13 +134,16 @@ class Envs:
         It may take as long as ``n_steps`` steps.
         """
         seed = seed if self.takes_seeds else None
-        with self._named(), self._alive():
-            if isinstance(self.env, AsyncVectorEnv):
-                self.env.reset_async(seed=seed)
-                limit = None if self._timeout is None else self._timeout * n_steps
-                obs, _ = self.env.reset_wait(timeout=limit)
-            else:
-                obs, _ = self.env.reset(seed=seed)
+        try:
+            with self._alive():
+                if isinstance(self.env, AsyncVectorEnv):
+                    self.env.reset_async(seed=seed)
+                    limit = None if self._timeout is None else self._timeout * n_steps
+                    obs, _ = self.env.reset_wait(timeout=limit)
+                else:
+                    obs, _ = self.env.reset(seed=seed)
+        except InvalidStepError as error:
+            raise self._named(error) from error.__cause__
         self._resetting[:] = False
         return obs if self.is_vector else batch_of_one(obs)
 
@@ -175,8 +178,10 @@ class Envs:
     def step(self, action: NDArray[Any]) -> Step:
         """Step every environment with ``(n, *shape)`` actions of the single action space."""
         self.steps += 1
-        with self._named():
+        try:
             return self._step_vector(action) if self.is_vector else self._step_single(action)
+        except InvalidStepError as error:
+            raise self._named(error) from error.__cause__
 
     def _step_single(self, action: NDArray[Any]) -> Step:
         raw, reward, terminated, truncated, _ = self.env.step(action[0])
@@ -232,15 +237,10 @@ class Envs:
         except InvalidStepError as error:
             raise InvalidStepError(f"{self._now} returned a bad observation: {error}") from None
 
-    @contextlib.contextmanager
-    def _named(self) -> Iterator[None]:
-        """Say which step it was that "returned ..."."""
-        try:
-            yield
-        except InvalidStepError as error:
-            if str(error).startswith("returned "):
-                raise InvalidStepError(f"{self._now} {error}") from error.__cause__
-            raise
+    def _named(self, error: InvalidStepError) -> InvalidStepError:
+        """Return an error that begins with what an environment "returned", after which step that was."""
+        told = str(error)
+        return InvalidStepError(f"{self._now} {told}" if told.startswith("returned ") else told)
 
     @property
     def _now(self) -> str:

@@ -105,14 +105,16 @@ def as_declared(space: spaces.Space[Any], obs: Any, name: str = "observation") -
     Raises:
         InvalidStepError: it does not fit the space.
     """
+    if isinstance(space, spaces.Box) and space.dtype.kind == "f":
+        given = obs if isinstance(obs, np.ndarray) else np.asarray(obs)
+        if given.shape == space.shape:
+            return given
     if isinstance(space, spaces.Dict):
         return {
             key: as_declared(part, _entry(obs, key, name), f"{name}[{key!r}]") for key, part in space.spaces.items()
         }
     if isinstance(space, spaces.Tuple):
         return tuple(as_declared(part, _entry(obs, i, name), f"{name}[{i}]") for i, part in enumerate(space.spaces))
-    if isinstance(space, spaces.Box) and space.dtype.kind == "f" and np.shape(obs) == space.shape:
-        return obs
     given = np.asarray(obs)
     _encode(space, given[None], 1, name, [])
     declared = given.astype(space.dtype, copy=False)

@@ -5,8 +5,8 @@ from __future__ import annotations
 import copy
 import struct
 import zlib
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple, TypeVar
 
 import gymnasium as gym
 import numpy as np
@@ -14,6 +14,8 @@ from numpy.typing import NDArray
 
 from rlox.envs.spaces import as_declared
 from rlox.errors import InvalidStepError
+
+T = TypeVar("T")
 
 LONGEST = 100_000
 """Actions of an episode that are kept; a longer one is not found again."""
@@ -63,7 +65,7 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
 
     def __init__(self, env: gym.Env[Any, Any], *, batched: bool = False):
         super().__init__(env)
-        self._batched = batched
+        self._declared_as = env.observation_space if batched else None
         self.place: Place | None = None
         self._episode = -1
         self._actions: list[Any] | None = []
@@ -96,8 +98,7 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
         """Step the environment, and note what it showed."""
         # Copies: the environment may scale its action in place, and the caller write the next one into the same array.
         obs, *outcome = _step(self.env, action.copy() if isinstance(action, np.ndarray) else action)
-        reward, terminated, truncated = map(_scalar, outcome)
-        _check(reward, terminated, truncated)
+        reward, terminated, truncated = _numbers(*outcome)
         if self._episode >= 0:
             self._digest_before = self._digest
             self._digest = digest_outcome(reward, terminated, truncated, digest(obs, self._digest))
@@ -112,10 +113,10 @@ class Stream(gym.Wrapper[Any, Any, Any, Any]):
         return obs, reward, terminated, truncated, {}
 
     def _declared(self, obs: Any) -> Any:
-        if not self._batched:
+        if self._declared_as is None:
             return obs
         try:
-            return as_declared(self.observation_space, obs)
+            return as_declared(self._declared_as, obs)
         except InvalidStepError as error:
             raise InvalidStepError(f"returned a bad observation: {error}") from None
 
@@ -162,26 +163,29 @@ def _raised_by(error: BaseException) -> str:
     return "" if trace is None else str(trace.tb_frame.f_globals.get("__name__", ""))
 
 
-def _scalar(value: Any) -> Any:
-    """Return a number or a flag that may be in an array of one."""
-    return value.item() if isinstance(value, np.ndarray) and value.size == 1 else value
+def _numbers(reward: Any, terminated: Any, truncated: Any) -> tuple[float, bool, bool]:
+    """Return a reward and two flags, each of which may be in an array of one, as Python's own.
 
-
-def _check(reward: Any, terminated: Any, truncated: Any) -> None:
-    """Refuse what is no number and what are no flags; whether numbers are finite is asked of all environments at once.
+    Whether rewards are finite is asked of all environments at once.
 
     Raises:
-        InvalidStepError: it is none.
+        InvalidStepError: one is no number, or no flag.
     """
-    for name, value, kind, wanted in (
-        ("reward", reward, float, "a finite number"),
-        ("terminated", terminated, bool, "True or False"),
-        ("truncated", truncated, bool, "True or False"),
-    ):
-        try:
-            kind(value)
-        except (TypeError, ValueError):
-            raise InvalidStepError(f"returned {name} {value!r}: it must be {wanted}.") from None
+    try:
+        return float(reward), bool(terminated), bool(truncated)
+    except (TypeError, ValueError):  # an array, if it is anything
+        return (
+            _number("reward", reward, float, "a finite number"),
+            _number("terminated", terminated, bool, "True or False"),
+            _number("truncated", truncated, bool, "True or False"),
+        )
+
+
+def _number(name: str, value: Any, kind: Callable[[Any], T], wanted: str) -> T:
+    try:
+        return kind(value.item() if isinstance(value, np.ndarray) else value)
+    except (TypeError, ValueError):
+        raise InvalidStepError(f"returned {name} {value!r}: it must be {wanted}.") from None
 
 
 def _reset(env: gym.Env[Any, Any], seed: int | None, options: dict[str, Any] | None) -> Any:
@@ -215,9 +219,6 @@ def digest(obs: Any, before: int = 0) -> int:
         return zlib.crc32(np.asarray(obs).tobytes(), before)
 
 
-def digest_outcome(reward: Any, terminated: Any, truncated: Any, before: int) -> int:
+def digest_outcome(reward: float, terminated: bool, truncated: bool, before: int) -> int:
     """Return the CRC-32 of what came before, a reward and whether the episode ended."""
-    try:
-        return zlib.crc32(struct.pack("d??", reward, terminated, truncated), before)
-    except (struct.error, TypeError):  # Whoever reads the reward says what is wrong with it.
-        return before
+    return zlib.crc32(struct.pack("d??", reward, terminated, truncated), before)
