@@ -81,7 +81,8 @@ SHORT = {
 """Names of other packages as the signatures have them."""
 ABBREVIATIONS = {"np": "numpy", "gym": "gymnasium", "spaces": "gymnasium.spaces"}
 nitpick_ignore = [
-    ("py:class", name) for name in ("Float", "Int", "Bool", "PRNGKeyArray", "optax.OptState", "minari.MinariDataset")
+    ("py:class", name)
+    for name in ("ActionKind", "Float", "Int", "Bool", "PRNGKeyArray", "optax.OptState", "minari.MinariDataset")
 ]
 
 html_theme = "furo"

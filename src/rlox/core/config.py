@@ -92,6 +92,9 @@ class Settings:
     def check_actions(self, actions: ActionKind) -> None:
         """Refuse what cannot be used with an environment's kind of actions.
 
+        Args:
+            actions: ``"discrete"`` or ``"continuous"``.
+
         Raises:
             ConfigError: a setting that cannot.
         """
