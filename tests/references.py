@@ -322,6 +322,7 @@ class MPO(AWAC):
         share, advantage = config.replay_share, q_taken[0] - (prior * q).sum(axis=0)
         if share:
             seen = softmax(advantage[:, None] / beta)[:, 0] * len(advantage)
+            metrics["weight/replay_effective_sample_size"] = len(seen) / (seen**2).sum()
             action = np.concatenate([action, batch.action[None]])
             weight = np.concatenate([(1 - share) * weight, share * seen[None]])
         metrics |= self.fit(batch, action, weight)

@@ -13,12 +13,13 @@ from probes import AIMS, ActionReward, Counting, Diary, ObservedActionReward
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
 from rlox.algorithms.mpo import MPO, MPOConfig, NextActions, backup, solve_beta
-from rlox.core.config import ActionKind
+from rlox.core.config import ActionKind, silenced
 from rlox.core.distributions import Categorical, Gaussian
 from rlox.core.state import TrainState
 from rlox.core.transition import Transition
 from rlox.core.update import init_state, make_update
 from rlox.errors import ConfigError
+from rlox.runs.meanings import meaning
 
 N_STATES, N_ACTIONS = 3, 4
 SMALL: dict[str, Any] = {
@@ -105,6 +106,7 @@ def test_a_bad_action_that_was_given_up_gets_no_weight():
     fit = MPO.actor_target(MPO, config, state.networks(), batch, jnp.zeros(48), jax.random.key(0))
     assert float(fit.weight[1].max()) < 1e-6
     np.testing.assert_allclose(fit.weight.sum(axis=0), 1, rtol=1e-5)
+    assert all(np.isfinite(value) for value in fit.metrics.values())
 
 
 class Disagreeing:
@@ -179,6 +181,56 @@ def test_the_price_is_at_most_one():
     assert fit(config, start(config), discrete_steps(), 20)[1]["weight/lambda"] == 1.0
 
 
+def test_a_price_at_its_floor_rises_as_soon_as_entropy_is_short():
+    config = MPOConfig(**SMALL, target_entropy=0.0, lambda_learning_rate=1.0)
+    state, batch = fit(config, start(config), discrete_steps(), 100)[0], discrete_steps()
+    assert float(state.extra.log_lambda) == pytest.approx(np.log(1e-5))
+    again = replace(config, target_entropy=1.0)
+    assert fit(again, state, batch, 40)[1]["weight/lambda"] > 0.1
+
+
+def test_a_price_without_a_target_stays_whatever_it_is():
+    for price in (0.0, 1e-7):
+        config = MPOConfig(**SMALL, target_entropy=None, initial_lambda=price)
+        extra: Any = fit(config, start(config), discrete_steps(), 5)[0].extra
+        assert float(jnp.exp(extra.log_lambda)) == pytest.approx(price)
+
+
+@pytest.mark.parametrize(("bound", "end"), [(1e-9, 1e5), (1e9, 1e-5)])
+def test_the_weight_of_the_copy_stays_where_it_can_come_back_from(bound: float, end: float):
+    settings = {"anchor_tau": 0.5, "anchor_coef": 1.0, "epsilon_mean": bound, "anchor_learning_rate": 20.0}
+    config = MPOConfig(**SMALL, **settings)
+    networks, other = start(config, (), 2).networks(), init_state(MPO, config, N_STATES, (), 2, seed=1)
+    networks = networks._replace(extra=networks.extra._replace(anchor=other.actor))
+    steps = jax.tree.map(lambda column: column[0], continuous_steps())
+    extra: Any = MPO.actor_target(MPO, config, networks, steps, jnp.zeros(48), jax.random.key(0)).extra
+    # Of the two parts, the one without a bound stays.
+    np.testing.assert_allclose(jnp.exp(extra.log_alpha), [end, 1.0], rtol=1e-4)
+
+
+def test_what_it_reports_is_explained():
+    settings = {"anchor_tau": 0.5, "anchor_coef": 1.0, "replay_share": 0.5}
+    config = MPOConfig(**SMALL, **settings)
+    reported = fit(config, start(config, (), 2), continuous_steps(), 2)[1]
+    told = (Path(__file__).parent.parent / "docs" / "algorithms" / "mpo.md").read_text().partition("## Metrics")[2]
+    assert [name for name in reported if not meaning(name).reading or f"`{name}`" not in told] == []
+
+
+def test_of_the_replays_actions_one_may_have_all_the_weight():
+    config, batch = MPOConfig(**SMALL, beta=1e-3, replay_share=0.5), discrete_steps()
+    networks = start(config).networks()._replace(critic=Disagreeing(0.0))
+    steps = jax.tree.map(lambda column: column[0], batch)
+    found = MPO.actor_target(MPO, config, networks, steps, jnp.zeros(48), jax.random.key(0))
+    # The best of twelve pairs of state and action, which are there four times.
+    assert float(found.metrics["weight/replay_effective_sample_size"]) == pytest.approx(1 / 12, rel=1e-3)
+
+
+def test_one_choice_is_no_reason_to_fail():
+    config = MPOConfig(**SMALL)
+    batch = discrete_steps()._replace(action=jnp.zeros((1, 48, 1), jnp.int32))
+    assert all(np.isfinite(value) for value in fit(config, start(config, (1,)), batch, 3)[1].values())
+
+
 @pytest.mark.parametrize("epsilon", [0.03, 0.3])
 @pytest.mark.parametrize("scale", [1e-3, 1e3])
 def test_beta_keeps_to_the_bound_whatever_the_scale(epsilon: float, scale: float):
@@ -193,7 +245,18 @@ def test_beta_keeps_to_the_bound_whatever_the_scale(epsilon: float, scale: float
 
 def test_beta_is_finite_where_all_actions_are_worth_the_same():
     q = jnp.full((8, 20), 3.0)
-    assert np.isfinite(solve_beta(q, jnp.full((8, 20), 1 / 8), 0.1))
+    beta = solve_beta(q, jnp.full((8, 20), 1 / 8), 0.1)
+    assert np.isfinite(jax.nn.softmax(q / beta, axis=0)).all()
+
+
+@pytest.mark.parametrize("epsilon", [0.001, 1.5])
+def test_beta_is_found_where_states_differ_far_more_than_actions(epsilon: float):
+    rng = np.random.default_rng(0)
+    q = jnp.array(0.01 * rng.normal(size=(8, 20)) + 1e3 * rng.normal(size=20))
+    beta = solve_beta(q, jnp.full((8, 20), 1 / 8), epsilon)
+    weight = jax.nn.softmax((q - q.max(axis=0)) / beta, axis=0)
+    kl = (weight * (jnp.log(weight) + jnp.log(8.0))).sum(axis=0).mean()
+    assert float(kl) == pytest.approx(epsilon, rel=0.05)
 
 
 def test_beta_stays_in_proportion_where_the_policy_is_sure_of_the_best_action():
@@ -360,7 +423,13 @@ def test_how_much_of_the_data_its_own_actions_use_is_not_told():
         ({"n_states": 300}, ["n_states=300", "batch_size=256"]),
         ({"backup": "logsumexp"}, ["backup='logsumexp'", "set beta"]),
         ({"anchor_coef": 1.0}, ["anchor_coef=1", "anchor_tau"]),
+        ({"n_action_samples": 2}, ["n_action_samples=2", "at least 4"]),
+        ({"replay_share": 1.5}, ["replay_share=1.5", "at most 1"]),
+        ({"target_entropy": 1.1}, ["target_entropy=1.1", "at most 1"]),
+        ({"initial_lambda": 2.0}, ["initial_lambda=2.0", "at most 1"]),
+        ({"anchor_coef": -1.0}, ["anchor_coef=-1.0", "at least 0"]),
         ({"epsilon_mean": 0.1}, ["epsilon_mean=0.1", "anchor_tau"]),
+        ({"epsilon_std": 0.1}, ["epsilon_std=0.1", "anchor_tau"]),
         ({"epsilon_mean": 0.1, "anchor_tau": 0.1}, ["anchor_coef"]),
         ({"initial_std": 0.9}, ["initial_std=0.9", "max_std=0.8"]),
         ({"epsilon": 0.0}, ["epsilon=0.0", "greater than 0"]),
@@ -379,6 +448,48 @@ def test_a_price_of_0_is_refused_if_these_actions_have_a_target(actions: ActionK
         MPOConfig(initial_lambda=0.0).check_actions(actions)
     without: Any = {target: None}
     MPOConfig(initial_lambda=0.0, **without).check_actions(actions)
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"target_std": 0.9}, ["target_std=0.9", "max_std=0.8"]),
+        ({"target_std": 0.04}, ["target_std=0.04", "min_std=0.05"]),
+        ({"learn_std": False}, ["target_std=0.15", "initial_std=0.5", "target_std=None"]),
+        ({"n_action_samples": 4, "epsilon": 1.4}, ["epsilon=1.4", "n_action_samples=4", "1.39"]),
+    ],
+)
+def test_what_the_policy_cannot_reach_is_refused_where_actions_are_continuous(
+    settings: dict[str, Any], words: list[str]
+):
+    with pytest.raises(ConfigError) as error:
+        MPOConfig(**settings).check_actions("continuous")
+    assert all(word in str(error.value) for word in words)
+    MPOConfig(**settings).check_actions("discrete")
+    MPOConfig(**settings | {"target_std": None, "beta": 1.0}).check_actions("continuous")
+
+
+def test_targets_that_can_be_reached_are_taken():
+    MPOConfig(target_std=0.9, max_std=None).check_actions("continuous")
+    MPOConfig(learn_std=False, initial_std=0.15).check_actions("continuous")
+
+
+@pytest.mark.parametrize(
+    ("settings", "name"),
+    [({"soft": True, "backup": "logsumexp", "beta": 1.0}, "soft"), ({"epsilon": 0.2, "beta": 1.0}, "epsilon")],
+)
+def test_a_switch_that_another_one_rules_out_is_said_to_have_no_effect(settings: dict[str, Any], name: str):
+    (told,) = silenced(MPOConfig(**settings), actions="continuous", dataset=False)
+    assert told.startswith(f"{name}=")
+
+
+@pytest.mark.parametrize(
+    "settings",
+    [{"n_target_samples": 4}, {"epsilon_std": 0.1, "anchor_tau": 0.1, "anchor_coef": 1.0}, {"bound_coef": 5.0}],
+)
+def test_settings_of_continuous_actions_have_no_effect_on_choices(settings: dict[str, Any]):
+    (told,) = silenced(MPOConfig(**settings), actions="discrete", dataset=False)
+    assert told.startswith(next(iter(settings)))
 
 
 def test_a_price_at_its_cap_falls_as_soon_as_the_entropy_is_back():
@@ -401,7 +512,7 @@ def test_the_policy_is_fitted_to_actions_in_pairs():
 def test_actions_are_random_as_long_as_episodes_are_waited_for():
     env = Diary(length=1000)
     config = {"hidden": 4, "batch_size": 8, "n_states": 8, "learning_starts": 20, "random_episodes": 1}
-    with Trainer("mpo", env, config=config | {"learn_std": False, "initial_std": 1e-3}) as trainer:
+    with Trainer("mpo", env, config=config | {"learn_std": False, "initial_std": 1e-3, "target_std": None}) as trainer:
         trainer.train(99, progress=False)
         assert trainer.gradient_steps == 0
     assert np.std(env.actions[20:]) > 1

@@ -326,6 +326,7 @@ def found_in(folder: Path, returns: list[float] | None = None, **changes: Any) -
         ({"weight__clipped_fraction": 0.95}, ["Nearly all weights are clipped."]),
         ({"weight__clipped_fraction": lambda i: 0.95 if i < 5 else 0.1}, []),
         ({"weight__effective_sample_size": 0.005}, ["A handful of samples has all the weight."]),
+        ({"weight__effective_sample_size": 0.005, "weight__kl": 0.1}, []),
         ({"policy__std": lambda i: max(0.4 - 0.1 * i, 0.0501)}, ["The standard deviation is at its floor."]),
         ({"policy__std": 0.05, "config": {"learn_std": False}}, []),
         ({"policy__std": 0.05, "config": {"min_std": "<b>"}}, []),

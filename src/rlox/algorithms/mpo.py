@@ -17,12 +17,17 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 from rlox.core.algorithm import ActorTarget, Algorithm, CriticFit
 from rlox.core.config import ActionKind, Config, setting
 from rlox.core.layers import polyak
-from rlox.core.losses import Metrics, softmax_weight
+from rlox.core.losses import Metrics, effective_sample_size, softmax_weight
 from rlox.core.networks import Actor, QFunction
 from rlox.core.q_learning import squared_error, squared_loss
 from rlox.core.state import Networks
 from rlox.core.transition import Transition
 from rlox.errors import ConfigError
+
+LOWEST_LAMBDA = 1e-5
+"""Where the price of entropy stops falling: as good as 0, and near enough to rise again once entropy is short."""
+ALPHA_RANGE = 1e-5, 1e5
+"""Of the adapted weights of the divergence from the copy, for the same reason."""
 
 
 @dataclasses.dataclass(frozen=True, kw_only=True)
@@ -41,8 +46,9 @@ class MPOConfig(Config):
     """First price of entropy, lambda."""
     lambda_learning_rate: float = setting(0.01, above=0)
     """How fast the price follows: log lambda grows by this times what the entropy is below its target, a component."""
-    n_action_samples: int = setting(8, at_least=2, needs={"actions": "continuous"})
-    """Continuous actions: the policy's actions in each state that it is fitted to; an even number."""
+    n_action_samples: int = setting(8, at_least=4, needs={"actions": "continuous"})
+    """Continuous actions: the policy's actions in each state that it is fitted to; an even number. A single pair would
+    say nothing of the standard deviation."""
     n_states: int = setting(64, at_least=1)
     """States of the minibatch in which it is fitted; at most `batch_size`."""
     n_target_samples: int = setting(1, at_least=1, needs={"actions": "continuous"})
@@ -130,6 +136,30 @@ class MPOConfig(Config):
         target = "target_entropy" if actions == "discrete" else "target_std"
         if self.initial_lambda == 0 and getattr(self, target) is not None:
             raise ConfigError(f"initial_lambda=0 stays 0, whatever the entropy is: set it above 0, or {target}=None.")
+        if actions == "continuous":
+            self._check_target_std()
+            most = math.log(self.n_action_samples)
+            if self.beta is None and self.epsilon >= most:
+                raise ConfigError(
+                    f"epsilon={self.epsilon:g} cannot be reached: weights of n_action_samples={self.n_action_samples} "
+                    f"actions are at most log({self.n_action_samples}) = {most:.3g} from even ones."
+                )
+
+    def _check_target_std(self) -> None:
+        """Refuse a standard deviation that the policy cannot have, which the price would go after for ever."""
+        target = self.target_std
+        if target is None:
+            return
+        if not self.learn_std and target != self.initial_std:
+            raise ConfigError(
+                f"target_std={target:g} cannot be reached: learn_std=False keeps the standard deviation at "
+                f"initial_std={self.initial_std:g}. Set target_std=None."
+            )
+        for name, beyond in (("min_std", target < self.min_std), ("max_std", target > (self.max_std or math.inf))):
+            if self.learn_std and beyond:
+                raise ConfigError(
+                    f"target_std={target:g} cannot be reached: it is beyond {name}={getattr(self, name):g}."
+                )
 
 
 class Adapted(NamedTuple):
@@ -226,7 +256,8 @@ def actor_target(
 
         lambda = min(Lambda exp(gap), 1)        Lambda *= exp(rate gap)
 
-    The second alone would swing: the price drives the rate at which the entropy changes.
+    The second alone would swing: the price drives the rate at which the entropy changes. It stays within
+    ``LOWEST_LAMBDA`` and 1.
     """
     obs, extra = batch.obs[: config.n_states], networks.extra
     actor: Actor = networks.actor if extra.anchor is None else extra.anchor
@@ -237,7 +268,8 @@ def actor_target(
     log_prob = policy.log_prob(action)
     prior = log_prob if actor.nvec else jnp.log(probability)  # of choices, p may be 0 in float32
     beta = solve_beta(q, probability, config.epsilon) if config.beta is None else jnp.float32(config.beta)
-    gap = _entropy_gap(config, actor, policy.entropy().mean())
+    target = _target_entropy(config, actor)
+    gap = jnp.zeros(()) if target is None else (target - policy.entropy().mean()) / actor.action_dim
     price = jnp.exp(jnp.minimum(extra.log_lambda + gap, 0.0))
     weight = jax.nn.softmax(prior + q / beta - price * log_prob, axis=0)
     metrics = {
@@ -251,9 +283,12 @@ def actor_target(
         taken = of_critics(networks.critic(obs, batch.action[: len(obs)]), axis=0)
         advantage = taken - (probability * q).sum(axis=0)
         seen = softmax_weight(advantage / beta, 1.0)
+        metrics["weight/replay_effective_sample_size"] = effective_sample_size(seen)
         action = jnp.concatenate([action, batch.action[None, : len(obs)]])
         weight = jnp.concatenate([(1 - config.replay_share) * weight, config.replay_share * seen[None]])
-    log_lambda = jnp.minimum(extra.log_lambda + config.lambda_learning_rate * gap, 0.0)
+    log_lambda = extra.log_lambda
+    if target is not None:
+        log_lambda = jnp.clip(log_lambda + config.lambda_learning_rate * gap, math.log(LOWEST_LAMBDA), 0.0)
     fit = ActorTarget(
         obs, action, weight, metrics, extra=extra._replace(log_lambda=log_lambda, temperature=price * beta)
     )
@@ -263,30 +298,35 @@ def actor_target(
 def _near(config: MPOConfig, fit: ActorTarget, anchor: Any, actor: Actor) -> ActorTarget:
     """Return the fit with a price on the KL divergence from ``anchor``, and what follows the actor.
 
-    ``log alpha += rate (KL / epsilon - 1)``, each for its part of the divergence.
+    ``log alpha += rate (KL / epsilon - 1)``, each for its part of the divergence, within ``ALPHA_RANGE``.
     """
     extra: Adapted = fit.extra
     divergence = actor(fit.obs).divergence(anchor).mean(axis=-1)
     bounds = (config.epsilon_mean, config.epsilon_std)[: len(divergence)]
-    excess = [0.0 if bound is None else kl / bound - 1 for kl, bound in zip(divergence, bounds, strict=True)]
-    step = config.anchor_learning_rate * jnp.clip(jnp.stack([jnp.asarray(x) for x in excess]), -1, 1)
+
+    def adapt(log_alpha: Array, kl: Array, bound: float | None) -> Array:
+        if bound is None:
+            return log_alpha
+        moved = log_alpha + config.anchor_learning_rate * jnp.clip(kl / bound - 1, -1, 1)
+        return jnp.clip(moved, *map(math.log, ALPHA_RANGE))
+
+    log_alpha = [adapt(*each) for each in zip(extra.log_alpha, divergence, bounds, strict=True)]
     copy = polyak(extra.anchor, actor, config.anchor_tau)
     return fit._replace(
         anchor=anchor,
         anchor_weight=jnp.exp(extra.log_alpha),
         metrics={**fit.metrics, "policy/anchor_kl": divergence.sum()},
-        extra=extra._replace(anchor=copy, log_alpha=extra.log_alpha + step),
+        extra=extra._replace(anchor=copy, log_alpha=jnp.stack(log_alpha)),
     )
 
 
-def _entropy_gap(config: MPOConfig, actor: Actor, entropy: Float[Array, ""]) -> Float[Array, ""]:
-    """Return the nats for each action component that the entropy is below its target; 0 if it has none."""
+def _target_entropy(config: MPOConfig, actor: Actor) -> float | None:
+    """Return the entropy that the price holds, in nats; None if it stays as it is."""
     if actor.nvec:
-        target = None if config.target_entropy is None else config.target_entropy * sum(map(math.log, actor.nvec))
-    else:
-        std = config.target_std
-        target = None if std is None else actor.action_dim * (math.log(std) + 0.5 * math.log(2 * math.pi * math.e))
-    return jnp.zeros(()) if target is None else (target - entropy) / actor.action_dim
+        share = config.target_entropy
+        return None if share is None else share * sum(map(math.log, actor.nvec))
+    std = config.target_std
+    return None if std is None else actor.action_dim * (math.log(std) + 0.5 * math.log(2 * math.pi * math.e))
 
 
 def solve_beta(q: Float[Array, "M B"], probability: Float[Array, "M B"], epsilon: float) -> Float[Array, ""]:

@@ -42,7 +42,31 @@ SECTIONS: Mapping[str, Mapping[str, Meaning]] = {
             "Effective sample size",
             "share of the minibatch",
             "1 means that all samples count alike, as in plain imitation. Below about 0.05 a handful of samples "
-            "decides each step: raise beta, or whiten the advantages.",
+            "decides each step: raise beta, or whiten the advantages. Of MPO it is the share of the policy's own "
+            "actions in a state, of which one may be all that counts.",
+        ),
+        "weight/replay_effective_sample_size": Meaning(
+            "Effective sample size of the replay's actions",
+            "share of the states",
+            "Of the part of the fit that replay_share sets. Below about 0.05 a handful of transitions decides it.",
+        ),
+        "weight/beta": Meaning(
+            "Temperature",
+            "return",
+            "It divides Q, and follows the spread of Q over the policy's actions: it grows with the returns, and falls "
+            "as the policy narrows.",
+        ),
+        "weight/lambda": Meaning(
+            "Price of entropy",
+            "share of beta a nat",
+            "At 1 the entropy stays below its target whatever it costs: lower target_std or target_entropy, or raise "
+            "epsilon. Near 0 the policy is wider than its target by itself.",
+        ),
+        "weight/kl": Meaning(
+            "Step of the weights",
+            "nats",
+            "KL divergence of the weights, without the price of entropy, from the policy: epsilon, if beta is solved "
+            "for.",
         ),
         "weight/clipped_fraction": Meaning(
             "Clipped weights",
@@ -96,6 +120,12 @@ SECTIONS: Mapping[str, Mapping[str, Meaning]] = {
             "Standard deviation of the actions",
             "half of the action range",
             "A fast fall to min_std means that the weights are too sharp: it stops exploring before it is good.",
+        ),
+        "policy/anchor_kl": Meaning(
+            "Distance from the copy of the actor",
+            "nats",
+            "KL divergence from the copy that draws the actions, by the change of the mean and by that of the standard "
+            "deviation.",
         ),
         "actor/loss": Meaning(
             "Actor loss",
