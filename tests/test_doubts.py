@@ -8,9 +8,11 @@ import numpy as np
 import pandas as pd
 import pytest
 from gymnasium import spaces
+from gymnasium.wrappers import TransformReward
 
 from probes import ObservedActionReward
 from rlox import Dataset, Trainer
+from rlox.algorithms.iql import IQLConfig
 from rlox.core.config import Settings
 from rlox.data.dataset import make_dataset
 from rlox.data.reading import Reading
@@ -121,7 +123,9 @@ def test_bounds_are_of_every_component_or_of_each():
 @pytest.mark.parametrize("algorithm", ["awr", "awac", "iql"])
 def test_rewards_in_the_thousands_are_said_while_a_run_goes_on(algorithm: str):
     trainer = Trainer(algorithm, dataset=logs(UNIFORM, scale=5000.0), config=SMALL)
-    with pytest.warns(UserWarning, match=r"(are clipped|nearly all the weight).*divide the rewards by about") as said:
+    with pytest.warns(
+        UserWarning, match=r"(are clipped|nearly all the weight|critic is off).*[dD]ivide the rewards by"
+    ) as said:
         trainer.train_offline(2500, log_interval=500, progress=False)
     assert len(said) == 1
     healthy = Trainer(algorithm, dataset=logs(UNIFORM), config=SMALL)
@@ -194,6 +198,37 @@ def test_every_algorithm_is_told_its_own_way_out(
         with pytest.warns(UserWarning, match=told):
             alarm(full)
     alarm(full)
+
+
+def test_rewards_whose_values_a_network_cannot_reach_are_told_of_once():
+    env = TransformReward(ObservedActionReward("continuous"), lambda reward: 1e6 * float(reward))
+    config = {"hidden": 16, "batch_size": 16, "n_states": 16, "learning_starts": 100}
+    config |= {"train_freq": 1, "n_critic_updates": 1}
+    with warnings.catch_warnings(record=True) as said, Trainer("mpo", env, config=config) as trainer:
+        warnings.simplefilter("always")
+        trainer.train(1600, log_interval=100, progress=False)
+    (told,) = [str(one.message) for one in said]
+    assert told.startswith("The critic is off by about ")
+    assert "or set value_scale to about " in told
+
+
+@pytest.mark.parametrize(
+    ("value_scale", "loss", "told"),
+    [
+        (1.0, 1.2e6, "rewards by about 1,000.$"),
+        (1.0, 9e5, ""),
+        (100.0, 1.2e6, "rewards by about 100,000.$"),
+        (1.0, float("nan"), ""),
+    ],
+)
+def test_how_far_off_is_in_units_of_the_network(value_scale: float, loss: float, told: str):
+    alarm = Alarm(IQLConfig(value_scale=value_scale))
+    record = {"gradient_steps": 2000, "critic/loss": loss}
+    alarm(record)
+    if told:
+        with pytest.warns(UserWarning, match=told):
+            alarm(record)
+    alarm(record)
 
 
 AMOUNTS = {

@@ -1,4 +1,4 @@
-"""Said while a run goes on: that its weights do not tell actions apart, and what to do."""
+"""Said while a run goes on: that weights do not tell actions apart, or that values are out of reach, and what to do."""
 
 from __future__ import annotations
 
@@ -20,23 +20,44 @@ ENDS, AT_END = 30.0, 0.1
 largest."""
 OWNS_STATE = 1.1
 """The same of the policy's own actions in a state, of which there are a few only."""
+FAR_OFF = 1000.0
+"""Error of a critic in units of its network, from which that has too far to go: it begins near 0, and moves by steps of
+about the learning rate."""
 
 
 class Alarm:
-    """Warns once, when two records in a row show weights nearly all clipped, on one sample, or with nothing between."""
+    """Warns once, of the first trouble that two records in a row show.
+
+    Weights may be nearly all clipped, on one sample, or with nothing between; values may be out of a network's reach.
+    """
 
     def __init__(self, config: Settings):
         self._config, self._before, self._warned = config, False, False
 
     def __call__(self, record: Mapping[str, float]) -> None:
         """Look at a record of a run's metrics."""
-        found = self._trouble(record) if record["gradient_steps"] >= WARM and not self._warned else ""
+        if record["gradient_steps"] < WARM or self._warned:
+            return
+        found = self._of_weights(record) or self._of_values(record)
         if found and self._before:
             self._warned = True
             warnings.warn(found, stacklevel=2)
         self._before = bool(found)
 
-    def _trouble(self, record: Mapping[str, float]) -> str:
+    def _of_values(self, record: Mapping[str, float]) -> str:
+        """Return that the critic is far from its targets and the way out; nothing if it is near them."""
+        scale, loss = getattr(self._config, "value_scale", None), record.get("critic/loss", 0.0)
+        if scale is None or not FAR_OFF**2 < loss < math.inf:
+            return ""
+        off = float(f"{scale * math.sqrt(loss):.1g}")
+        # A fixed temperature has to fit the rewards too.
+        other = "" if getattr(self._config, "beta", None) else f", or set value_scale to about {off:,.0f}"
+        return (
+            f"The critic is off by about {off:,.0f} after {record['gradient_steps']:,.0f} gradient steps, which its "
+            f"network takes very long to learn. Divide the rewards by about {off:,.0f}{other}."
+        )
+
+    def _of_weights(self, record: Mapping[str, float]) -> str:
         """Return what is wrong with the weights and the way out, in two sentences; nothing if they are in order."""
         config, beta = self._config, getattr(self._config, "beta", None)
         # Weights of 0 and 1, and a temperature that is solved for, do not depend on the scale of the rewards.
