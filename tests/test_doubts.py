@@ -147,6 +147,7 @@ def test_the_way_out_is_a_number():
     with warnings.catch_warnings(record=True) as said:
         warnings.simplefilter("always")
         for _ in range(4):
+            record = {**record, "gradient_steps": record["gradient_steps"] + 1000}
             alarm(record)
     assert [str(one.message) for one in said] == [
         "98% of the weights are clipped, so that good actions are imitated like bad ones: advantages are of about "
@@ -193,11 +194,17 @@ def test_every_algorithm_is_told_its_own_way_out(
 ):
     alarm = Alarm(RunSpec.resolve(algorithm, config=config).config)
     full = {"gradient_steps": 2000, "advantage/mean": 60.0, "advantage/std": 80.0, **record}
-    alarm(full)
+    assert_told(alarm, full, told)
+
+
+def assert_told(alarm: Alarm, record: dict[str, float], told: str) -> None:
+    """Two records have to show it, which are not of the same updates."""
+    alarm(record)
+    alarm(record)
     if told:
         with pytest.warns(UserWarning, match=told):
-            alarm(full)
-    alarm(full)
+            alarm({**record, "gradient_steps": record["gradient_steps"] + 100})
+    alarm({**record, "gradient_steps": record["gradient_steps"] + 200})
 
 
 def test_rewards_whose_values_a_network_cannot_reach_are_told_of_once():
@@ -223,12 +230,7 @@ def test_rewards_whose_values_a_network_cannot_reach_are_told_of_once():
 )
 def test_how_far_off_is_in_units_of_the_network(value_scale: float, loss: float, told: str):
     alarm = Alarm(IQLConfig(value_scale=value_scale))
-    record = {"gradient_steps": 2000, "critic/loss": loss}
-    alarm(record)
-    if told:
-        with pytest.warns(UserWarning, match=told):
-            alarm(record)
-    alarm(record)
+    assert_told(alarm, {"gradient_steps": 2000, "critic/loss": loss}, told)
 
 
 AMOUNTS = {

@@ -116,7 +116,38 @@ def test_a_closed_trainer_does_not_train(tmp_path: Path):
         trainer.train(5)
 
 
+def test_save_does_not_replace_another_run(tmp_path: Path):
+    with new(tmp_path / "run") as trainer:
+        trainer.train(20, eval_interval=20, n_eval_episodes=1, progress=False)
+    before = (tmp_path / "run" / checkpoint.NAME).read_bytes()
+    best = Trainer.load(tmp_path / "run" / checkpoint.BEST, env=Diary())
+    with best, new(tmp_path / "other") as other:
+        for trainer in (best, other):
+            with pytest.raises(RunExistsError, match="run' is the folder of another run: name another one to save to"):
+                trainer.save(tmp_path / "run")
+            trainer.save(tmp_path / "saved")
+    assert (tmp_path / "run" / checkpoint.NAME).read_bytes() == before
+
+
 # A disk that is full.
+
+
+def test_the_best_policy_that_could_not_be_written_does_not_count(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    returns = iter([4.0, 9.0, 8.5, 8.0])
+
+    def evaluate(trainer: Trainer, n_episodes: int) -> dict[str, float]:
+        return {"mean_reward": next(returns)}
+
+    monkeypatch.setattr(Trainer, "evaluate", evaluate)
+    how: dict[str, Any] = {"eval_interval": 10, "log_interval": 10, "progress": False}
+    with new(tmp_path / "run") as trainer:
+        trainer.train(10, **how)
+        with full(3000), pytest.warns(UserWarning, match="The best checkpoint could not be written"):
+            trainer.train(10, **how)
+        trainer.train(20, **how)
+    best = Trainer.load(tmp_path / "run" / checkpoint.BEST, env=Diary())
+    assert best.env_steps == 30
+    assert best.last_metrics["eval/mean_reward"] == 8.5
 
 
 def lines(folder: Path) -> list[int]:

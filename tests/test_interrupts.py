@@ -130,6 +130,21 @@ def test_a_step_that_could_not_be_learned_from_is_stored(tmp_path: Path, monkeyp
     assert loaded.env_steps == len(loaded.replay_dataset()) == 40
 
 
+def test_a_signal_in_the_middle_of_an_update_is_told_as_itself(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    trainer = Trainer("bc", dataset="cartpole-random", config={"hidden": 8, "batch_size": 16}, run_dir=tmp_path / "run")
+
+    def interrupted(limit: int, *, offline: bool = False) -> None:
+        # As where the compiled update has taken the state's arrays, and the new ones are not assigned yet.
+        for leaf in jax.tree.leaves(trainer.state):
+            leaf.delete()
+        raise KeyboardInterrupt("the second signal")
+
+    monkeypatch.setattr(trainer._learner, "advance", interrupted)
+    with pytest.raises(KeyboardInterrupt, match="the second signal"):
+        trainer.train_offline(30)
+    assert Trainer.load(tmp_path / "run").gradient_steps == 0
+
+
 def test_what_is_due_is_done_before_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trainer = Trainer("bc", dataset="cartpole-random", config={"hidden": 8, "batch_size": 16}, run_dir=tmp_path / "run")
     advance = trainer._learner.advance

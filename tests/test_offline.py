@@ -1,5 +1,6 @@
 """Learning from data alone, and from data and an environment after it."""
 
+import contextlib
 import functools
 from pathlib import Path
 from typing import Any
@@ -14,7 +15,7 @@ from gymnasium.vector import AutoresetMode, SyncVectorEnv
 
 from probes import AIMS, DelayedReward, ObservedActionReward
 from rlox import Dataset, Trainer
-from rlox.errors import ConfigError
+from rlox.errors import CheckpointError, ConfigError
 
 SMALL: dict[str, Any] = {"hidden": 16, "batch_size": 32, "learning_rate": 5e-3}
 ROUNDS = {**SMALL, "rollout_steps": 64, "n_critic_updates": 20, "n_actor_updates": 20, "td_lambda": 0.9}
@@ -249,6 +250,29 @@ def test_a_run_from_data_for_several_environments_is_loaded_without_one_and_with
         assert acting.train(40, progress=False)["env_steps"] >= 40
         learner: Any = acting._learner
         assert (learner.state.rollout is None) == ("n_workers" in settings), "collectors have buffers of their own"
+
+
+@pytest.mark.parametrize("schedule", ["awr in rounds", "awac"])
+def test_a_run_from_data_for_several_environments_is_loaded_without_its_replay(tmp_path: Path, schedule: str):
+    config = {**SETTINGS[schedule], "n_envs": 4}
+    with Trainer(schedule.split()[0], dataset="cartpole-medium", config=config) as trainer:
+        trainer.train_offline(5, progress=False)
+        trainer.save(tmp_path / "run", replay=False)
+    with Trainer.load(tmp_path / "run") as alone:
+        alone.train_offline(5, progress=False)
+    with Trainer.load(tmp_path / "run", env="CartPole-v1") as acting:
+        assert acting.train(40, progress=False)["env_steps"] >= 40
+
+
+def test_another_number_of_environments_than_the_checkpoint_has_is_told(tmp_path: Path):
+    with Trainer("awr", "CartPole-v1", config=SMALL) as trainer:
+        trainer.train(20, progress=False)
+        trainer.save(tmp_path / "run")
+    with (
+        contextlib.closing(gym.make_vec("CartPole-v1", num_envs=2)) as env,
+        pytest.raises(CheckpointError, match=r"is of 1 environment, but the one given steps 2: pass one that steps 1"),
+    ):
+        Trainer.load(tmp_path / "run", env=env)
 
 
 def test_what_cannot_be_recorded_is_said():

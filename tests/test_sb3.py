@@ -27,6 +27,7 @@ from rlox.errors import CheckpointError, ConfigError, DivergedError, InvalidStep
 from rlox.sb3.envs import Environments
 from rlox.sb3.learner import OtherLearner
 from rlox.sb3.model import make_model
+from rlox.sb3.policy import OtherPolicy
 
 NAMES = ("ppo", "sac", "td3")
 SMALL: dict[str, dict[str, Any]] = {
@@ -328,6 +329,24 @@ def test_a_run_that_continues_between_episodes_learns_what_it_would_have(tmp_pat
     assert_same(*found, "recent", "streams.episode")
 
 
+def test_an_environment_that_is_seeded_when_it_is_made_does_not_draw_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+):
+    with Trainer("sac", "Pendulum-v1", config=SMALL["sac"]) as trainer:
+        trainer.train(64)
+        trainer.save(tmp_path)
+    seeds = []
+
+    def made(env: Any, n: int, mode: str, seed: int, **how: Any) -> Any:
+        seeds.append(seed)
+        return make_envs(env, n, mode, seed, **how)
+
+    monkeypatch.setattr("rlox.assemble.make_envs", made)
+    Trainer("sac", "Pendulum-v1", config=SMALL["sac"]).close()
+    Trainer.load(tmp_path).close()
+    assert seeds[0] != seeds[1]
+
+
 def test_a_checkpoint_without_its_replay_fills_it_first(tmp_path: Path):
     trainer = Trainer("sac", "Pendulum-v1", config=SMALL["sac"])
     trainer.train(64)
@@ -363,6 +382,25 @@ def test_a_policy_is_a_copy_that_acts_without_the_rest(name: str, tmp_path: Path
         Policy.load(tmp_path / "run")
     with pytest.raises(InvalidStepError, match="must be finite"):
         policy.predict(np.array([np.nan, 0, 0], np.float32))
+
+
+@pytest.mark.parametrize("name", ["ppo", "sac"])
+def test_the_noise_of_gsde_is_of_the_learned_std_and_of_the_policys_seed(name: str):
+    trainer = Trainer(name, "Pendulum-v1", config=SMALL[name] | {"use_sde": True})
+    model: Any = trainer._learner.model  # pyright: ignore[reportAttributeAccessIssue]
+    inner = model.policy if name == "ppo" else model.actor
+    with torch.no_grad():
+        inner.log_std.fill_(-12.0)
+    obs = np.array([[0.5, 0.5, 1.0]], np.float32)
+    policy = trainer.policy
+    np.testing.assert_allclose(policy.sample(obs), policy.predict(obs), atol=1e-2)
+    with torch.no_grad():
+        inner.log_std.fill_(0.0)
+    wide: Any = OtherPolicy(model.policy, *spaces_of(trainer), name, trainer.config, seed=0)
+    own, *draws = wide.sample(obs), *(wide.seeded(seed).sample(obs) for seed in (1, 1, 2))
+    np.testing.assert_array_equal(draws[0], draws[1])
+    assert not np.array_equal(draws[0], draws[2])
+    np.testing.assert_array_equal(wide.sample(obs), own)
 
 
 def test_a_policy_is_loaded_without_memory_for_its_replay(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

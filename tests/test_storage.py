@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from disk import full
 from rlox.errors import ConfigError
 from rlox.runs.storage import State, Storage, open_address
 
@@ -188,6 +189,17 @@ def test_a_disk_that_is_full_leaves_the_state_before(part: str, tmp_path: Path, 
     assert writer.push()
     Storage(address, there).pull()
     assert contents(there) == contents(here)
+
+
+def test_a_part_of_an_object_does_not_take_the_room_of_the_next_try(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
+    here = tmp_path / "a" / RUN
+    writer = Storage(f"file://{tmp_path}/kept", here)
+    write(here, checkpoint_safetensors="x" * 5000, metrics_jsonl="1")
+    with full(1000), pytest.raises(OSError, match="too large"):
+        writer.push()
+    kept = [file for file in (tmp_path / "kept").rglob("*") if file.is_file()]
+    assert sum(file.stat().st_size for file in kept) < 100
+    assert writer.push()
 
 
 def test_what_may_not_be_removed_is_left(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):

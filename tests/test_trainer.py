@@ -223,6 +223,15 @@ def test_evaluation_on_a_shared_environment_ends_the_training_episode():
     assert not stored.columns["terminals"][:].any()
 
 
+def test_evaluations_can_be_turned_off_again():
+    trainer = Trainer("awr", "CartPole-v1", config={"hidden": 4, "learning_starts": 8, "batch_size": 8})
+    trainer.train(20, eval_interval=10, n_eval_episodes=1, progress=False)
+    trainer.train(20, progress=False)
+    assert trainer.spec.budget.eval_interval == 10
+    trainer.train(20, eval_interval=None, progress=False)
+    assert trainer.spec.budget.eval_interval is None
+
+
 def test_evaluation_on_an_environment_of_its_own_leaves_training_alone():
     watched, alone = (Trainer("awr", "CartPole-v1", seed=5, config=SMALL) for _ in range(2))
     watched.train(200)

@@ -18,7 +18,7 @@ from rlox.algorithms import ALGORITHMS, find_algorithm, find_saved
 from rlox.algorithms.others import Other, OtherConfig
 from rlox.collecting import CollectingLearner
 from rlox.core.algorithm import Algorithm
-from rlox.core.config import Config, silenced
+from rlox.core.config import Config, Settings, silenced
 from rlox.core.transition import Transition
 from rlox.data.bundled import is_bundled
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
@@ -247,10 +247,10 @@ def load_run(
         spec = dataclasses.replace(spec, env=env if isinstance(env, str) else None)
     if dataset is not None:
         spec = dataclasses.replace(spec, dataset=named(dataset))
-    env_steps = int(arrays["env_steps"]) if "env_steps" in arrays and arrays["env_steps"].ndim == 0 else 0
-    learner = make_learner(spec, env, data, saved, n_streams, max(env_steps, 0))
+    learner = make_learner(spec, env, data, saved, n_streams, _steps_in(arrays))
     try:
         _check_spaces(path, saved, (learner.observation_space, learner.action_space))
+        _check_streams(path, _streams_in(arrays), learner, spec.config)
         learner.restore(arrays)
     except BaseException:
         learner.close()
@@ -287,7 +287,7 @@ def _read_header(path: Path, header: Mapping[str, Any]) -> tuple[RunSpec, Standi
 
 
 def _check_sizes(path: Path, arrays: checkpoint.Arrays, spec: RunSpec, spaces: Spaces) -> int:
-    """Return the number of the replay's streams; refuse settings that ask for more than the arrays hold.
+    """Return the number of streams; refuse settings that ask for more than the arrays hold.
 
     Nothing was allocated yet.
 
@@ -299,12 +299,38 @@ def _check_sizes(path: Path, arrays: checkpoint.Arrays, spec: RunSpec, spaces: S
     folded = isinstance(spec.config, OtherConfig) and isinstance(spaces[0], gym.spaces.Dict)
     n_inputs = 0 if folded else obs_encoder(spaces[0]).dim
     check_networks(path, held, spec.config, n_inputs, action_codec(spaces[1]))
+    n, n_envs = _streams_in(arrays), spec.config.n_envs * max(getattr(spec.config, "n_workers", 0), 1)
+    if (n is not None and n_envs not in (1, n)) or n_envs > 10_000:
+        raise CheckpointError(f"Checkpoint '{path}' says n_envs={spec.config.n_envs}, but holds {n or 1}.")
+    return n_envs if n is None else n
+
+
+def _streams_in(arrays: checkpoint.Arrays) -> int | None:
+    """Return the number of streams of a checkpoint; None if nothing in it is of each."""
     found = [len(arrays[name]) for name in ("streams.episode", "replay.size") if name in arrays and arrays[name].ndim]
-    n = found[0] if found else 1
-    n_envs = spec.config.n_envs * max(getattr(spec.config, "n_workers", 0), 1)
-    if (found and n_envs not in (1, n)) or n_envs > 10_000:
-        raise CheckpointError(f"Checkpoint '{path}' says n_envs={spec.config.n_envs}, but holds {n}.")
-    return n
+    return found[0] if found else None
+
+
+def _check_streams(path: Path, held: int | None, learner: Learner, config: Settings) -> None:
+    """Refuse a ready-made environment that steps another number than the checkpoint has.
+
+    Raises:
+        CheckpointError: it does.
+    """
+    n = None if learner.envs is None or getattr(config, "n_workers", 0) else learner.envs.n
+    if None not in (held, n) and held != n:
+        raise CheckpointError(
+            f"Checkpoint '{path}' is of {held} {'environment' if held == 1 else 'environments at once'}, but the one "
+            f"given steps {n}: pass one that steps {held}."
+        )
+
+
+def _steps_in(arrays: checkpoint.Arrays) -> int:
+    """Return the environment steps of a checkpoint, ours or another library's."""
+    for name, ndim in (("env_steps", 0), ("counts", 1)):
+        if name in arrays and arrays[name].ndim == ndim and arrays[name].size:
+            return max(int(arrays[name].flat[0]), 0)
+    return 0
 
 
 def load_policy(path: Path) -> TrainedPolicy:

@@ -275,11 +275,12 @@ def _handlers(
     def evaluate() -> bool:
         result = trainer.evaluate(trainer.spec.budget.n_eval_episodes)
         fresh.update({f"eval/{name}": value for name, value in result.items()})
-        best = trainer.standing.best
-        if best is None or result["mean_reward"] > best:
-            trainer.standing = trainer.standing._replace(best=result["mean_reward"])
-            if folder:
-                folder.save_best(functools.partial(trainer.make_checkpoint, replay=False))
+        before = trainer.standing
+        if before.best is None or result["mean_reward"] > before.best:
+            metrics = {**before.metrics, **fresh}
+            trainer.standing = before._replace(best=result["mean_reward"], metrics=metrics)
+            if folder and not folder.save_best(functools.partial(trainer.make_checkpoint, replay=False)):
+                trainer.standing = before  # a later one may be worse, and still better than the file
         return True
 
     def log() -> bool:
@@ -336,10 +337,11 @@ def _save_on_error(
     save: Callable[[], bool], is_settled: Callable[[], bool], kind: type[BaseException] | None, *_: object
 ) -> None:
     # Between a step and the end of what is due after it, the checkpoint before it repeats both.
-    if kind is not None and not issubclass(kind, DivergedError) and is_settled():
+    if kind is not None and not issubclass(kind, DivergedError):
         # The error is what has to be told: if it leaves nothing to save, the checkpoint before it stays.
         with contextlib.suppress(Exception):
-            save()
+            if is_settled():
+                save()
 
 
 @contextlib.contextmanager

@@ -48,7 +48,7 @@ _NOT_FOUND = {
 }
 _REPORT, _COMING = "report.", "coming."
 _CUT = "The episode that was under way is cut there, as truncated, and a new one begins."
-_PATIENCE = 5
+_LATEST = 5
 """By how much learning starts later, at most, where few episodes have ended."""
 RECENT = 100
 """Finished training episodes that ``mean_reward`` is the mean of."""
@@ -260,7 +260,7 @@ class RegressionLearner:
     def _explores(self, n_steps: int) -> bool:
         """Whether so many steps are too few to learn from; with few episodes among them, more are needed."""
         few_episodes = self.state.episodes < self.config.random_episodes and not self.state.pretrained
-        return n_steps < self.config.learning_starts * (_PATIENCE if few_episodes else 1)
+        return n_steps < self.config.learning_starts * (_LATEST if few_episodes else 1)
 
     def _count(self, n: int, episodes: Sequence[Episode]) -> None:
         """Count ``n`` more steps of the environments, and the episodes that ended with them."""

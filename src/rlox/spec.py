@@ -73,7 +73,8 @@ class Budget:
             told = f": {habits.ARGUMENTS[name]}." if name in habits.ARGUMENTS else ""
             near = told or f".{did_you_mean(name, Intervals.__annotations__)}"
             raise ConfigError(f"train has no argument '{name}'{near}")
-        given = {name: value for name, value in how.items() if value is not None or name == "checkpoint_minutes"}
+        may_be_none = ("eval_interval", "checkpoint_minutes")
+        given = {name: value for name, value in how.items() if value is not None or name in may_be_none}
         if n is not None:
             check_positive(**{unit: n})
             given[unit] = at + n

@@ -480,6 +480,7 @@ class Trainer:
         Raises:
             DivergedError: a parameter is not finite; nothing is written.
             RunInUseError: another trainer writes to that folder.
+            RunExistsError: it is the folder of another run.
             ConfigError: it cannot be written.
         """
         folder = Path(path)

@@ -32,7 +32,7 @@ def create(capacity: int, n: int, layout: Layout) -> Replay:
 
 
 def fill(transitions: Transition, capacity: int, n: int) -> Replay:
-    """Return a replay of ``n`` streams that holds ``(N, ...)`` transitions, at most its capacity.
+    """Return a replay of ``n`` streams that holds ``(N, ...)`` transitions, and has room for ``capacity``, or for all.
 
     Each stream takes an equal stretch of them in order; where a stretch ends, its episode is cut.
     """

@@ -32,12 +32,14 @@ class Alarm:
     """
 
     def __init__(self, config: Settings):
-        self._config, self._before, self._warned = config, False, False
+        self._config, self._before, self._warned, self._at = config, False, False, -1.0
 
     def __call__(self, record: Mapping[str, float]) -> None:
         """Look at a record of a run's metrics."""
-        if record["gradient_steps"] < WARM or self._warned:
+        # In rounds, several records may be of the same.
+        if record["gradient_steps"] < WARM or record["gradient_steps"] == self._at or self._warned:
             return
+        self._at = record["gradient_steps"]
         found = self._of_weights(record) or self._of_values(record)
         if found and self._before:
             self._warned = True

@@ -10,7 +10,7 @@ from typing import Any
 
 from filelock import FileLock
 
-from rlox.errors import ConfigError, RunInUseError, one_line
+from rlox.errors import ConfigError, RunExistsError, RunInUseError, one_line
 from rlox.files import as_typed, remove_sides
 from rlox.runs import checkpoint
 from rlox.runs.checkpoint import Arrays
@@ -143,12 +143,14 @@ class RunFolder:
         self.failed, self._stamp = None, checkpoint.stamp(self.path)
         self.last_saved = last_saved(self.path, what)
 
-    def save_best(self, make: Make) -> None:
-        """Write the checkpoint that is kept as the best one."""
+    def save_best(self, make: Make) -> bool:
+        """Write the checkpoint that is kept as the best one; returns whether it could be."""
         try:
             checkpoint.write(self.path / checkpoint.BEST, *make())
         except OSError as error:
             self._warn("The best checkpoint", error)
+            return False
+        return True
 
     def _warn(self, what: str, error: OSError) -> None:
         last = f" {self.last_saved}" if self.last_saved else ""
@@ -174,6 +176,7 @@ def may_write(path: Path, own: RunFolder | None, what: str) -> Iterator[bool]:
 
     Raises:
         RunInUseError: another trainer writes to it.
+        RunExistsError: it is another run's.
     """
     if own is not None and path.resolve() == own.path.resolve():
         held = own.claimed
@@ -188,6 +191,8 @@ def may_write(path: Path, own: RunFolder | None, what: str) -> Iterator[bool]:
         return
     lock = claim(path) if (path / LOCK).exists() else None
     try:
+        if (path / CONFIG).exists():
+            raise RunExistsError(f"'{as_typed(path)}' is the folder of another run: name another one to save to.")
         yield False
     finally:
         if lock:

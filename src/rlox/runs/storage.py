@@ -90,12 +90,7 @@ class Storage:
             with file:
                 found = _found(file)
                 if found not in self._objects:
-                    key = f"{name.lstrip('.').replace('/', '-')}-{uuid.uuid4().hex}"
-                    self._fs.makedirs(self._place, exist_ok=True)
-                    with self._fs.open(f"{self._place}/{key}", "wb") as out:
-                        shutil.copyfileobj(file, out)
-                    self._objects[found] = key
-                    self._old.add(key)
+                    self._objects[found] = self._write(f"{name.lstrip('.').replace('/', '-')}-{uuid.uuid4().hex}", file)
                 files[name] = self._objects[found]
         if files == self._state.files:
             return False
@@ -108,6 +103,20 @@ class Storage:
         if before.number:
             self._tidy({state.name, before.name, *files.values(), *before.files.values()})
         return True
+
+    def _write(self, key: str, file: BinaryIO) -> str:
+        """Write an object, or nothing; returns its name."""
+        self._fs.makedirs(self._place, exist_ok=True)
+        try:
+            with self._fs.open(f"{self._place}/{key}", "wb") as out:
+                shutil.copyfileobj(file, out)
+        except BaseException:
+            # Its part would take the room that the next try needs.
+            with contextlib.suppress(Exception):
+                self._fs.rm_file(f"{self._place}/{key}")
+            raise
+        self._old.add(key)
+        return key
 
     def pull(self, wanted: Callable[[str], bool] = lambda name: True) -> bool:
         """Bring the last state's files here; returns whether there was one.

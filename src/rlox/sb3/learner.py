@@ -23,7 +23,7 @@ from rlox.regression import PATIENCE, RECENT
 from rlox.sb3 import state
 from rlox.sb3.envs import Environments
 from rlox.sb3.model import make_model
-from rlox.sb3.policy import OtherPolicy
+from rlox.sb3.policy import OtherPolicy, copy_of
 
 _REPORT = "report."
 _NAMES = {
@@ -98,13 +98,9 @@ class OtherLearner:
     @property
     def policy(self) -> OtherPolicy:
         if self._policy is None:
-            theirs = self.model.policy
-            with torch.random.fork_rng(devices=[]):
-                network = type(theirs)(**theirs._get_constructor_parameters())
-                network.load_state_dict(theirs.state_dict())
             seed = int(np.random.SeedSequence([self._seed, 1]).generate_state(2)[1])
             spaces = self.observation_space, self.action_space
-            self._policy = OtherPolicy(network, *spaces, self.algorithm, self.config, seed=seed)
+            self._policy = OtherPolicy(copy_of(self.model.policy), *spaces, self.algorithm, self.config, seed=seed)
         return self._policy
 
     def set_end(self, env_steps: int) -> None:

@@ -24,6 +24,14 @@ from rlox.sb3.state import POLICY
 from rlox.spec import RunSpec
 
 
+def copy_of(network: BasePolicy) -> BasePolicy:
+    """Return another network with the same parameters."""
+    with torch.random.fork_rng(devices=[]):
+        copy = type(network)(**network._get_constructor_parameters())
+        copy.load_state_dict(network.state_dict())
+    return copy
+
+
 class OtherPolicy:
     """A trained policy of Stable-Baselines3. What needs its probabilities or its network is refused.
 
@@ -50,6 +58,11 @@ class OtherPolicy:
         self.observation_space, self.action_space = observation_space, action_space
         self._encoder = obs_encoder(observation_space)
         self._random = torch.Generator().manual_seed(seed).get_state()
+        self._has_matrix = getattr(config, "use_sde", False)
+        if self._has_matrix:
+            # Of noise, drawn once: at first of the std before training.
+            with self._own_samples():
+                network.reset_noise()
 
     def __repr__(self) -> str:
         return f"OtherPolicy({self._algorithm}: {self.observation_space} -> {self.action_space})"
@@ -57,7 +70,8 @@ class OtherPolicy:
     def seeded(self, seed: int) -> OtherPolicy:
         """Return the same policy with a stream of samples of its own."""
         spaces = self.observation_space, self.action_space
-        return OtherPolicy(self._network, *spaces, self._algorithm, self._config, seed=seed)
+        network = copy_of(self._network) if self._has_matrix else self._network
+        return OtherPolicy(network, *spaces, self._algorithm, self._config, seed=seed)
 
     @habits.alone
     def predict(self, obs: Any, *, deterministic: bool = True) -> NDArray[Any]:
