@@ -198,7 +198,12 @@ def test_a_price_without_a_target_stays_whatever_it_is():
 
 @pytest.mark.parametrize(("bound", "end"), [(1e-9, 1e5), (1e9, 1e-5)])
 def test_the_weight_of_the_copy_stays_where_it_can_come_back_from(bound: float, end: float):
-    settings = {"anchor_tau": 0.5, "anchor_coef": 1.0, "epsilon_mean": bound, "anchor_learning_rate": 20.0}
+    settings: dict[str, Any] = {
+        "anchor_tau": 0.5,
+        "anchor_coef": 1.0,
+        "epsilon_mean": bound,
+        "anchor_learning_rate": 20.0,
+    }
     config = MPOConfig(**SMALL, **settings)
     networks, other = start(config, (), 2).networks(), init_state(MPO, config, N_STATES, (), 2, seed=1)
     networks = networks._replace(extra=networks.extra._replace(anchor=other.actor))
@@ -209,7 +214,7 @@ def test_the_weight_of_the_copy_stays_where_it_can_come_back_from(bound: float, 
 
 
 def test_what_it_reports_is_explained():
-    settings = {"anchor_tau": 0.5, "anchor_coef": 1.0, "replay_share": 0.5}
+    settings: dict[str, Any] = {"anchor_tau": 0.5, "anchor_coef": 1.0, "replay_share": 0.5}
     config = MPOConfig(**SMALL, **settings)
     reported = fit(config, start(config, (), 2), continuous_steps(), 2)[1]
     told = (Path(__file__).parent.parent / "docs" / "algorithms" / "mpo.md").read_text().partition("## Metrics")[2]

@@ -396,7 +396,9 @@ def test_the_noise_of_gsde_is_of_the_learned_std_and_of_the_policys_seed(name: s
     np.testing.assert_allclose(policy.sample(obs), policy.predict(obs), atol=1e-2)
     with torch.no_grad():
         inner.log_std.fill_(0.0)
-    wide: Any = OtherPolicy(model.policy, *spaces_of(trainer), name, trainer.config, seed=0)
+    config: Any = trainer.config
+    observed, taken = spaces_of(trainer)
+    wide = OtherPolicy(model.policy, observed, taken, name, config, seed=0)
     own, *draws = wide.sample(obs), *(wide.seeded(seed).sample(obs) for seed in (1, 1, 2))
     np.testing.assert_array_equal(draws[0], draws[1])
     assert not np.array_equal(draws[0], draws[2])

@@ -61,8 +61,9 @@ class OtherPolicy:
         self._has_matrix = getattr(config, "use_sde", False)
         if self._has_matrix:
             # Of noise, drawn once: at first of the std before training.
+            noisy: Any = network
             with self._own_samples():
-                network.reset_noise()
+                noisy.reset_noise()
 
     def __repr__(self) -> str:
         return f"OtherPolicy({self._algorithm}: {self.observation_space} -> {self.action_space})"
