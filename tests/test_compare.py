@@ -23,13 +23,13 @@ import pytest
 from rlox import processes
 from rlox.algorithms import ALGORITHMS
 from rlox.cli import main
-from rlox.compare import check_same, run_jobs
-from rlox.errors import ConfigError
+from rlox.compare import Failure, Outcome, check_same, run_jobs
+from rlox.errors import ConfigError, RunInUseError
 from rlox.launch import ANY_CORE, Launch
-from rlox.plan import Plan, named_settings, plan_of, seeds_of
+from rlox.plan import Plan, budget_of, named_settings, plan_of, seeds_of
 from rlox.processes import Processes, is_finished, last_record, wait_for_writer
-from rlox.runs.history import Run, alike_returns, find_runs, group_runs, read_runs, write_runs
-from rlox.runs.lock import claim, release
+from rlox.runs.history import COMPARISON, Run, alike_returns, find_runs, group_runs, read_runs, write_runs
+from rlox.runs.lock import claim, claimed, release
 from rlox.runs.logs import FINISHED
 from rlox.runs.progress import Board
 from rlox.runs.report import render
@@ -207,6 +207,36 @@ def test_a_run_that_is_there_with_other_settings_is_refused(tmp_path: Path, othe
     check_same(PLAN._replace(shared={**TINY, "total_timesteps": 90, "eval_interval": 30}).jobs(tmp_path))
     with pytest.raises(ConfigError, match=f"has a run with {told}: give the comparison another folder"):
         run_jobs(PLAN._replace(shared=TINY | other).jobs(tmp_path), tmp_path, engine=Processes([0]))
+
+
+def test_a_refused_comparison_leaves_the_order_of_the_one_that_is_there(tmp_path: Path):
+    (job, _) = PLAN.jobs(tmp_path)
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.json").write_text(json.dumps(job.spec.to_dict()))
+    (tmp_path / COMPARISON).write_text("of before")
+    with pytest.raises(ConfigError, match="has a run with gamma"):
+        run_jobs(PLAN._replace(shared=TINY | {"gamma": 0.5}).jobs(tmp_path), tmp_path, engine=Processes([0]))
+    assert (tmp_path / COMPARISON).read_text() == "of before"
+
+
+def test_a_comparison_that_goes_on_elsewhere_is_left_alone(tmp_path: Path):
+    with (
+        claimed(tmp_path),
+        pytest.raises(RunInUseError, match="wait until it ends, or name another output"),
+    ):
+        run_jobs(PLAN.jobs(tmp_path), tmp_path, engine=Processes([0]))
+    assert not list(tmp_path.glob("*/*/*"))
+
+
+def test_a_label_whose_first_run_failed_keeps_its_place(tmp_path: Path):
+    jobs = PLAN._replace(seeds=[0, 1]).jobs(tmp_path)
+    outcome = Outcome(jobs, jobs[1:], [Failure(jobs[0], "it diverged")], None, 1.0)
+    assert [folder.parts[-3] for folder in outcome.folders] == ["bc", "small", "small"]
+    assert [folder.name for folder in outcome.folders] == ["1", "0", "1"]
+
+
+def test_the_shorter_of_two_parts_is_evaluated_too():
+    assert budget_of("iql", "cartpole-medium", {"gradient_steps": 500_000, "total_timesteps": 9}).eval_interval == 9
 
 
 def start_instead(monkeypatch: pytest.MonkeyPatch) -> list[int | str]:
@@ -514,8 +544,8 @@ def test_the_probability_over_places_is_the_mean_of_each():
         for i, x in enumerate(xs)
     ]
     first, others = overall(group_runs(runs))
-    found = others["b"]
-    assert first == "a"
+    found, n = others["b"]
+    assert (first, n) == ("a", 2)
     assert found.value == ((1 + 1 + 0 + 1) / 4 + (0.5 + 0.5 + 1 + 1) / 4) / 2
     assert found.low <= found.value <= found.high
 

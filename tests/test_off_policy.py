@@ -256,6 +256,23 @@ def test_episodes_are_weighted_by_the_policy_s_and_the_data_s_probabilities(kind
     assert found["data/value"] == pytest.approx(returns.mean(), rel=1e-4)
 
 
+def test_a_part_of_an_episode_is_no_episode():
+    n, rng = 100, np.random.default_rng(2)
+    columns = {
+        "observations": rng.normal(size=(3 * n + 5, 2)).astype(np.float32),
+        "actions": rng.integers(2, size=3 * n + 5),
+        "rewards": np.ones(3 * n + 5, np.float32),
+        "terminals": np.arange(3 * n + 5) % n == n - 1,
+        "action_log_probs": np.full(3 * n + 5, np.log(0.5)),
+    }
+    data = Dataset.from_arrays(columns, action_space=spaces.Discrete(2))
+    trainer = Trainer("bc", dataset=data, config={"hidden": 8, "gamma": 1.0})
+    for logged in (data, data[n // 2 :]):
+        found = trainer.evaluate_offline(logged, deterministic=False, gradient_steps=1, progress=False)
+        assert found["data/value"] == pytest.approx(n)
+        assert found["wis/value"] == pytest.approx(n)
+
+
 def test_a_policy_is_asked_in_pieces_about_every_step(monkeypatch: pytest.MonkeyPatch):
     trainer = Trainer("bc", dataset=bandit("discrete"), config={"hidden": 8, "actor_output_scale": 1.0})
     obs = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)

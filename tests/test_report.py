@@ -199,6 +199,13 @@ def test_the_spread_over_seeds_is_from_the_worst_to_the_best_episode_of_all(tmp_
     assert line["bands"][0][1:] == [[40, 190], [110, 410]]
 
 
+def test_a_run_that_was_not_evaluated_yet_leaves_the_spread_of_the_others(tmp_path: Path):
+    write_run(tmp_path / "0", evaluated([100.0, 200.0]), seed=0)
+    write_run(tmp_path / "1", records_of(1, critic__loss=1.0), seed=1)
+    (line,) = make_charts(find_runs([tmp_path]))[1]["charts"]["0 env_steps awr"]["lines"]
+    assert line["middle"][1] == [100, 200]
+
+
 def test_a_long_curve_keeps_its_spikes(tmp_path: Path):
     values = np.zeros(5000)
     values[[1234, 4321]] = [7, -9]

@@ -15,7 +15,7 @@ import time
 import tomllib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -31,8 +31,8 @@ from rlox.search import trials as folder
 from rlox.search.results import table, write_results
 from rlox.search.space import AWR_STEPS, SPACES, Choice, Range, check_space, entry, shown, space_of
 from rlox.search.study import JOURNAL, Study
-from rlox.search.trials import Outcome, Task, Trial
-from rlox.search.tune import Search, run_trials, tune
+from rlox.search.trials import SEARCH, Outcome, Task, Trial
+from rlox.search.tune import Search, _Loop, run_trials, tune
 from rlox.spec import Budget
 
 optuna = pytest.importorskip("optuna")
@@ -360,6 +360,31 @@ def test_a_journal_that_cannot_be_written_is_done_without(tmp_path: Path):
         study = Study(tmp_path / JOURNAL, task, trials)
     assert 0.1 <= study.ask(5)["beta"] <= 10
     study.tell(4, Outcome("complete", 3.0, 2))
+
+
+def test_a_search_that_goes_on_does_not_judge_again_what_a_trial_has_outlived(tmp_path: Path):
+    task = task_of()
+    trials = {
+        i: add_trial(tmp_path, task, i, {"beta": float(i + 1)}, [100.0] * 10, Outcome("complete", 100.0, 10))
+        for i in range(6)
+    }
+    trials[6] = add_trial(tmp_path, task, 6, {"beta": 7.0}, [1.0] * 5, None)
+    study, nothing = Study(tmp_path / JOURNAL, task, trials), cast(Any, None)
+    loop = _Loop(tmp_path, task, 7, trials, study, nothing, nothing)
+    assert not loop._look(6)
+    assert seen(load(tmp_path))[6][3] == dict.fromkeys(range(1, 6), 1.0)
+
+
+def test_a_search_of_before_a_setting_was_there_goes_on(tmp_path: Path):
+    task = task_of()
+    folder.begin(tmp_path, task)
+    was = json.loads((tmp_path / SEARCH).read_text())
+    del was["layer_norm"]
+    (tmp_path / SEARCH).write_text(json.dumps(was))
+    folder.begin(tmp_path, task)
+    (tmp_path / SEARCH).write_text(json.dumps(was | {"layer_norm": "other"}))
+    with pytest.raises(ConfigError, match="layer_norm='other'"):
+        folder.begin(tmp_path, task)
 
 
 def test_what_is_tried_next_follows_from_the_seed_and_the_trials(tmp_path: Path):

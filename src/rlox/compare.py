@@ -15,6 +15,7 @@ from rlox.plan import Job
 from rlox.processes import POLL, is_finished, progress_of
 from rlox.runs.history import COMPARISON
 from rlox.runs.interrupts import Interrupts
+from rlox.runs.lock import claimed
 from rlox.runs.logs import CONFIG
 from rlox.runs.progress import Board
 
@@ -29,6 +30,8 @@ class Failure(NamedTuple):
 class Outcome(NamedTuple):
     """How the runs of a comparison ended."""
 
+    jobs: Sequence[Job]
+    """All runs of the comparison."""
     finished: list[Job]
     """Runs that are complete, those of before included."""
     failures: list[Failure]
@@ -36,6 +39,12 @@ class Outcome(NamedTuple):
     """The signal that ended it early."""
     busy: float
     """Share of the cores' time that the runs have used; nan if none had to run."""
+
+    @property
+    def folders(self) -> list[Path]:
+        """Folders of the finished runs, label by label: one whose first run has failed keeps its place."""
+        labels = list(dict.fromkeys(job.label for job in self.jobs))
+        return [job.folder for job in sorted(self.finished, key=lambda job: labels.index(job.label))]
 
 
 def run_jobs(jobs: Sequence[Job], out: Path, *, engine: Engine, progress: bool | None = None) -> Outcome:
@@ -52,13 +61,14 @@ def run_jobs(jobs: Sequence[Job], out: Path, *, engine: Engine, progress: bool |
 
     Raises:
         ConfigError: a folder of it has a run with other settings.
+        RunInUseError: another comparison runs there.
     """
     make_folder(out)
-    with whole(out / COMPARISON) as side:
-        side.write_text(json.dumps({"runs": [str(job.folder.relative_to(out)) for job in jobs]}, indent=1) + "\n")
-    with Interrupts() as interrupts, Board(len(jobs), progress) as board, engine:
+    with claimed(out), Interrupts() as interrupts, Board(len(jobs), progress) as board, engine:
         engine.fetch(jobs)
         check_same(jobs)
+        with whole(out / COMPARISON) as side:
+            side.write_text(json.dumps({"runs": [str(job.folder.relative_to(out)) for job in jobs]}, indent=1) + "\n")
         missing = [job for job in jobs if not is_finished(job)]
         waiting = engine.together(missing)
         finished, failures, n_waiting = [job for job in jobs if job not in missing], [], len(waiting)
@@ -74,7 +84,7 @@ def run_jobs(jobs: Sequence[Job], out: Path, *, engine: Engine, progress: bool |
                 board.ended(_name(job), why)
             board.update(len(finished), len(failures), {_name(job): progress_of(job) for job in engine.running})
             time.sleep(POLL)
-    return Outcome(sorted(finished, key=jobs.index), failures, interrupts.number, engine.busy(n_waiting))
+    return Outcome(jobs, sorted(finished, key=jobs.index), failures, interrupts.number, engine.busy(n_waiting))
 
 
 def check_same(jobs: Sequence[Job]) -> None:

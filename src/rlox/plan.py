@@ -142,8 +142,9 @@ def budget_of(label: str, data: str | None, given: Mapping[str, Any]) -> Budget:
         raise ConfigError(f"Say how long '{label}' learns: {name} (--{flag}), such as 50000.")
     steps = {each: given[each] for each in (name, "total_timesteps") if given.get(each) is not None}
     check_positive(**steps)
-    total = max(steps.values())
-    return Budget(**{"eval_interval": max(total // N_EVALUATIONS, 1), **given})
+    # At least one in the shorter part.
+    interval = min(max(max(steps.values()) // N_EVALUATIONS, 1), *steps.values())
+    return Budget(**{"eval_interval": interval, **given})
 
 
 def env_of(data: str | None) -> str | None:

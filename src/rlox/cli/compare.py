@@ -106,7 +106,7 @@ def compare(
         output, outcome = _run(given, config, output, where, save)
         if not outcome.finished:
             fail(outcome.failures)
-        paths = [job.folder for job in outcome.finished]
+        paths = outcome.folders
     found = find_runs(paths)
     # Runs that were there, and those of a cluster, may have been measured elsewhere.
     measured = outcome is not None and outcome.busy == outcome.busy
@@ -230,8 +230,9 @@ def report(
     print(f"\n{as_markdown(lines, known)}")
     if len(groups) > 1:
         first, others = overall(groups)
-        for label, found in others.items():
-            print(f"\n{label} beats {first} with a probability of {found.value:.2f} over all of them", end="")
+        for label, (found, n) in others.items():
+            over = "all of them" if n == len(groups) else f"{n} of {len(groups)}"
+            print(f"\n{label} beats {first} with a probability of {found.value:.2f} over {over}", end="")
             print(f" (95% interval {found.low:.2f} to {found.high:.2f})." if found.low == found.low else ".")
     if output is not None:
         make_folder(output)

@@ -244,7 +244,10 @@ def evaluate_offline(
         seed=seed,
         report=report,
     )
-    reward, terminated, truncated = (dataset.columns[name][:] for name in ("rewards", "terminals", "timeouts"))
+    # Of a part of an episode, the return and the ratio of probabilities are another thing.
+    episodes = dataset.episodes()
+    whole = slice(episodes[0, 0], episodes[-1, 1]) if len(episodes) else slice(None)
+    reward, terminated, truncated = (dataset.columns[name][whole] for name in ("rewards", "terminals", "timeouts"))
     episode = episode_numbers(terminated, truncated)
     result = {
         "fqe/value": fitted.value,
@@ -255,7 +258,7 @@ def evaluate_offline(
         **behavior_statistics(policy, steps),
     }
     if "action_log_probs" in dataset.columns and (policy.codec.nvec or not deterministic):
-        log_ratio = _log_prob(policy, dataset, deterministic) - dataset.columns["action_log_probs"][:]
+        log_ratio = (_log_prob(policy, dataset, deterministic) - dataset.columns["action_log_probs"][:])[whole]
         weighted, share = weighted_importance_sampling(reward, episode, log_ratio, gamma, seed)
         result |= {"wis/value": weighted.value, "wis/low": weighted.low, "wis/high": weighted.high}
         result["wis/effective_sample_size"] = share

@@ -193,7 +193,8 @@ def _line(runs: Sequence[Run], metric: str, curves: Curves, *, offline: bool, bo
 def _spread(runs: Sequence[Run], curves: Curves, *, offline: bool) -> dict[str, Any]:
     """Return one group's evaluations: mean, standard deviation and extremes over the episodes.
 
-    Of several runs, mean and standard deviation are interquartile means, and the extremes those of all.
+    Of several runs, mean and standard deviation are interquartile means, and the extremes those of all. Runs without an
+    evaluation are left out.
     """
     over_runs: dict[str, Callable[[Floats], Floats]] = {
         "mean": interquartile_mean,
@@ -202,7 +203,8 @@ def _spread(runs: Sequence[Run], curves: Curves, *, offline: bool) -> dict[str, 
         "max": lambda values: values.max(axis=0),
     }
     nothing = {"middle": None, "bands": [], "runs": []}
-    if any(f"eval/{name}_reward" not in run.names for run in runs for name in over_runs):
+    runs = [run for run in runs if all(f"eval/{name}_reward" in run.names for name in over_runs)]
+    if not runs:
         return nothing
 
     def over_steps(name: str) -> Curve:

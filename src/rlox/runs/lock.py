@@ -6,6 +6,7 @@ import contextlib
 import json
 import os
 import socket
+from collections.abc import Iterator
 from pathlib import Path
 
 from filelock import FileLock, Timeout
@@ -45,6 +46,21 @@ def release(lock: FileLock) -> None:
     with contextlib.suppress(OSError):
         Path(lock.lock_file).with_name(OWNER).unlink(missing_ok=True)
     lock.release()
+
+
+@contextlib.contextmanager
+def claimed(folder: Path) -> Iterator[None]:
+    """Keep others out of the folder of a comparison or a search.
+
+    Raises:
+        RunInUseError: someone else has it.
+        OSError: the folder cannot be written to.
+    """
+    lock = claim(folder, "output")
+    try:
+        yield
+    finally:
+        release(lock)
 
 
 def _owner(folder: Path) -> str:

@@ -119,8 +119,8 @@ def _to(runs: Sequence[Run], threshold: float | None) -> tuple[int, Reached | No
     return len(there), Reached(steps, seconds)
 
 
-def overall(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> tuple[str, dict[str, Estimate]]:
-    """Return the first label, and how probably each other one beats it, averaged over the places of both."""
+def overall(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> tuple[str, dict[str, tuple[Estimate, int]]]:
+    """Return the first label, and how probably each other beats it, as the mean over so many places that have both."""
     labels = list(dict.fromkeys(label for own in groups.values() for label in own))
     places = [(found, _last_of_all(found)) for own in groups.values() for found in by_steps(own).values()]
     found = {}
@@ -129,7 +129,7 @@ def overall(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> tuple[str, dic
         pairs = [[_scores(own[name], at) for name in (label, labels[0])] for own, at in shared]
         pairs = [pair for pair in pairs if all(pair)]
         if pairs:
-            found[label] = improvement([x for x, _ in pairs], [y for _, y in pairs])
+            found[label] = improvement([x for x, _ in pairs], [y for _, y in pairs]), len(pairs)
     return labels[0], found
 
 

@@ -115,7 +115,9 @@ def begin(out: Path, task: Task) -> None:
     """
     file, now = out / SEARCH, task.to_dict()
     if file.exists():
-        was = _read(file)
+        # A setting that a search of before does not know is of a later version.
+        known = {name: now[name] for name in (*task.base.to_dict()["config"], *task.base.to_dict()["budget"])}
+        was = {**known, **_read(file)}
         for name in [name for name in {**was, **now} if was.get(name) != now.get(name)]:
             raise ConfigError(
                 f"'{out}' has a search with {name}={was.get(name)!r}, not {now.get(name)!r}: give this one another "

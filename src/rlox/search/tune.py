@@ -22,7 +22,7 @@ from rlox.modules import IMPORTED
 from rlox.plan import N_EVALUATIONS, Job, budget_of, env_of, folder_of
 from rlox.processes import POLL, is_finished, progress_of
 from rlox.runs.interrupts import Interrupted, Interrupts
-from rlox.runs.lock import claim, release
+from rlox.runs.lock import claimed
 from rlox.runs.logs import METRICS
 from rlox.runs.progress import Board
 from rlox.search import trials as folder
@@ -232,8 +232,7 @@ def run_trials(task: Task, out: Path, n: int, *, engine: Engine, progress: bool 
     if task.n_evaluations < 1:
         raise ConfigError(f"eval_interval={task.base.budget.eval_interval} leaves no evaluation of a run: lower it.")
     make_folder(out)
-    lock = claim(out, "output")
-    try:
+    with claimed(out):
         folder.begin(out, task)
         trials = folder.read_trials(out, task)
         study = Study(out / JOURNAL, task, trials)
@@ -241,8 +240,6 @@ def run_trials(task: Task, out: Path, n: int, *, engine: Engine, progress: bool 
             loop = _Loop(out, task, n, trials, study, runs, board)
             while interrupts.number is None and len(loop.broken) < BROKEN and loop.step():
                 time.sleep(POLL)
-    finally:
-        release(lock)
     ended = [trial for trial in trials.values() if trial.outcome is not None]
     if interrupts.number is not None:
         told = f"Stopped: {len(ended)} of {n} trials are finished."
@@ -268,6 +265,12 @@ class _Loop:
         """By trial, bytes of the log that were looked at."""
         self.broken: dict[str, str] = {}
         """Trials of which a run broke, and why."""
+        for number, trial in trials.items():
+            # What is there when a search goes on was judged then, beside the trials of then.
+            found = folder.evaluations(trial.jobs[0]) if trial.outcome is None else {}
+            for evaluation, value in found.items():
+                study.report(number, evaluation, value)
+            self._seen[number] = len(found)
 
     def step(self) -> bool:
         """Look at what goes on, and start what there are cores for; returns whether anything goes on."""
