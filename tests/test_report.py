@@ -20,7 +20,7 @@ from rlox.runs.diagnosis import diagnose, together
 from rlox.runs.history import Run, find_runs, group_runs
 from rlox.runs.meanings import SECTIONS, sections
 from rlox.runs.plots import COLOURS
-from rlox.runs.report import PAGE, contents, duration, lead, number, render, title
+from rlox.runs.report import PAGE, contents, duration, lead, number, render, title, write_report
 from rlox.runs.statistics import curve, estimate
 from rlox.runs.table import thresholds_of
 from written import append, evaluated, records_of, write_run
@@ -197,6 +197,16 @@ def test_the_spread_over_seeds_is_from_the_worst_to_the_best_episode_of_all(tmp_
         write_run(tmp_path / f"{seed}", evaluated(returns), seed=seed)
     (line,) = make_charts(find_runs([tmp_path]))[1]["charts"]["0 env_steps awr"]["lines"]
     assert line["bands"][0][1:] == [[40, 190], [110, 410]]
+
+
+def test_the_return_to_reach_is_the_one_that_was_asked_for(tmp_path: Path):
+    for seed in range(2):
+        write_run(tmp_path / f"{seed}", evaluated([100.0, 200.0]), seed=seed)
+    runs = find_runs([tmp_path])
+    assert "reached 475" in text_of(render(runs))
+    page = text_of(write_report(runs, tmp_path / "report.html", threshold=150.0).read_text())
+    assert "reached 150" in page
+    assert "reached 475" not in page
 
 
 def test_a_run_that_was_not_evaluated_yet_leaves_the_spread_of_the_others(tmp_path: Path):

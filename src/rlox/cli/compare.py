@@ -209,7 +209,7 @@ def report(
 
     runs = alike_returns(runs)
     groups = group_runs(runs)
-    known = thresholds_of(groups) if threshold is None else dict.fromkeys(groups, threshold)
+    known = thresholds_of(groups, threshold)
     lines = compare_groups(groups, known)
     if not lines:
         raise ConfigError("None of these runs has a return yet: there is nothing to compare.")
@@ -238,7 +238,7 @@ def report(
         make_folder(output)
         with writing(output / "table.md") as side:
             side.write_text(as_markdown(lines, known) + "\n")
-        print(f"\nThe report is {write_report(runs, output / 'report.html')}.")
+        print(f"\nThe report is {write_report(runs, output / 'report.html', threshold=threshold)}.")
     if save is not None:
         from rlox.runs.machine import describe_machine
 

@@ -28,25 +28,26 @@ PARTS = ("lead", "findings", "tables", "charts", "details")
 """Of the page, each with its own template; they are replaced one by one while a run goes on."""
 
 
-def write_report(runs: Sequence[Run], path: str | Path) -> Path:
+def write_report(runs: Sequence[Run], path: str | Path, *, threshold: float | None = None) -> Path:
     """Write the page.
 
     Args:
         runs: what it is about.
         path: the file.
+        threshold: return to reach; None for that of the environment.
 
     Raises:
         ConfigError: it cannot be written.
     """
-    file, page = Path(path), render(runs)
+    file, page = Path(path), render(runs, threshold=threshold)
     with writing(file) as side, refusing(file):
         side.write_text(page, encoding="utf-8")
     return file
 
 
-def render(runs: Sequence[Run], *, live: bool = False) -> str:
+def render(runs: Sequence[Run], *, live: bool = False, threshold: float | None = None) -> str:
     """Return the page; a ``live`` one asks its server for news every two seconds."""
-    content = contents(runs)
+    content = contents(runs, threshold)
     scripts = [(PAGE / name).read_text(encoding="utf-8") for name in ("uPlot.iife.min.js", "report.js")]
     style = "".join((PAGE / name).read_text(encoding="utf-8") for name in ("uPlot.min.css", "report.css"))
     rules = {
@@ -90,7 +91,7 @@ def _templates() -> Any:
     return made
 
 
-def contents(runs: Sequence[Run]) -> dict[str, Any]:
+def contents(runs: Sequence[Run], threshold: float | None = None) -> dict[str, Any]:
     """Return the parts of the page as HTML, and the numbers of its curves as plain JSON values."""
     runs = alike_returns(runs)
     places, curves = make_charts(runs)
@@ -99,7 +100,7 @@ def contents(runs: Sequence[Run]) -> dict[str, Any]:
         "title": title(runs),
         "lead": lead(runs),
         "findings": together(runs),
-        "tables": _tables(group_runs(runs)),
+        "tables": _tables(group_runs(runs), threshold),
         "outcomes": [_outcome(run) for run in runs],
         "places": places,
         "spread": SPREAD,
@@ -172,9 +173,9 @@ def _effort(line: Line, runs: Sequence[Run]) -> str:
     return f"{line.steps:,.0f}{of} {axis_of(offline=line.offline)}{time}"
 
 
-def _tables(groups: Mapping[str, Mapping[str, Sequence[Run]]]) -> list[dict[str, Any]]:
+def _tables(groups: Mapping[str, Mapping[str, Sequence[Run]]], threshold: float | None = None) -> list[dict[str, Any]]:
     """Return the tables of each place, one for each kind of steps; their lines are those of ``rlox compare``."""
-    thresholds = thresholds_of(groups)
+    thresholds = thresholds_of(groups, threshold)
     lines = compare_groups(groups, thresholds)
     return [
         {
