@@ -296,6 +296,8 @@ def test_an_environment_that_hangs_stops_training_and_the_run_goes_on_elsewhere(
         words = r"did not answer within env_timeout=2 s at step 30.*last good checkpoint is .*env step 40"
         with pytest.raises(WorkerDiedError, match=words):
             trainer.train(100, checkpoint_interval=20, progress=False)
+        with pytest.raises(WorkerDiedError, match=r"did not answer within env_timeout=2 s at step 30"):
+            trainer.train(100, progress=False)
     assert time.monotonic() - began < 60
     with Trainer.load(
         tmp_path / "run", env=Diary, config={"vectorization_mode": "sync", "env_timeout": None}
