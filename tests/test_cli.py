@@ -161,6 +161,7 @@ def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) 
         ([*TRAIN, "--hidden"], ["--hidden needs a value"]),
         (["--import"], ["--import needs a value: MODULE"]),
         ([*TRAIN, "awr"], ["'awr' is one argument too many for `rlox train awr`"]),
+        ([*TRAIN, "--layer-norm", "true"], ["'true' is one argument too many", "--NAME or --no-NAME"]),
         (["evaluate"], ["`rlox evaluate` needs RUN"]),
         (["export", "nowhere"], ["`rlox export` needs FILE.onnx"]),
         (["dataset", "info"], ["`rlox dataset info` needs DATA"]),

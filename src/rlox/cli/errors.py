@@ -38,7 +38,9 @@ def explain(error: CycloptsError) -> str:
     if isinstance(error, RepeatArgumentError):
         return f"{error.token.keyword} is given more than once."
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
-        return f"'{error.unused_tokens[0]}' is one argument too many for `{command}`. See `{command} --help`."
+        token = error.unused_tokens[0]
+        switch = " A switch is --NAME or --no-NAME, without a value." if token.lower() in ("true", "false") else ""
+        return f"'{token}' is one argument too many for `{command}`.{switch} See `{command} --help`."
     if isinstance(error, ValidationError):
         return one_line(ValueError(error.exception_message))
     error.verbose = False
