@@ -1,6 +1,7 @@
 """Algorithms and environments of one's own: modules are imported because the caller names them."""
 
 import sys
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -263,6 +264,23 @@ def test_a_class_without_render_mode_cannot_be_played_and_what_was_imported_is_n
     with pytest.raises(KeyError):
         main(["play", "run", "--env", "plain_env:Plain-v0"])
     gym.registry.pop("Plain-v0")
+
+
+def test_a_window_that_nobody_can_see_is_warned_of(here: Path, capsys: Any, monkeypatch: pytest.MonkeyPatch):
+    main(["train", "awr", "--env", "CartPole-v1", *FLAGS])
+    monkeypatch.setattr(sys, "platform", "linux")
+    for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER"):
+        monkeypatch.delenv(name, raising=False)
+    capsys.readouterr()
+    with warnings.catch_warnings():
+        warnings.simplefilter("default")
+        main(["play", "run", "--n-episodes", "2"])
+    shown = capsys.readouterr()
+    assert "Episode 2: return" in shown.out
+    assert "rlox: warning: There is no screen for a window (DISPLAY is not set): write a video" in shown.err
+    main(["play", "run", "--video", "x.gif"])
+    monkeypatch.setenv("SDL_VIDEODRIVER", "dummy")
+    main(["play", "run"])
 
 
 def test_a_file_cannot_be_the_folder_of_several_runs(here: Path, capsys: Any):

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import os
+import sys
 import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -22,6 +24,8 @@ from rlox.policy.policy import Predictor
 def play(policy: Predictor, env_id: str, video: Path | None, n_episodes: int, seed: int) -> Iterator[Episode]:
     """Yield episodes as they end, shown in a window or, if ``video`` is given, written to that file.
 
+    Warns if there is no screen for a window.
+
     Raises:
         ConfigError: the environment cannot be shown that way, a package for it is missing, the file's ending is not
             one that a video can be written to, or it cannot be written.
@@ -29,6 +33,11 @@ def play(policy: Predictor, env_id: str, video: Path | None, n_episodes: int, se
     if video is not None and video.suffix not in (".mp4", ".gif"):
         raise ConfigError(f"video '{video}' must end in .mp4 or .gif.")
     env = _make(env_id, "human" if video is None else "rgb_array")
+    if video is None and not _has_screen():
+        warnings.warn(
+            "There is no screen for a window (DISPLAY is not set): write a video instead, by --video FILE.mp4.",
+            stacklevel=2,
+        )
     try:
         with contextlib.ExitStack() as stack:
             if video is not None:
@@ -43,6 +52,13 @@ def play(policy: Predictor, env_id: str, video: Path | None, n_episodes: int, se
         ) from None
     finally:
         env.close()
+
+
+def _has_screen() -> bool:
+    """Whether a window can be seen, as far as the variables tell by which Linux says so."""
+    return sys.platform != "linux" or any(
+        os.environ.get(name) for name in ("DISPLAY", "WAYLAND_DISPLAY", "SDL_VIDEODRIVER")
+    )
 
 
 def check_video(env_id: str) -> None:
