@@ -120,8 +120,45 @@ def test_ids_of_an_hdf5_file_are_numbers_or_text_of_fixed_length(tmp_path: Path)
             file[name] = column
         file["fixed"], file["free"] = np.array(IDS, "S"), np.array(IDS, h5py.string_dtype())
     assert Dataset.load(tmp_path / "logs.h5", episode="fixed").episode_lengths.tolist() == [3, 1, 2]
-    with pytest.raises(DatasetError, match="'free' holds text or Python objects, but it must hold numbers"):
+    with pytest.raises(DatasetError, match=r"'free' holds text of variable length.*numpy\.array\(ids, 'S'\)"):
         Dataset.load(tmp_path / "logs.h5", episode="free")
+
+
+def test_an_id_that_is_observed_too_is_read_as_a_number_and_checked_as_one(tmp_path: Path):
+    def load(days: list[str]) -> Dataset:
+        rows = [f"{x},{day},{x % 2},1" for x, day in enumerate(days)]
+        (tmp_path / "logs.csv").write_text("\n".join(["x,day,u,rewards", *rows, ""]))
+        names = {"observations": ["x", "day"], "actions": "u"}
+        return Dataset.load(tmp_path / "logs.csv", columns=names, episode="day")
+
+    found = load(["1", "1", "2"])
+    assert found.transitions().obs.tolist() == [[0, 1], [1, 1], [2, 2]]
+    assert found.episode_lengths.tolist() == [2, 1]
+    found.save(tmp_path / "saved.npz")
+    assert Dataset.load(tmp_path / "saved.npz").columns["observations"][:].tolist() == [[0, 1], [1, 1], [2, 2]]
+    for days, message in ((["d1", "d1", "d2"], "'d1' in row 0"), (["1", "1", "nan"], "'day' holds nan in row 2")):
+        with pytest.raises(DatasetError, match=message):
+            load(days)
+
+
+def test_an_id_of_several_columns_is_refused():
+    with pytest.raises(DatasetError, match="an id of the episode is one column, not 2: a, b"):
+        Dataset.from_frame(pd.DataFrame({"x": [1.0], "u": [0], "rewards": [1.0], "a": [1], "b": [1]}),
+                           {"observations": "x", "actions": "u", "episode": ["a", "b"]})  # fmt: skip
+
+
+@pytest.mark.parametrize("spelt", [[0, 1], (0, 1), np.array([0, 1]), pd.Index([0, 1]), ["0", "1"]])
+def test_names_of_columns_may_be_numbers_or_an_index(spelt: Any):
+    frame = pd.DataFrame([[1.0, 2.0, 0, 5.0, 7], [3.0, 4.0, 1, 6.0, 7]])
+    names = {"observations": spelt, "actions": 2, "rewards": np.int64(3)}
+    found = Dataset.from_frame(frame, names, episode=4)  # pyright: ignore[reportArgumentType]
+    assert found.columns["observations"][:].tolist() == [[1, 2], [3, 4]]
+    assert found.columns["rewards"][:].tolist() == [5, 6]
+
+
+def test_columns_that_say_nothing_are_refused_in_one_line():
+    with pytest.raises(DatasetError, match=r"columns=\['x'\] must say which column is which"):
+        Dataset.from_frame(pd.DataFrame({"x": [1.0]}), ["x"])  # pyright: ignore[reportArgumentType]
 
 
 def test_all_missing_columns_are_named_at_once():

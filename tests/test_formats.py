@@ -505,6 +505,27 @@ def test_writing_replaces_nothing_and_leaves_nothing_half_written(
         dataset.save(tmp_path / "file" / name)
 
 
+def test_a_file_that_came_into_being_meanwhile_is_kept(tmp_path: Path):
+    path = tmp_path / "logs.npz"
+
+    class Slow:
+        shape, dtype = (N, 3), np.dtype(np.float32)
+
+        def __len__(self) -> int:
+            return N
+
+        def __getitem__(self, rows: slice) -> Any:
+            path.write_text("another's")
+            return np.zeros((N, 3), np.float32)[rows]
+
+    dataset = Dataset.from_arrays(table())
+    dataset.columns["observations"] = Slow()
+    with pytest.raises(DatasetError, match=r"logs\.npz' cannot be written: .*exists"):
+        dataset.save(path)
+    assert path.read_text() == "another's"
+    assert [each.name for each in tmp_path.iterdir()] == ["logs.npz"]
+
+
 def test_steps_that_do_not_follow_one_another_are_no_minari_dataset(tmp_path: Path):
     dataset = Dataset.from_arrays(table(next_observations=np.zeros((N, 3))))
     with pytest.raises(DatasetError, match=r"in the episode from row 0.*Save it as \.hdf5"):

@@ -88,8 +88,10 @@ def test_a_split_has_every_step_once_and_whole_episodes(dataset: Whole):
     again, other = dataset.split(0.7, seed=1), dataset.split(0.7, seed=2)
     assert again[1].columns["rewards"][:].tolist() == rewards[1]
     assert other[1].columns["rewards"][:].tolist() != rewards[1]
-    assert [part.n_episodes for part in dataset.split(0.001)] == [1, 5]
-    assert [part.n_episodes for part in dataset.split(0.999)] == [5, 1]
+    assert [part.n_episodes for part in dataset.split(0.001, seed=1)] == [1, 5]
+    assert [part.n_episodes for part in dataset.split(0.999, seed=1)] == [5, 1]
+    with pytest.raises(DatasetError, match="every step is truncated"):
+        dataset.split(0.999)
 
 
 def test_a_split_is_drawn_at_random():
@@ -111,6 +113,8 @@ def test_a_filter_keeps_whole_episodes(dataset: Whole):
     assert kept.name.endswith(", 3 of 6 episodes")
     with pytest.raises(DatasetError, match=r"None of the 6 whole episodes of .* is kept by that filter"):
         dataset.filter(lambda episode: False)
+    with pytest.raises(DatasetError, match="1 of 6 episodes: every step is truncated, and without 'next_obs"):
+        dataset.filter(lambda episode: len(episode["rewards"]) == 1)
 
 
 def test_too_few_episodes_or_another_fraction_are_refused(dataset: Whole):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any, cast
 
@@ -311,7 +311,24 @@ class Dataset:
 
 
 def _chosen(columns: ColumnNames | None, episode: str | None) -> ColumnNames:
-    return {**(columns or {}), **({"episode": episode} if episode is not None else {})}
+    """Return which columns are which, by names that are text: those of a frame may be numbers, or an index.
+
+    Raises:
+        DatasetError: ``columns`` is no mapping.
+    """
+    if not isinstance(columns, Mapping | None):
+        raise DatasetError(
+            f"columns={columns!r:.80} must say which column is which, such as "
+            "{'observations': ['x', 'v'], 'rewards': 'r'}."
+        )
+    given = {**(columns or {}), **({"episode": episode} if episode is not None else {})}
+    return {ours: _names(theirs) for ours, theirs in given.items()}
+
+
+def _names(theirs: Any) -> str | list[str]:
+    if isinstance(theirs, str) or not isinstance(theirs, Iterable):
+        return str(theirs)
+    return [str(each) for each in theirs]
 
 
 DatasetLike = str | Path | Dataset | Mapping[str, ArrayLike] | Frame | MinariLike

@@ -68,7 +68,10 @@ def writing(path: Path) -> Iterator[Path]:
         yield partial
         for each in (partial, *partial.rglob("*")):
             flush(each)
-        partial.rename(path)
+        if partial.is_dir():
+            partial.rename(path)
+        else:
+            os.link(partial, path)  # Refuses a file that another process wrote in the meantime.
         flush(path.absolute().parent)
     except DatasetError:
         raise

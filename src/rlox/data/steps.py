@@ -51,25 +51,21 @@ def take(source: Source, theirs: Mapping[str, str | list[str]], rows: slice, nam
         DatasetError: a column is not of numbers, or holds one that is not finite; columns to be put side by side differ
             in length.
     """
-    ids = theirs.get("episode")
-    wanted = dict.fromkeys(part for parts in theirs.values() for part in _as_list(parts))
-    if source.read_ids and isinstance(ids, str):
-        others = [part for part in wanted if part != ids]
-        read = {**(source.read(others, rows) if others else {}), ids: source.read_ids(ids, rows)}
-    else:
-        read = source.read(list(wanted), rows)
+    numbers = {ours: parts for ours, parts in theirs.items() if ours != "episode"}
+    wanted = dict.fromkeys(part for parts in numbers.values() for part in _as_list(parts))
+    read = source.read(list(wanted), rows) if wanted else {}
     for key, column in read.items():
-        # Ids may be text; not of variable length in a file, which HDF5 can read forever if it is damaged.
-        if key != ids or (column.dtype.kind == "O" and not isinstance(column, np.ndarray)):
-            _check_numbers(column, key, name, choice=key in _as_list(theirs.get("actions", ())))
-    for ours, parts in theirs.items():
+        _check_numbers(column, key, name, choice=key in _as_list(theirs.get("actions", ())))
+    for ours, parts in numbers.items():
         for part in _as_list(parts):
             column = read[part]
             # Later, what is not finite would be said of our names. Flags and ids have checks of their own.
             if part != ours and ours not in _ENDS and isinstance(column, np.ndarray):
                 check_finite(column, part, 0, name)
     table: dict[str, Column] = {}
-    for ours, parts in theirs.items():
+    if "episode" in theirs:
+        table["episode"] = _ids(source, theirs["episode"], rows, name)
+    for ours, parts in numbers.items():
         if isinstance(parts, str):
             table[ours] = read[parts]
             continue
@@ -83,6 +79,20 @@ def take(source: Source, theirs: Mapping[str, str | list[str]], rows: slice, nam
         else:
             table[ours] = joined
     return table
+
+
+def _ids(source: Source, theirs: str | list[str], rows: slice, name: str) -> Column:
+    """Return ids of episodes, which may be text, also if the same column holds numbers of the steps."""
+    if not isinstance(theirs, str):
+        raise DatasetError(f"{name}: an id of the episode is one column, not {len(theirs)}: {', '.join(theirs)}.")
+    ids = source.read_ids(theirs, rows) if source.read_ids else source.read([theirs], rows)[theirs]
+    if ids.dtype.kind == "O" and not isinstance(ids, np.ndarray):
+        # HDF5 can read text of variable length forever if the file is damaged.
+        raise DatasetError(
+            f"{name}: column '{theirs}' holds text of variable length, which is not read: write ids of episodes as "
+            "numbers, or as text of a fixed length, such as numpy.array(ids, 'S')."
+        )
+    return ids
 
 
 def _as_list(names: str | Sequence[str]) -> Sequence[str]:
