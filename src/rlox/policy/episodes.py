@@ -31,12 +31,23 @@ class Taken(NamedTuple):
 
 
 def steps(envs: Envs, act: Act, seed: int | None) -> Iterator[Taken]:
-    """Yield steps without end, one episode after another, from a reset with ``seed``."""
+    """Yield steps without end, one episode after another, from a reset with ``seed``.
+
+    Warns, once, of an episode that does not end.
+    """
     obs = envs.reset(seed)
+    lengths, is_long = np.zeros(envs.n, int), False
     while True:
         with envs.checked():
             action = act(obs)
         step = envs.step(action)
+        lengths = np.where(step.ended, 0, lengths + step.valid)
+        if not is_long and (is_long := bool(lengths.max() >= LONGEST)):
+            warnings.warn(
+                f"An episode has taken {LONGEST:,} steps, and goes on: give the environment a time limit, such as "
+                "gymnasium.make(..., max_episode_steps=1000).",
+                stacklevel=2,
+            )
         yield Taken(obs, action, step)
         obs = step.obs
 
@@ -48,14 +59,8 @@ def episodes(envs: Envs, act: Act, n_episodes: int, seed: int | None) -> Iterato
     """
     quota = np.full(envs.n, n_episodes // envs.n)
     quota[: n_episodes % envs.n] += 1
-    counter, is_long = EpisodeCounter(envs.n), False
+    counter = EpisodeCounter(envs.n)
     for taken in steps(envs, act, seed):
-        if not is_long and (is_long := bool(counter.lengths.max() >= LONGEST)):
-            warnings.warn(
-                f"An episode has taken {LONGEST:,} steps, and goes on: give the environment a time limit, such as "
-                "gymnasium.make(..., max_episode_steps=1000).",
-                stacklevel=2,
-            )
         for i, episode in counter.count(taken.step):
             if quota[i]:
                 quota[i] -= 1

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from rlox.core import replay as replays
 from rlox.core.replay import Replay
 from rlox.core.transition import Transition
+from rlox.data.checks import check_spaces
 from rlox.data.dataset import Dataset
 from rlox.envs.envs import Envs
 from rlox.envs.spaces import ActionCodec, ObsEncoder
@@ -52,9 +53,11 @@ def record(
 
     Raises:
         ConfigError: several environments at once.
+        DatasetError: spaces that data cannot have.
     """
     if envs.n > 1:
         raise ConfigError(f"record needs one environment to act in, but this one steps {envs.n} at once.")
+    check_spaces(envs.observation_space, envs.action_space, name)
     acting = policy.seeded(seed) if isinstance(policy, TrainedPolicy) else policy
     rows: list[Taken] = []
     log_probs: list[NDArray[np.float64]] = []
