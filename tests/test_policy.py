@@ -25,6 +25,7 @@ def trainer() -> Trainer:
     return trainer
 
 
+@pytest.mark.long
 def test_a_policy_of_a_run_acts_as_its_trainer_without_environment_or_replay(
     trainer: Trainer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -160,6 +161,26 @@ def test_a_choice_that_there_is_not_has_no_probability(space: spaces.Space[Any],
     policy = Trainer("bc", dataset=logs_of(space), config={"hidden": 4}).policy
     with pytest.raises(InvalidStepError, match=f"is outside {re.escape(str(space))}"):
         policy.log_prob(OBS, np.array([action] * 5))
+
+
+@pytest.mark.parametrize(
+    ("action", "message"),
+    [
+        ([0.7] * 5, r"action 0\.7 is outside Discrete\(2\)"),
+        ([0, 1], r"actions have shape \(2,\) and type int64: they must be numbers \(5,\)"),
+        ([[0]] * 5, r"actions have shape \(5, 1\)"),
+        (["a"] * 5, r"type <U1: they must be numbers"),
+    ],
+)
+def test_what_is_no_choice_is_refused(action: Any, message: str):
+    policy = Trainer("bc", dataset=logs_of(spaces.Discrete(2)), config={"hidden": 4}).policy
+    with pytest.raises(InvalidStepError, match=message):
+        policy.log_prob(OBS, action)
+
+
+def test_nothing_is_predicted_of_nothing():
+    policy = Trainer("bc", dataset=logs_of(spaces.Box(-2, 2, (2,))), config={"hidden": 4}).policy
+    assert policy.predict(OBS[:0]).shape == (0, 2)
 
 
 def test_an_action_beyond_a_bound_is_clipped_to_it():

@@ -77,7 +77,7 @@ def stack(space: spaces.Space[Any], observations: list[Any]) -> Any:
 def test_an_observation_is_flattened_and_whole_numbers_are_one_hot(name: str):
     space, obs, expected = EXAMPLES[name]
     encoder = obs_encoder(space)
-    encoded = encoder(batch_of_one(obs), 1)
+    encoded = encoder(batch_of_one(space, obs), 1)
     assert encoder.dim == len(expected)
     assert encoded.shape == (1, encoder.dim)
     assert encoded.dtype == encoder.dtype
@@ -87,7 +87,7 @@ def test_an_observation_is_flattened_and_whole_numbers_are_one_hot(name: str):
 @every_space
 def test_an_encoded_observation_is_a_copy(name: str):
     space, obs, _ = EXAMPLES[name]
-    given = batch_of_one(obs)
+    given = batch_of_one(space, obs)
     encoded = obs_encoder(space)(given, 1)
     before = encoded.copy()
     for part in jax.tree.leaves(given):
@@ -112,7 +112,7 @@ def test_a_batch_is_encoded_row_by_row(name: str):
     space.seed(0)
     observations = [obs, *(space.sample() for _ in range(4))]
     encoder = obs_encoder(space)
-    rows = [encoder(batch_of_one(obs), 1)[0] for obs in observations]
+    rows = [encoder(batch_of_one(space, obs), 1)[0] for obs in observations]
     np.testing.assert_array_equal(encoder(stack(space, observations), 5), rows)
 
 
@@ -153,17 +153,34 @@ def test_pictures_stay_bytes_and_bits_stay_bits_and_all_others_become_float32(na
         ("multi-discrete with start", [0, 0], r"outside"),
         ("dict and tuple", {}, r"observation has no entry '(inner|level|position)'"),
         ("tuple", (1,), r"observation has no entry 1"),
+        ("box", [0.0, None], r"observation\[1\] is nan"),
+        ("box", np.array([0.0, np.nan], object), r"observation\[1\] is nan"),
+        ("box", ["a", 0.0], r"observation has type <U32: it must hold numbers"),
+        ("box", [0.0, {}], r"observation is .*: it must hold numbers"),
+        ("box", [1j, 0.0], r"observation has type complex128: it must hold numbers that are real"),
+        ("box", [[0.0], [0.0, 1.0]], r"entries of different lengths"),
+        ("discrete", "1", r"it must hold numbers"),
+        ("discrete", None, r"observation is \[nan\], but Discrete\(3\) takes whole numbers"),
     ],
 )
 def test_a_bad_observation_is_refused_with_its_entry(name: str, obs: Any, complaint: str):
+    space = EXAMPLES[name][0]
     with pytest.raises(InvalidStepError, match=complaint):
-        obs_encoder(EXAMPLES[name][0])(batch_of_one(obs), 1)
+        obs_encoder(space)(batch_of_one(space, obs), 1)
+
+
+def test_a_row_of_a_frame_and_lists_are_observations():
+    space, obs, expected = EXAMPLES["tuple"]
+    np.testing.assert_array_equal(obs_encoder(space)(batch_of_one(space, list(obs)), 1)[0], expected)
+    row, box = np.array([1, 0.5], object), EXAMPLES["box"][0]
+    np.testing.assert_array_equal(obs_encoder(box)(batch_of_one(box, row), 1), [[1, 0.5]])
+    np.testing.assert_array_equal(obs_encoder(box)(np.zeros((0, 2)), 0), np.zeros((0, 2)))
 
 
 def test_an_entry_inside_a_dict_is_named_by_its_path():
     obs = EXAMPLES["dict and tuple"][1] | {"inner": (2, {"flags": np.zeros(5)})}
     with pytest.raises(InvalidStepError, match=r"observation\['inner'\]\[1\]\['flags'\] has shape \(5,\)"):
-        obs_encoder(NESTED)(batch_of_one(obs), 1)
+        obs_encoder(NESTED)(batch_of_one(NESTED, obs), 1)
 
 
 @pytest.mark.parametrize("obs", [{}, {"position": np.zeros(2)}])

@@ -145,7 +145,7 @@ class Envs:
         except InvalidStepError as error:
             raise self._named(error) from error.__cause__
         self._resetting[:] = False
-        return obs if self.is_vector else batch_of_one(obs)
+        return obs if self.is_vector else self._batch_of_one(obs)
 
     def go_to(self, places: Sequence[Place]) -> Any:
         """Bring each environment to its place; returns the observations there.
@@ -185,10 +185,14 @@ class Envs:
 
     def _step_single(self, action: NDArray[Any]) -> Step:
         raw, reward, terminated, truncated, _ = self.env.step(action[0])
-        next_obs = batch_of_one(raw)
-        obs = batch_of_one(self.env.reset()[0]) if terminated or truncated else next_obs
+        next_obs = self._batch_of_one(raw)
+        obs = self._batch_of_one(self.env.reset()[0]) if terminated or truncated else next_obs
         flags = np.array([terminated], bool), np.array([truncated], bool)
         return Step(self._reward(reward), next_obs, *flags, np.ones(1, bool), obs)
+
+    def _batch_of_one(self, obs: Any) -> Any:
+        with self.checked():
+            return batch_of_one(self.observation_space, obs)
 
     def _step_vector(self, action: NDArray[Any]) -> Step:
         with self._alive():
@@ -343,7 +347,13 @@ def make_envs(
                 f"n_envs={n_envs}, but the environment given is ready-made and steps {n}: leave n_envs out, "
                 "or pass an id or a callable, of which rlox makes several."
             )
-        return Envs(env, owned=False)
+        if timeout is not None and not isinstance(env, AsyncVectorEnv):
+            warnings.warn(
+                f"env_timeout={timeout:g} has no effect on a {type(env).__name__}, which is stepped in this process: "
+                "pass an id or a callable with vectorization_mode='async', or a gymnasium.vector.AsyncVectorEnv.",
+                stacklevel=2,
+            )
+        return Envs(env, owned=False, timeout=timeout)
     if mode == "envpool":
         return _make_envpool(env, n_envs, seed)
     make = _maker(env)

@@ -6,7 +6,7 @@ import dataclasses
 import functools
 import math
 import warnings
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -17,6 +17,8 @@ from rlox.core.transition import AT_BOUND
 from rlox.errors import DivergedError, InvalidStepError, SpaceError
 
 _OBS_SUPPORTED = "Box, Discrete, MultiDiscrete, MultiBinary, and Dict or Tuple of these"
+_NUMBERS = "fiub"
+"""Kinds of the types of arrays that observations may have."""
 _ACTION_SUPPORTED = "Discrete, MultiDiscrete, MultiBinary, and Box with finite bounds"
 
 
@@ -72,7 +74,7 @@ class ObsEncoder:
         while isinstance(space, spaces.Dict | spaces.Tuple):
             key: Any = next(iter(space.spaces)) if isinstance(space, spaces.Dict) else 0
             space, leaf = space[key], _entry(leaf, key, "observation")
-        shape = np.shape(leaf)
+        shape = _array(leaf, "observation").shape
         return shape[0] if len(shape) == len(space.shape or ()) + 1 else None
 
 
@@ -90,13 +92,17 @@ def obs_encoder(space: spaces.Space[Any]) -> ObsEncoder:
     return ObsEncoder(space, _width(space), dtype)
 
 
-def batch_of_one(obs: Any) -> Any:
-    """Return a batch that holds a copy of one observation: simulators write the next one into the same array."""
-    if isinstance(obs, dict):
-        return {key: batch_of_one(part) for key, part in obs.items()}
-    if isinstance(obs, tuple):
-        return tuple(batch_of_one(part) for part in obs)
-    return np.array(obs)[None]
+def batch_of_one(space: spaces.Space[Any], obs: Any) -> Any:
+    """Return a batch that holds a copy of one observation: simulators write the next one into the same array.
+
+    Raises:
+        InvalidStepError: it has lists of different lengths where the space has an array.
+    """
+    if isinstance(space, spaces.Dict) and isinstance(obs, Mapping):
+        return {key: batch_of_one(part, obs[key]) for key, part in space.spaces.items() if key in obs}
+    if isinstance(space, spaces.Tuple) and isinstance(obs, list | tuple):
+        return tuple(batch_of_one(part, entry) for part, entry in zip(space.spaces, obs, strict=False))
+    return np.array(_array(obs, "observation"))[None]
 
 
 def as_declared(space: spaces.Space[Any], obs: Any, name: str = "observation") -> Any:
@@ -106,8 +112,8 @@ def as_declared(space: spaces.Space[Any], obs: Any, name: str = "observation") -
         InvalidStepError: it does not fit the space.
     """
     if isinstance(space, spaces.Box) and space.dtype.kind == "f":
-        given = obs if isinstance(obs, np.ndarray) else np.asarray(obs)
-        if given.shape == space.shape:
+        given = obs if isinstance(obs, np.ndarray) else _array(obs, name)
+        if given.shape == space.shape and given.dtype.kind in _NUMBERS:
             return given
     if isinstance(space, spaces.Dict):
         return {
@@ -115,7 +121,7 @@ def as_declared(space: spaces.Space[Any], obs: Any, name: str = "observation") -
         }
     if isinstance(space, spaces.Tuple):
         return tuple(as_declared(part, _entry(obs, i, name), f"{name}[{i}]") for i, part in enumerate(space.spaces))
-    given = np.asarray(obs)
+    given = _numbers(obs, name)
     _encode(space, given[None], 1, name, [])
     declared = given.astype(space.dtype, copy=False)
     if not np.array_equal(declared, given):
@@ -211,7 +217,7 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
         for i, part in enumerate(space.spaces):
             _encode(part, _entry(obs, i, name), n, f"{name}[{i}]", parts)
         return
-    array = np.asarray(obs)
+    array = _numbers(obs, name)
     shape = space.shape or ()
     if array.shape != (n, *shape):
         got = array.shape[1:] if array.shape[:1] == (n,) else array.shape
@@ -219,7 +225,7 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
     if isinstance(space, spaces.Discrete | spaces.MultiDiscrete):
         if array.dtype.kind == "f" and (array != np.rint(array)).any():
             raise InvalidStepError(f"{name} is {array.ravel()[:5].tolist()}, but {space} takes whole numbers.")
-        choices = (array.reshape(n, -1) - np.ravel(space.start)).astype(np.int64)
+        choices = (array.reshape(n, math.prod(shape)) - np.ravel(space.start)).astype(np.int64)
         nvec = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
         outside = ((choices < 0) | (choices >= nvec)).any(axis=1)
         if outside.any():
@@ -228,7 +234,7 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
         one_hot[np.arange(n)[:, None], choices + np.cumsum(nvec) - nvec] = 1
         parts.append(one_hot)
         return
-    flat = array.reshape(n, -1)
+    flat = array.reshape(n, math.prod(shape))
     if flat.dtype.kind == "f" and space.dtype is not None and space.dtype.kind in "iub":
         _warn_of_floats(str(space), str(space.dtype), name)
     if flat.dtype.kind == "f":
@@ -243,6 +249,26 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
         if outside.any():
             raise InvalidStepError(f"{name} has an entry {flat[outside][0]}, which is outside {space}.")
     parts.append(flat)
+
+
+def _array(obs: Any, name: str) -> NDArray[Any]:
+    try:
+        return np.asarray(obs)
+    except ValueError:
+        raise InvalidStepError(f"{name} has entries of different lengths, and is no array: {obs!r:.80}") from None
+
+
+def _numbers(obs: Any, name: str) -> NDArray[Any]:
+    """Return an array of numbers; None, as in a row of a frame without a value, is nan."""
+    array = _array(obs, name)
+    if array.dtype.kind == "O":
+        try:
+            array = array.astype(np.float64)
+        except (TypeError, ValueError):
+            raise InvalidStepError(f"{name} is {obs!r:.80}: it must hold numbers.") from None
+    if array.dtype.kind not in _NUMBERS:
+        raise InvalidStepError(f"{name} has type {array.dtype}: it must hold numbers that are real.")
+    return array
 
 
 @functools.lru_cache(maxsize=64)

@@ -147,7 +147,9 @@ class Policy:
 
     def _encode(self, obs: Any) -> tuple[NDArray[Any], bool]:
         n = self.encoder.batch_size(obs)
-        return (self.encoder(batch_of_one(obs), 1), True) if n is None else (self.encoder(obs, n), False)
+        if n is None:
+            return self.encoder(batch_of_one(self.observation_space, obs), 1), True
+        return self.encoder(obs, n), False
 
     def log_prob(self, obs: Any, action: Any) -> NDArray[np.float64]:
         """Return the log-probability with which the policy, sampled, takes actions: ``(B,)``, or ``()`` of one.
@@ -160,15 +162,21 @@ class Policy:
             action: an action of the environment, or a batch of them.
 
         Raises:
-            InvalidStepError: an observation of another shape, or not finite; a choice that there is not.
+            InvalidStepError: an observation or action of another shape, or not finite; a choice that there is not.
         """
         encoded, single = self._encode(obs)
         actions = np.asarray(action)[None] if single else np.asarray(action)
+        shape = (len(encoded), *(self.action_space.shape or ()))
+        if actions.shape != shape or actions.dtype.kind not in "fiub":
+            raise InvalidStepError(
+                f"actions have shape {actions.shape} and type {actions.dtype}: they must be numbers {shape}."
+            )
         coded = self.codec.encode(actions)
         if self.codec.nvec:
-            outside = ((coded < 0) | (coded >= self.codec.nvec)).any(axis=1)
-            if outside.any():
-                raise InvalidStepError(f"action {actions[outside][0].tolist()} is outside {self.action_space}.")
+            wrong = ((coded < 0) | (coded >= self.codec.nvec)).any(axis=1)
+            wrong |= (actions != np.rint(actions)).reshape(len(actions), -1).any(axis=1)
+            if wrong.any():
+                raise InvalidStepError(f"action {actions[wrong][0].tolist()} is outside {self.action_space}.")
         else:
             coded = np.clip(coded, -1, 1)
         log_prob = np.asarray(acting.log_prob(self.actor, self.normalizer, encoded, coded), np.float64)

@@ -86,7 +86,7 @@ class OtherPolicy:
             InvalidStepError: an observation of another shape, or not finite.
         """
         n = self._encoder.batch_size(obs)
-        batch = batch_of_one(obs) if n is None else obs
+        batch = batch_of_one(self.observation_space, obs) if n is None else obs
         self._encoder(batch, n or 1)
         with self._own_samples():
             found, _ = self._network.predict(batch, deterministic=deterministic)
