@@ -51,6 +51,7 @@ def policy(probability_of_1: float) -> Any:
     return act
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("probability", [0.0, 0.5, 1.0])
 def test_fitted_q_evaluation_finds_the_value_of_a_policy_that_the_data_are_not_of(probability: float):
     estimate, td_error = fitted_q_evaluation(chain(), policy(probability), (2,), SMALL, gradient_steps=800, seed=0)
@@ -104,6 +105,7 @@ def test_choices_are_taken_with_their_own_probabilities():
     np.testing.assert_allclose(np.exp(found), [0.8 * 0.6, 0.5 * 0.4], rtol=1e-5)
 
 
+@pytest.mark.long
 def test_actions_at_a_bound_are_taken_with_the_probability_of_the_tail_beyond_it():
     policy = Gaussian(jnp.array([[0.5, -0.5]]), jnp.array([0.5, 0.25]))
     found = policy.taken_log_prob(jnp.array([[1.0, -1.0]]))
@@ -132,6 +134,7 @@ def test_log_prob_is_per_unit_of_the_environment():
     assert found[1] == pytest.approx(np.log(0.0228), abs=0.2)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "deterministic"), [("discrete", True), ("continuous", False)])
 def test_both_estimates_agree_on_a_bandit(kind: str, deterministic: bool):
     data = bandit(kind)
@@ -144,6 +147,7 @@ def test_both_estimates_agree_on_a_bandit(kind: str, deterministic: bool):
     assert 0 < found["weight/effective_sample_size"] <= 1
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["bc", "marwil", "awac"])
 def test_every_algorithm_is_evaluated_and_cloning_is_nearest_to_the_data(algorithm: str):
     data = bandit("continuous")
@@ -154,6 +158,7 @@ def test_every_algorithm_is_evaluated_and_cloning_is_nearest_to_the_data(algorit
     assert (found["weight/effective_sample_size"] == pytest.approx(1)) == (algorithm == "bc")
 
 
+@pytest.mark.long
 def test_the_first_states_are_valued_by_the_policy_s_own_actions_there_and_later():
     def at_step(age: int) -> Any:
         def act(obs: Any) -> Actions:
@@ -168,6 +173,7 @@ def test_the_first_states_are_valued_by_the_policy_s_own_actions_there_and_later
         assert estimate.value == pytest.approx(GAMMA**age, abs=0.1)
 
 
+@pytest.mark.long
 def test_the_interval_is_as_wide_as_chance_makes_the_value():
     # The mean of n rewards of variance 1; the data's actions are half of each kind, and so are the policy's.
     n, settings = 200, FQEConfig(gamma=GAMMA, hidden=8, n_critics=20, learning_rate=1e-2)
@@ -220,6 +226,7 @@ def test_the_distance_from_the_data_is_that_of_actions_as_they_are_taken():
     assert found["behavior/log_prob"] == pytest.approx(per_unit.mean(), rel=1e-4)
 
 
+@pytest.mark.long
 def test_choices_are_compared_component_by_component():
     rng = np.random.default_rng(0)
     action = rng.integers(0, [2, 3], size=(60, 2))
@@ -233,6 +240,7 @@ def test_choices_are_compared_component_by_component():
     assert found["behavior/action_distance"] == pytest.approx(differs.mean())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("kind", "deterministic"), [("discrete", True), ("continuous", False)])
 def test_episodes_are_weighted_by_the_policy_s_and_the_data_s_probabilities(kind: str, deterministic: bool):
     data, rng = bandit(kind), np.random.default_rng(1)
@@ -256,6 +264,7 @@ def test_episodes_are_weighted_by_the_policy_s_and_the_data_s_probabilities(kind
     assert found["data/value"] == pytest.approx(returns.mean(), rel=1e-4)
 
 
+@pytest.mark.long
 def test_a_part_of_an_episode_is_no_episode():
     n, rng = 100, np.random.default_rng(2)
     columns = {
@@ -273,6 +282,34 @@ def test_a_part_of_an_episode_is_no_episode():
         assert found["wis/value"] == pytest.approx(n)
 
 
+def test_a_cut_beginning_is_learned_from_and_is_no_first_state(monkeypatch: pytest.MonkeyPatch):
+    tail = Transition(*(column[2:] for column in chain(12)))
+
+    def value(**how: Any) -> Any:
+        return fitted_q_evaluation(tail, policy(1.0), (2,), SMALL, gradient_steps=800, seed=0, **how)[0]
+
+    found = value(cut=True)
+    assert found.value == pytest.approx(1 + GAMMA + GAMMA**2, abs=0.06)
+    assert value().value < found.value - 0.1
+    given: dict[str, Any] = {}
+    monkeypatch.setattr("rlox.policy.estimates.fitted_q_evaluation", lambda *_, **how: given.update(how) or (found, 0))
+    data = bandit("discrete")
+    columns = {**data.columns, "terminals": np.arange(len(data)) % 2 == 1}
+    data = Dataset.from_arrays(columns, action_space=data.action_space)
+    trainer = Trainer("bc", dataset=data, config={"hidden": 8})
+    for logged, cut in ((data, False), (data[1:], True)):
+        trainer.evaluate_offline(logged, gradient_steps=1, progress=False)
+        assert given["cut"] is cut
+
+
+@pytest.mark.parametrize("n", [1, 2])
+def test_of_a_cut_episode_and_one_other_the_value_is_finite(n: int):
+    tail = Transition(*(column[2:] for column in chain(n)))
+    found, _ = fitted_q_evaluation(tail, policy(1.0), (2,), SMALL, gradient_steps=1, seed=0, cut=True)
+    assert np.isfinite(found).all()
+
+
+@pytest.mark.long
 def test_a_policy_is_asked_in_pieces_about_every_step(monkeypatch: pytest.MonkeyPatch):
     trainer = Trainer("bc", dataset=bandit("discrete"), config={"hidden": 8, "actor_output_scale": 1.0})
     obs = np.random.default_rng(0).normal(size=(20, 2)).astype(np.float32)
@@ -295,6 +332,7 @@ def test_bad_input_is_named():
         trainer.evaluate_offline(wrong)
 
 
+@pytest.mark.long
 def test_the_share_of_the_data_in_use_is_that_of_training():
     rng, name = np.random.default_rng(0), "weight/effective_sample_size"
     obs, after = rng.normal([300, -5], [10, 1], (2, 400, 2)).astype(np.float32)

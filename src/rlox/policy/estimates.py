@@ -82,13 +82,15 @@ def fitted_q_evaluation(
     *,
     gradient_steps: int,
     seed: int,
+    cut: bool = False,
     report: Callable[[int], None] = lambda _: None,
 ) -> tuple[Estimate, float]:
     """Return the policy's discounted return from the data's first states, by ``fqe.make_fqe``, and its TD error.
 
     The value is the mean of the critics'. The interval is the normal one, by the standard deviation of the critics
     that were fitted to bootstrap samples of the episodes (Hao et al. 2021, arXiv:2102.03607): it covers the data's
-    chance and the fit's, and not what the data do not show.
+    chance and the fit's, and not what the data do not show. If the first episode is ``cut``, its beginning is not
+    there: its steps are learned from, and its first state is none of those of episodes.
 
     Raises:
         DivergedError: a value is not finite.
@@ -118,9 +120,12 @@ def fitted_q_evaluation(
         n = min(chunk, gradient_steps - step)
         state, td_error = fit(state, logged, jnp.asarray(counts), n)
         report(step + n)
-    first = np.searchsorted(episode, np.arange(len(returns)))
+    first = np.searchsorted(episode, np.arange(int(cut and len(returns) > 1), len(returns)))
     pieces = [first[begin : begin + PIECE] for begin in range(0, len(first), PIECE)]
     each = [fqe.values(state.critic, obs[rows], *map(jnp.asarray, policy(steps.obs[rows]))) for rows in pieces]
+    # A bootstrap sample may have the cut episode alone.
+    counts = counts[:, -len(first) :]
+    counts = np.where(counts.any(axis=1, keepdims=True), counts, 1)
     by_critic = (counts * np.concatenate(each, axis=1, dtype=np.float64)).sum(axis=1) / counts.sum(axis=1)
     value, spread = by_critic.mean(), 1.96 * by_critic[1:].std(ddof=1)
     if not np.isfinite(value):
@@ -242,6 +247,7 @@ def evaluate_offline(
         fqe.FQEConfig(gamma=gamma),
         gradient_steps=gradient_steps,
         seed=seed,
+        cut=dataset.partial[0],
         report=report,
     )
     # Of a part of an episode, the return and the ratio of probabilities are another thing.
