@@ -12,6 +12,7 @@ import pytest
 from probes import AIMS, ActionReward, Counting, Diary, ObservedActionReward
 from rlox import Trainer
 from rlox.algorithms import ALGORITHMS
+from rlox.algorithms.bc import BCConfig
 from rlox.algorithms.mpo import MPO, MPOConfig, NextActions, backup, solve_beta
 from rlox.core.config import ActionKind, silenced
 from rlox.core.distributions import Categorical, Gaussian
@@ -76,6 +77,7 @@ def probabilities(state: TrainState) -> Any:
     return jax.nn.softmax(policy.logits)
 
 
+@pytest.mark.long
 def test_the_policy_becomes_the_exponential_of_q_over_lambda_beta():
     config = MPOConfig(**SMALL, beta=0.5, initial_lambda=0.8, target_entropy=None)
     near, _ = fit(config, start(config), discrete_steps(), 2000)
@@ -85,6 +87,7 @@ def test_the_policy_becomes_the_exponential_of_q_over_lambda_beta():
     np.testing.assert_allclose(found, likely / likely.sum(axis=1, keepdims=True), atol=0.02)
 
 
+@pytest.mark.long
 def test_an_action_that_was_all_but_given_up_comes_back_if_it_pays():
     config = MPOConfig(**SMALL, beta=0.5, initial_lambda=0.8, target_entropy=None)
     state, best = start(config), pays().argmax(axis=1)
@@ -96,6 +99,7 @@ def test_an_action_that_was_all_but_given_up_comes_back_if_it_pays():
     assert probabilities(fit(config, state, discrete_steps(), 2500)[0])[0].argmax() == best[0]
 
 
+@pytest.mark.long
 def test_a_bad_action_that_was_given_up_gets_no_weight():
     config = MPOConfig(**SMALL, beta=0.5, initial_lambda=0.8, target_entropy=None)
     state = start(config)
@@ -123,6 +127,7 @@ class Disagreeing:
     of_several = __call__
 
 
+@pytest.mark.long
 def test_the_mean_of_q_weighs_the_replays_actions_too():
     config = MPOConfig(**SMALL, q_of="mean", replay_share=1.0)
     batch = jax.tree.map(lambda column: column[0], discrete_steps())
@@ -154,6 +159,7 @@ def best_actions(obs: Any) -> Any:
     return np.asarray(obs) @ np.array([[0.5, -0.5], [0.0, 0.3], [-0.4, 0.1]])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("target_std", [0.15, 0.3])
 def test_the_entropy_is_held_at_its_target(target_std: float):
     config = MPOConfig(**SMALL, target_std=target_std, lambda_learning_rate=0.02)
@@ -164,23 +170,27 @@ def test_the_entropy_is_held_at_its_target(target_std: float):
     assert 0 < metrics["weight/lambda"] < 1
 
 
+@pytest.mark.long
 def test_without_the_price_the_std_falls_to_its_floor():
     config = MPOConfig(**SMALL, initial_lambda=0.0, target_std=None, epsilon=0.3)
     policy: Any = fit(config, start(config, (), 2), continuous_steps(480), 1500)[0].actor(jnp.eye(N_STATES))
     assert float(policy.std.max()) < 1.3 * config.min_std
 
 
+@pytest.mark.long
 def test_the_discrete_entropy_is_held_at_its_share_of_the_largest():
     config = MPOConfig(**SMALL, target_entropy=0.6, lambda_learning_rate=0.02)
     metrics = fit(config, start(config), discrete_steps(), 1500)[1]
     assert metrics["policy/entropy"] == pytest.approx(0.6 * np.log(N_ACTIONS), rel=0.1)
 
 
+@pytest.mark.long
 def test_the_price_is_at_most_one():
     config = MPOConfig(**SMALL, target_entropy=1.0, initial_lambda=0.9, lambda_learning_rate=1.0)
     assert fit(config, start(config), discrete_steps(), 20)[1]["weight/lambda"] == 1.0
 
 
+@pytest.mark.long
 def test_a_price_at_its_floor_rises_as_soon_as_entropy_is_short():
     config = MPOConfig(**SMALL, target_entropy=0.0, lambda_learning_rate=1.0)
     state, batch = fit(config, start(config), discrete_steps(), 100)[0], discrete_steps()
@@ -189,6 +199,7 @@ def test_a_price_at_its_floor_rises_as_soon_as_entropy_is_short():
     assert fit(again, state, batch, 40)[1]["weight/lambda"] > 0.1
 
 
+@pytest.mark.long
 def test_a_price_without_a_target_stays_whatever_it_is():
     for price in (0.0, 1e-7):
         config = MPOConfig(**SMALL, target_entropy=None, initial_lambda=price)
@@ -196,6 +207,7 @@ def test_a_price_without_a_target_stays_whatever_it_is():
         assert float(jnp.exp(extra.log_lambda)) == pytest.approx(price)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("bound", "end"), [(1e-9, 1e5), (1e9, 1e-5)])
 def test_the_weight_of_the_copy_stays_where_it_can_come_back_from(bound: float, end: float):
     settings: dict[str, Any] = {
@@ -213,6 +225,7 @@ def test_the_weight_of_the_copy_stays_where_it_can_come_back_from(bound: float, 
     np.testing.assert_allclose(jnp.exp(extra.log_alpha), [end, 1.0], rtol=1e-4)
 
 
+@pytest.mark.long
 def test_what_it_reports_is_explained():
     settings: dict[str, Any] = {"anchor_tau": 0.5, "anchor_coef": 1.0, "replay_share": 0.5}
     config = MPOConfig(**SMALL, **settings)
@@ -230,6 +243,7 @@ def test_of_the_replays_actions_one_may_have_all_the_weight():
     assert float(found.metrics["weight/replay_effective_sample_size"]) == pytest.approx(1 / 12, rel=1e-3)
 
 
+@pytest.mark.long
 def test_one_choice_is_no_reason_to_fail():
     config = MPOConfig(**SMALL)
     batch = discrete_steps()._replace(action=jnp.zeros((1, 48, 1), jnp.int32))
@@ -269,6 +283,7 @@ def test_beta_stays_in_proportion_where_the_policy_is_sure_of_the_best_action():
     assert 0.1 < float(solve_beta(q, jnp.array([[1.0], [0.0]]), 0.1)) < 2
 
 
+@pytest.mark.long
 def test_the_std_stays_between_its_floor_and_its_ceiling():
     config = MPOConfig(hidden=8, initial_std=0.3, min_std=0.1, max_std=0.6)
     actor = start(config, (), 2).actor
@@ -283,6 +298,7 @@ def test_the_std_stays_between_its_floor_and_its_ceiling():
 # Its own actions, in pairs.
 
 
+@pytest.mark.long
 def test_actions_in_pairs_have_the_policys_mean_and_std_exactly():
     policy = Gaussian(jnp.array([[1.0, -2.0], [0.0, 3.0]]), jnp.array([[0.5, 0.1], [0.2, 2.0]]))
     action, share = policy.balanced(jax.random.key(0), 6)
@@ -291,6 +307,7 @@ def test_actions_in_pairs_have_the_policys_mean_and_std_exactly():
     np.testing.assert_allclose(share, 1 / 6)
 
 
+@pytest.mark.long
 def test_equal_weights_on_actions_in_pairs_leave_the_policy_where_it_is():
     policy = Gaussian(jnp.array([[0.3, -0.2]]), jnp.array([[0.5, 0.1]]))
     action, _ = policy.balanced(jax.random.key(3), 4)
@@ -301,6 +318,7 @@ def test_equal_weights_on_actions_in_pairs_leave_the_policy_where_it_is():
     np.testing.assert_allclose(jax.grad(loss, argnums=(0, 1))(policy.mean, policy.std), 0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_actions_in_pairs_spread_as_the_policy_does_over_many_states():
     n = 4000
     action, _ = Gaussian(jnp.zeros((n, 1)), jnp.ones(1)).balanced(jax.random.key(1), 64)
@@ -308,6 +326,7 @@ def test_actions_in_pairs_spread_as_the_policy_does_over_many_states():
     np.testing.assert_allclose(inside, [0.383, 0.683, 0.954], atol=0.01)
 
 
+@pytest.mark.long
 def test_divergence_is_that_of_the_densities():
     near, far = Gaussian(jnp.array([[0.2]]), jnp.array([[0.5]])), Gaussian(jnp.array([[0.5]]), jnp.array([[0.4]]))
     grid = np.linspace(-6, 6, 20001)[:, None, None]
@@ -331,12 +350,14 @@ CONFIG: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 def test_it_takes_the_action_that_pays_in_each_state():
     trainer = Trainer("mpo", env=ObservedActionReward("discrete"), config=CONFIG, seed=1)
     trainer.train(900, progress=False)
     assert trainer.predict(np.array([[-1.0], [1.0]], np.float32)).tolist() == [0, 1]
 
 
+@pytest.mark.long
 def test_it_aims_at_the_continuous_action_that_pays_in_each_state():
     trainer = Trainer("mpo", env=ObservedActionReward("continuous"), config=CONFIG, seed=1)
     metrics = trainer.train(1000, progress=False)
@@ -345,6 +366,7 @@ def test_it_aims_at_the_continuous_action_that_pays_in_each_state():
     assert {"weight/beta", "weight/lambda", "weight/kl"} <= set(metrics)
 
 
+@pytest.mark.long
 def test_what_it_adapts_waits_with_the_actor():
     config = MPOConfig(**SMALL)
     state, update = start(config), make_update(MPO, config)
@@ -362,6 +384,7 @@ def test_other_algorithms_have_nothing_of_it():
         assert init_state(ALGORITHMS[name], config, 3, (), 1, 0).extra is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{"n_envs": 4}, {"updates_per_step": 2}])
 def test_one_call_makes_all_updates_of_a_step(settings: dict[str, int]):
     trainer = Trainer("mpo", env=lambda: ActionReward("continuous"), config=CONFIG | settings, seed=1)
@@ -395,6 +418,7 @@ def test_its_own_actions_alone_are_doubted_on_data():
         Trainer("mpo", dataset="cartpole-random", config={"hidden": 4})
 
 
+@pytest.mark.long
 def test_learning_from_data_first_waits_for_no_episodes():
     config = {"hidden": 4, "batch_size": 8, "n_states": 8, "learning_starts": 20, "train_freq": 1}
     data = Trainer("mpo", env=Counting(25), config=config).record(50)
@@ -414,6 +438,7 @@ def test_the_soft_maximum_has_no_entropy_besides():
     np.testing.assert_array_equal(found[0], found[1])
 
 
+@pytest.mark.long
 def test_how_much_of_the_data_its_own_actions_use_is_not_told():
     with Trainer("mpo", env=ObservedActionReward(), config={"hidden": 4, "learning_starts": 8}) as trainer:
         trainer.train(20, progress=False)
@@ -495,6 +520,46 @@ def test_a_switch_that_another_one_rules_out_is_said_to_have_no_effect(settings:
 def test_settings_of_continuous_actions_have_no_effect_on_choices(settings: dict[str, Any]):
     (told,) = silenced(MPOConfig(**settings), actions="discrete", dataset=False)
     assert told.startswith(next(iter(settings)))
+
+
+@pytest.mark.parametrize(
+    ("settings", "name", "kind"),
+    [
+        ({"lambda_learning_rate": 0.5, "target_std": None}, "lambda_learning_rate", "continuous"),
+        ({"lambda_learning_rate": 0.5, "target_entropy": None}, "lambda_learning_rate", "discrete"),
+        ({"target_std": 0.3, "replay_share": 1.0}, "target_std", "continuous"),
+        ({"anchor_learning_rate": 0.5}, "anchor_learning_rate", "continuous"),
+        ({"q_of": "mean", "n_critics": 1}, "q_of", "continuous"),
+    ],
+)
+def test_what_other_settings_leave_without_effect_is_said(settings: dict[str, Any], name: str, kind: ActionKind):
+    told = silenced(MPOConfig(**settings), actions=kind, dataset=True)
+    assert any(sentence.startswith(f"{name}=") and "no effect" in sentence for sentence in told)
+
+
+def test_what_has_an_effect_is_not_said_to_have_none():
+    bounds = {"anchor_tau": 0.1, "anchor_coef": 1.0, "epsilon_std": 0.1, "anchor_learning_rate": 0.5}
+    for settings in (bounds, {"target_std": 0.3, "replay_share": 0.5}, {"lambda_learning_rate": 0.5},
+                     {"target_std": 0.3, "replay_share": 1.0, "soft": True}, {"q_of": "mean"}):  # fmt: skip
+        assert not silenced(MPOConfig(**settings), actions="continuous", dataset=True)
+
+
+def test_bc_says_that_it_has_no_critic():
+    (told,) = silenced(BCConfig(critic_learning_rate=0.5), actions="discrete", dataset=True)
+    assert told == "critic_learning_rate=0.5 has no effect in bc, without a critic."
+
+
+def test_a_bound_that_choices_cannot_reach_is_refused():
+    with pytest.raises(ConfigError, match=r"epsilon=0\.8 cannot be reached: weights of 2 actions .* = 0\.693"):
+        Trainer("mpo", ObservedActionReward(), config={"epsilon": 0.8})
+    Trainer("mpo", ObservedActionReward(), config={"epsilon": 0.6})
+
+
+def test_settings_of_a_run_that_goes_on_are_checked_as_those_of_a_new_one(tmp_path: Path):
+    with Trainer("mpo", ObservedActionReward("continuous"), config={"hidden": 4}) as trainer:
+        trainer.save(tmp_path / "run")
+    with pytest.raises(ConfigError, match=r"target_std=5"):
+        Trainer.load(tmp_path / "run", env=ObservedActionReward("continuous"), config={"target_std": 5.0})
 
 
 def test_a_price_at_its_cap_falls_as_soon_as_the_entropy_is_back():

@@ -251,6 +251,8 @@ def load_run(
     try:
         _check_spaces(path, saved, (learner.observation_space, learner.action_space))
         _check_streams(path, _streams_in(arrays), learner, spec.config)
+        if spec.config != was.config:
+            spec.config.check_actions("discrete" if action_codec(learner.action_space).nvec else "continuous")
         learner.restore(arrays)
     except BaseException:
         learner.close()

@@ -132,6 +132,19 @@ class MPOConfig(Config):
             )
         return found
 
+    def idle(self, actions: ActionKind) -> dict[str, str]:
+        target, found = "target_entropy" if actions == "discrete" else "target_std", dict[str, str]()
+        if getattr(self, target) is None:
+            found["lambda_learning_rate"] = f"with {target}=None: the price of entropy stays"
+        if self.replay_share == 1 and not self.soft:
+            names = ("target_std", "target_entropy", "initial_lambda", "lambda_learning_rate")
+            found |= dict.fromkeys(names, "with replay_share=1.0: only the policy's own actions have a price")
+        if self.epsilon_mean is None and self.epsilon_std is None:
+            found["anchor_learning_rate"] = "without a bound: set epsilon_mean or epsilon_std"
+        if self.n_critics == 1:
+            found["q_of"] = "with n_critics=1"
+        return found
+
     def check_actions(self, actions: ActionKind) -> None:
         target = "target_entropy" if actions == "discrete" else "target_std"
         if self.initial_lambda == 0 and getattr(self, target) is not None:
@@ -176,7 +189,17 @@ class Adapted(NamedTuple):
 
 
 def adapted(config: MPOConfig, actor: Actor) -> Adapted:
-    """Return where these begin."""
+    """Return where these begin.
+
+    Raises:
+        ConfigError: ``epsilon`` is out of reach of the choices.
+    """
+    n, epsilon = math.prod(actor.nvec), config.epsilon
+    if n > 1 and config.beta is None and epsilon >= math.log(n):
+        raise ConfigError(
+            f"epsilon={epsilon:g} cannot be reached: weights of {n} actions are at most log({n}) = {math.log(n):.3g} "
+            "from even ones. Lower it."
+        )
     return Adapted(
         log_lambda=jnp.log(jnp.float32(config.initial_lambda)),
         temperature=jnp.float32(config.initial_lambda * (config.beta or 0.0)),

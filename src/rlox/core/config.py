@@ -99,6 +99,10 @@ class Settings:
             ConfigError: a setting that cannot.
         """
 
+    def idle(self, actions: ActionKind) -> dict[str, str]:
+        """Return, for settings that others leave without effect, why ("with ..."), where ``needs`` cannot say it."""
+        return {}
+
     @property
     def widths(self) -> tuple[int, ...]:
         """Width of each hidden layer."""
@@ -253,6 +257,7 @@ def silenced(config: Settings, *, actions: ActionKind, dataset: bool) -> list[st
         dataset: whether there are logged data.
     """
     context = {"actions": actions, "dataset": dataset}
+    idle = config.idle(actions)
     found = []
     for field in dataclasses.fields(config):
         if getattr(config, field.name) == field.default:
@@ -263,6 +268,9 @@ def silenced(config: Settings, *, actions: ActionKind, dataset: bool) -> list[st
                 given = f"{field.name}={getattr(config, field.name)!r}"
                 found.append(f"{given} has no effect {_because(name, value, wanted)}.")
                 break
+        else:
+            if field.name in idle:
+                found.append(f"{field.name}={getattr(config, field.name)!r} has no effect {idle[field.name]}.")
     return found
 
 
