@@ -25,8 +25,9 @@ from rlox import Trainer
 from rlox.envs.collector import Collector, EpisodeCounter
 from rlox.envs.envs import Envs, Step, make_envs
 from rlox.envs.spaces import action_codec, obs_encoder
-from rlox.errors import ConfigError, InvalidStepError, WorkerDiedError
-from rlox.policy.episodes import episodes
+from rlox.errors import ConfigError, DatasetError, InvalidStepError, WorkerDiedError
+from rlox.policy.episodes import RandomPolicy, episodes
+from rlox.policy.recording import record
 
 LENGTHS = (3, 5, 2)
 
@@ -200,6 +201,14 @@ def test_episodes_of_all_environments_are_counted():
     assert metrics["rollout/episode_length"] == (4 * 3 + 2 * 5 + 6 * 2) / 12
 
 
+@every_mode
+def test_there_are_no_more_updates_than_steps(mode: AutoresetMode):
+    config = {"hidden": 4, "batch_size": 4, "learning_starts": 9}
+    with Trainer("awr", env=sync(mode), config=config) as trainer:
+        trainer.train(90, progress=False)
+        assert trainer.env_steps - 15 < trainer.gradient_steps <= trainer.env_steps - 9
+
+
 COLLECTING: dict[str, Any] = {"hidden": 4, "batch_size": 4, "buffer_size": 300, "learning_starts": 1000}
 schedules = pytest.mark.parametrize("rounds", [{}, {"rollout_steps": 45}], ids=["every step", "rounds"])
 
@@ -341,6 +350,7 @@ REFUSED: dict[str, tuple[Callable[..., Any], str]] = {
 }
 
 
+@pytest.mark.long
 @told_of_a_worker
 @many
 @pytest.mark.parametrize(("answer", "told"), REFUSED.values(), ids=REFUSED)
@@ -368,6 +378,7 @@ def of_odd_infos(*step: Any) -> Any:
     return *step[:4], {"winner": None if step[1] % 2 else 1, "found": np.zeros(int(step[1])), "f": lambda: 0}
 
 
+@pytest.mark.long
 @many
 @pytest.mark.parametrize("answer", [of_arrays, of_odd_infos])
 def test_arrays_of_one_and_any_info_are_taken(n: int, mode: str, answer: Callable[..., Any]):
@@ -387,6 +398,7 @@ NOT_DECLARED: dict[str, tuple[spaces.Space[Any], Any, str]] = {
 }
 
 
+@pytest.mark.long
 @told_of_a_worker
 @many
 @pytest.mark.parametrize(("space", "obs", "told"), NOT_DECLARED.values(), ids=NOT_DECLARED)
@@ -398,6 +410,7 @@ def test_what_a_space_does_not_hold_is_refused_and_not_cut(
         start(envs)
 
 
+@pytest.mark.long
 @told_of_a_worker
 @pytest.mark.parametrize("mode", ["sync", "async"])
 @pytest.mark.parametrize(
@@ -415,6 +428,7 @@ def test_what_the_type_of_a_space_would_cut_is_refused(mode: str, space: spaces.
         start(envs)
 
 
+@pytest.mark.long
 @many
 @pytest.mark.parametrize(
     ("space", "obs"),
@@ -439,6 +453,7 @@ class Scaling(Diary):
         return super().step(action)
 
 
+@pytest.mark.long
 @many
 def test_an_environment_may_write_into_its_actions(n: int, mode: str, tmp_path: Path):
     config = {"hidden": 4, "batch_size": 8, "learning_starts": 100, "n_envs": n, "vectorization_mode": mode}
@@ -476,6 +491,7 @@ def test_one_environment_in_several_places_is_refused():
     make_envs(lambda: env)
 
 
+@pytest.mark.long
 @told_of_a_worker
 def test_an_error_that_cannot_be_pickled_ends_training_and_leaves_what_was_learned(tmp_path: Path):
     class SimulatorError(Exception):
@@ -531,6 +547,25 @@ def test_an_episode_without_an_end_is_warned_of(monkeypatch: pytest.MonkeyPatch)
     with pytest.warns(UserWarning, match="An episode has taken 50 steps, and goes on") as said:
         assert len(list(found)) == 2
     assert len(said) == 1
+    # Counted anew in the next episode.
+    assert len(list(episodes(make_envs(lambda: Counting(40)), lambda _: np.zeros(1, int), 3, 0))) == 3
+    env = make_envs(lambda: Counting(60))
+    with pytest.warns(UserWarning, match="An episode has taken 50 steps"):
+        record(RandomPolicy(env.observation_space, env.action_space, 0), env, 1)
+
+
+def test_spaces_that_data_cannot_have_are_refused_before_a_step():
+    class Speaking(Counting):
+        def __init__(self):
+            super().__init__()
+            self.observation_space = spaces.Text(5)
+
+        def step(self, action: Any) -> Any:
+            raise AssertionError
+
+    env = make_envs(Speaking)
+    with pytest.raises(DatasetError, match=r"Observation space Text.* is not supported"):
+        record(RandomPolicy(env.observation_space, env.action_space, 0), env, 1)
 
 
 def test_a_bad_observation_of_a_reset_says_so():
@@ -662,6 +697,7 @@ def test_worker_processes_give_what_the_same_environments_give_here():
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.long
 def test_a_worker_that_dies_is_named_and_leaves_the_checkpoint(tmp_path: Any):
     config = {"hidden": 4, "batch_size": 8, "learning_starts": 10, "n_envs": 2, "vectorization_mode": "async"}
     trainer = Trainer("awr", env="CartPole-v1", config=config, run_dir=tmp_path / "run")

@@ -17,6 +17,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from gymnasium.vector import AsyncVectorEnv
 
 from disk import full
 from probes import Diary, Dying, Hanging
@@ -198,6 +199,7 @@ def test_metrics_that_could_not_be_cut_are_cut_and_written_with_the_next_record(
     assert lines(tmp_path) == [10]
 
 
+@pytest.mark.long
 def test_a_run_that_could_not_be_saved_ends_with_an_error_on_the_command_line(tmp_path: Path):
     flags = ["--total-timesteps", "300", "--hidden", "8", "--batch-size", "16", "--n-eval-episodes", "1"]
     command = [sys.executable, "-m", "rlox", "train", "awr", "--env", "CartPole-v1", *flags, "--run-dir", "run"]
@@ -223,6 +225,7 @@ def small_disk(tmp_path: Path) -> Iterator[Path]:
     subprocess.run(["umount", str(folder)], check=True)
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:.*of the weights are clipped")
 def test_a_run_outlives_its_disk_when_that_fills_up(small_disk: Path):
     with new(small_disk / "run") as trainer:
@@ -266,6 +269,7 @@ def test_a_replay_that_cannot_fit_is_refused_with_its_bytes_before_training():
         Trainer("awr", Diary(), config={"buffer_size": 10**13})
 
 
+@pytest.mark.long
 def test_checkpoints_come_after_minutes_too(tmp_path: Path):
     class Slow(Diary):
         def step(self, action: Any) -> Any:
@@ -289,6 +293,7 @@ def test_checkpoints_come_after_minutes_too(tmp_path: Path):
 # An environment that fails.
 
 
+@pytest.mark.long
 def test_an_environment_that_hangs_stops_training_and_the_run_goes_on_elsewhere(tmp_path: Path):
     config = {**TINY, "n_envs": 2, "vectorization_mode": "async", "env_timeout": 2.0}
     began = time.monotonic()
@@ -306,6 +311,20 @@ def test_an_environment_that_hangs_stops_training_and_the_run_goes_on_elsewhere(
         assert loaded.train(20, progress=False)["env_steps"] == 60
 
 
+def test_an_environment_that_hangs_is_told_if_it_is_evaluated_or_ready_made():
+    config = {**TINY, "vectorization_mode": "async", "env_timeout": 1.0}
+    with Trainer("awr", Hanging, config=config) as trainer:
+        with pytest.raises(WorkerDiedError, match=r"did not answer within env_timeout=1 s at step 30"):
+            trainer.evaluate(30)
+        assert trainer.evaluate(1)["n_episodes"] == 1
+    made = AsyncVectorEnv([Hanging], context="forkserver")
+    with Trainer("awr", made, config=config) as trainer, pytest.raises(WorkerDiedError, match="env_timeout=1 s"):
+        trainer.train(100, progress=False)
+    made.close(terminate=True)
+    with pytest.warns(UserWarning, match="env_timeout=1 has no effect on a Diary, which is stepped in this process"):
+        Trainer("awr", Diary(), config=config)
+
+
 class Tired(Diary):
     """Raises at its 26th step, once."""
 
@@ -316,6 +335,19 @@ class Tired(Diary):
             Tired.tired = False
             raise RuntimeError("the motor is hot")
         return super().step(action)
+
+
+def test_seconds_before_an_error_are_counted(tmp_path: Path):
+    Tired.tired = True
+    with Trainer("awr", Tired, config=TINY, run_dir=tmp_path / "run") as trainer:
+        with pytest.raises(RuntimeError, match="the motor is hot"):
+            trainer.train(60, progress=False)
+        spent = trainer.last_metrics["time/seconds"]
+    with Trainer.load(tmp_path / "run", env=Tired) as loaded:
+        saved = loaded.last_metrics["time/seconds"]
+        found = loaded.train(progress=False)
+    assert 0 < saved <= spent
+    assert found["time/seconds"] == pytest.approx(saved + found["seconds"], abs=0.2)
 
 
 @pytest.mark.parametrize("n", [1, 3])

@@ -229,6 +229,7 @@ def test_a_long_curve_keeps_its_spikes(tmp_path: Path):
     assert told[kept.index(7)] == 12350
 
 
+@pytest.mark.long
 def test_a_page_of_ten_long_runs_is_below_two_megabytes(tmp_path: Path):
     rng = np.random.default_rng(0)
     names = [name.replace("/", "__", 1) for table in SECTIONS.values() for name in table if "eval" not in name]
@@ -368,6 +369,16 @@ def test_what_the_numbers_show(tmp_path: Path, changes: dict[str, Any], told: li
     assert found_in(tmp_path / "run", **changes) == told
 
 
+@pytest.mark.parametrize(("setting", "value"), [("rollout_steps", 2048), ("batch_norm", True)])
+def test_a_setting_without_effect_is_not_advised(setting: str, value: Any, tmp_path: Path):
+    returns, config = [0, 100, 500, 480, 490, 500, 90, 60], {"learning_rate": 1e-3, "tau": 0.005}
+    (alone,) = diagnose(write_run(tmp_path / "a", evaluated(returns), config=config))
+    (beside,) = diagnose(write_run(tmp_path / "b", evaluated(returns), config={**config, setting: value}))
+    assert "lower tau" in alone.try_
+    assert "tau" not in beside.try_
+    assert "Lower learning_rate." in beside.try_
+
+
 @pytest.mark.parametrize(("last", "n"), [(0.1, 0), (4.0, 1)])
 def test_advantages_that_are_alike_are_those_of_learning_from_data_too(tmp_path: Path, last: float, n: int):
     spread = [1.0, 9.0, 8.0, 5.0, 4.0, last, last, last]
@@ -399,6 +410,7 @@ def test_findings_of_several_runs_are_told_once_with_those_that_have_them(tmp_pa
     assert "policy/std is 0.05, and min_std is 0.05" in page
 
 
+@pytest.mark.long
 def test_a_real_run_with_a_beta_that_is_too_small_is_told_so(tmp_path: Path):
     from rlox import Trainer
 

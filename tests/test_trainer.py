@@ -88,6 +88,7 @@ def test_random_steps_end_before_learning_starts_and_one_update_follows_each_lat
     assert trainer.gradient_steps == 11
 
 
+@pytest.mark.long
 def test_updates_per_step_and_several_environments_multiply():
     trainer = Trainer("awr", "CartPole-v1", config={**SMALL, "updates_per_step": 2, "n_envs": 3})
     trainer.train(102)
@@ -476,3 +477,11 @@ def test_observations_that_are_far_too_large_are_warned_of_unless_they_are_white
     data = trainer.replay_dataset()
     with pytest.warns(UserWarning, match="too large"):
         Trainer("bc", dataset=data, config=SMALL)
+
+
+def test_numbers_of_numpy_are_budgets_that_are_saved(tmp_path: Path):
+    how: Any = {"log_interval": np.int64(30), "n_eval_episodes": np.int64(2), "checkpoint_minutes": np.float32(5)}
+    with Trainer("awr", "CartPole-v1", config=SMALL, run_dir=tmp_path / "run") as trainer:
+        trainer.train(np.int64(60), progress=False, **how)  # pyright: ignore[reportArgumentType]
+        trainer.save(tmp_path / "copy")
+    assert Trainer.load(tmp_path / "copy").spec.budget == trainer.spec.budget

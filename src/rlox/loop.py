@@ -207,9 +207,15 @@ def training(
             return False
         return settled.is_set() and now is not None and now.clock(learner.counters) < now.next_due()
 
+    earlier = trainer.standing.metrics.get("time/seconds", 0.0)
+
+    def seconds() -> float:
+        return earlier + clock() - began
+
     with contextlib.ExitStack() as stack:
         stack.enter_context(_saying_what_is_saved(trainer, learner))
-        handlers = _handlers(trainer, learner, before, clock, offline=cursor.offline)
+        stack.callback(_count, trainer, seconds)
+        handlers = _handlers(trainer, learner, before, clock, seconds, offline=cursor.offline)
         save = handlers["save"]
         if learner.envs:
             learner.envs.check()
@@ -241,14 +247,14 @@ def training(
         save()
     if signals.number is not None:
         raise Interrupted(_stopped_at(trainer, learner, cursor), signals.number)
-    seconds, now, last = clock() - began, learner.counters, trainer.standing.metrics
+    spent, now, last = clock() - began, learner.counters, trainer.standing.metrics
     return {
         "mean_reward": last.get("rollout/episode_return", math.nan),
         "episodes": now.episodes,
         "env_steps": now.env_steps,
         "gradient_steps": now.gradient_steps,
-        "seconds": seconds,
-        "env_steps_per_second": (now.env_steps - before.env_steps) / seconds,
+        "seconds": spent,
+        "env_steps_per_second": (now.env_steps - before.env_steps) / spent,
         **last,
     }
 
@@ -263,12 +269,23 @@ def _start(trainer: Trainer) -> None:
             callback.on_training_start(trainer)
 
 
+def _count(trainer: Trainer, seconds: Callable[[], float]) -> None:
+    """Note the seconds of training so far, from which the next one, or a loaded run, counts on."""
+    metrics = {**trainer.standing.metrics, "time/seconds": seconds()}
+    trainer.standing = trainer.standing._replace(metrics=metrics)
+
+
 def _handlers(
-    trainer: Trainer, learner: Learner, before: Counters, clock: Callable[[], float], *, offline: bool
+    trainer: Trainer,
+    learner: Learner,
+    before: Counters,
+    clock: Callable[[], float],
+    seconds: Callable[[], float],
+    *,
+    offline: bool,
 ) -> dict[str, Callable[[], bool]]:
     """Return what happens at each event of a training that began at ``before``."""
     began, folder = clock(), trainer.folder
-    earlier = trainer.standing.metrics.get("time/seconds", 0.0)
     fresh: dict[str, float] = {}
     alarm = Alarm(trainer.config)
 
@@ -284,11 +301,11 @@ def _handlers(
         return True
 
     def log() -> bool:
-        seconds, now = clock() - began, learner.counters
+        spent, now = clock() - began, learner.counters
         fresh.update(learner.metrics())
-        fresh["time/seconds"] = earlier + seconds
-        fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / seconds
-        fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / seconds
+        fresh["time/seconds"] = seconds()
+        fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / spent
+        fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / spent
         record = {"env_steps": now.env_steps, "gradient_steps": now.gradient_steps, **fresh}
         trainer.standing = trainer.standing._replace(metrics={**trainer.standing.metrics, **fresh})
         fresh.clear()
@@ -301,6 +318,7 @@ def _handlers(
 
     def save() -> bool:
         if folder:
+            _count(trainer, seconds)
             trainer.keep()
         return True
 

@@ -228,7 +228,7 @@ class RegressionLearner:
         self._count(int(valid.sum()), episodes)
         state = self.state
         span = self._n * self.config.train_freq
-        turn = span == self._n or state.env_steps // span > (state.env_steps - int(valid.sum())) // span
+        turn = state.env_steps // span > (state.env_steps - int(valid.sum())) // span
         if state.rollout is not None:
             self.state = state._replace(rollout=rollouts.append(state.rollout, transition, valid))
             self._finish_round()

@@ -5,6 +5,7 @@ from __future__ import annotations
 import dataclasses
 import tomllib
 from collections.abc import Callable, Iterable, Mapping
+from numbers import Real
 from typing import Any, TypedDict
 
 import numpy as np
@@ -50,10 +51,13 @@ class Budget:
         numbers = {name: n for name, n in dataclasses.asdict(self).items() if n is not None and name not in rest}
         check_positive(**numbers)
         minutes, replay = self.checkpoint_minutes, self.checkpoint_replay
-        if minutes is not None and (
-            isinstance(minutes, bool) or not isinstance(minutes, int | float) or not minutes > 0
-        ):
-            raise ConfigError(f"checkpoint_minutes={minutes!r} must be a number greater than 0, or None.")
+        if minutes is not None:
+            if isinstance(minutes, bool) or not isinstance(minutes, Real) or not float(minutes) > 0:
+                raise ConfigError(f"checkpoint_minutes={minutes!r} must be a number greater than 0, or None.")
+            object.__setattr__(self, "checkpoint_minutes", float(minutes))
+        # Those of NumPy are no JSON.
+        for name, n in numbers.items():
+            object.__setattr__(self, name, int(n))
         if not isinstance(replay, bool):
             raise ConfigError(f"checkpoint_replay={replay!r} must be True or False.")
 

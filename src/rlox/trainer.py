@@ -230,7 +230,7 @@ class Trainer:
 
         Args:
             total_timesteps: that many more, over all environments, rounded up to a multiple of their number; None
-                finishes what an earlier call, or the loaded run, was to do.
+                finishes what an earlier call, or the loaded run, was to do, and does nothing if that is done.
             progress: a live line (plain lines without a terminal or notebook); None shows it there only.
             intervals: ``eval_interval``, ``n_eval_episodes``, ``log_interval``, ``checkpoint_interval``,
                 ``checkpoint_minutes`` and ``checkpoint_replay``, as ``Budget`` has them; what is not given stays as it
@@ -242,7 +242,7 @@ class Trainer:
             logged losses, weight statistics and evaluation.
 
         Raises:
-            ConfigError: no environment, a number below 1, or none although there is nothing to finish.
+            ConfigError: no environment, a number below 1, or none although there never was one.
             InvalidStepError: the environment returned something that is not finite or has a wrong shape.
             DivergedError: a loss or a parameter is no longer finite.
         """
@@ -265,7 +265,7 @@ class Trainer:
 
         Args:
             gradient_steps: that many more actor steps, rounded up to whole rounds if it learns in rounds; None
-                finishes what an earlier call, or the loaded run, was to do.
+                finishes what an earlier call, or the loaded run, was to do, and does nothing if that is done.
             progress: as in ``train``.
             intervals: as in ``train``, in gradient steps.
 
@@ -273,7 +273,7 @@ class Trainer:
             As ``train`` does.
 
         Raises:
-            ConfigError: no data, a number below 1, none although there is nothing to finish, or an evaluation without
+            ConfigError: no data, a number below 1, none although there never was one, or an evaluation without
                 an environment.
             DivergedError: a loss or a parameter is no longer finite.
         """
@@ -336,12 +336,15 @@ class Trainer:
         if isinstance(self._env, gym.Env | gym.vector.VectorEnv):
             self._learner.end_episodes()
             envs = self._learner.envs
-        elif self._eval_envs is not None and self._eval_envs.takes_seeds:
+        elif self._eval_envs is not None and self._eval_envs.takes_seeds and not self._eval_envs.is_lost:
             envs = self._eval_envs
         else:
             if self._eval_envs is not None:
                 self._eval_envs.close()
-            envs = self._eval_envs = make_envs(self._env, 1, mode_of_one(self.config.vectorization_mode), seed)
+            timeout = self.config.env_timeout
+            # One that hangs can be told only from another process.
+            mode = mode_of_one(self.config.vectorization_mode) if timeout is None else self.config.vectorization_mode
+            envs = self._eval_envs = make_envs(self._env, 1, mode, seed, timeout=timeout)
         return Results(evaluate(self.policy, envs, n_episodes, deterministic=deterministic, seed=seed))
 
     def evaluate_offline(

@@ -44,7 +44,10 @@ def diagnose(run: Run) -> list[Finding]:
 
 def _advice(run: Run, **settings: str) -> str:
     """Return what to do with those settings that the run has, in a sentence."""
-    found = [told.format(name) for name, told in settings.items() if name in run.spec.get("config", {})][:4]
+    config = run.spec.get("config", {})
+    # Neither rounds nor a batch-normalised critic have a target that follows.
+    idle = {"tau"} if config.get("rollout_steps") or config.get("batch_norm") else set[str]()
+    found = [told.format(name) for name, told in settings.items() if name in config and name not in idle][:4]
     text = ", or ".join([", ".join(found[:-1]), found[-1]] if len(found) > 1 else found or ["see its settings"])
     return f"{text[:1].upper()}{text[1:]}."
 

@@ -13,6 +13,7 @@ import torch
 from numpy.typing import NDArray
 from stable_baselines3 import PPO, SAC, TD3
 from stable_baselines3.common.callbacks import BaseCallback
+from stable_baselines3.common.policies import ActorCriticPolicy
 from stable_baselines3.common.type_aliases import TrainFreq
 
 from rlox.algorithms.others import OtherConfig
@@ -211,12 +212,23 @@ class OtherLearner:
         found = {name: float(x) for name, x in self.model.logger.name_to_value.items() if name != "train/n_updates"}
         if "train/entropy_loss" in found:
             found["policy/entropy"] = -found.pop("train/entropy_loss")
+            self._in_our_units(found)
         returns, lengths = self._recent.T if len(self._recent) else (np.nan, np.nan)
         return {
             **{_NAMES.get(name, name): x for name, x in found.items()},
             "rollout/episode_return": float(np.mean(returns)),
             "rollout/episode_length": float(np.mean(lengths)),
         }
+
+    def _in_our_units(self, found: dict[str, float]) -> None:
+        """Turn entropy and standard deviation of continuous actions into those in units of half the range."""
+        policy, space = self.model.policy, self.action_space
+        if not isinstance(policy, ActorCriticPolicy) or not isinstance(space, gym.spaces.Box):
+            return
+        half = (space.high.astype(np.float64) - space.low).ravel() / 2
+        found["policy/entropy"] -= float(np.log(half).sum())
+        if not self.model.use_sde:
+            found["train/std"] = float((policy.log_std.detach().exp().numpy() / half).mean())
 
     def check_finite(self) -> None:
         """Stop if a parameter is no longer finite.
