@@ -3,14 +3,17 @@ VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 
-.PHONY: demo test test-slow test-services mutants docs check format clean
+.PHONY: demo test test-long test-slow test-services mutants docs check format clean
 
 demo: $(READY)  ## train AWR on CartPole-v1 with tuned settings, in seconds, and write its report
 	$(BIN)/rlox train awr --env CartPole-v1 --preset tuned --total-timesteps 20000 --eval-interval 2000 --n-eval-episodes 5
 	@echo "The documented defaults, in minutes: $(BIN)/rlox train awr --env CartPole-v1 --total-timesteps 50000 --seed 42"
 
-test: $(READY)  ## the fast tests
-	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow"
+test: $(READY)  ## the fast tests, in five minutes on two cores
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not long"
+
+test-long: $(READY)  ## those that take seconds each: processes that are killed and resumed, policies with known answers
+	$(BIN)/python -m pytest -n 2 --dist worksteal -m long
 
 test-slow: $(READY)  ## learning with real budgets
 	$(BIN)/python -m pytest -n 2 -m slow
@@ -22,7 +25,7 @@ test-services: $(READY)  ## the loggers of Trackio and MLflow, which need older 
 	$(VENV)/services/bin/python -m pip install --quiet trackio mlflow
 	PYTHONPATH=src:tests $(VENV)/services/bin/python -m pytest tests/test_loggers.py -k "trackio or mlflow"
 
-mutants: $(READY)  ## single-line faults, each of which a fast test has to notice
+mutants: $(READY)  ## single-line faults, each of which a test has to notice
 	$(BIN)/python scripts/mutants.py
 
 docs: $(READY)  ## the site, in build/docs, without a network; a warning is an error, and examples in docstrings are run

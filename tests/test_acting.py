@@ -35,6 +35,7 @@ def are_samples(deviation: Any) -> None:
     assert abs(np.corrcoef(deviation[1:], deviation[:-1])[0, 1]) < 0.25
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "rounds",
     [{}, {"rollout_steps": 30}, {"rollout_steps": 30, "overlap": True}],
@@ -102,6 +103,7 @@ def logged(n: int = 40) -> Dataset:
     return Dataset.from_arrays(columns, action_space=ACTION_SPACES["continuous"])
 
 
+@pytest.mark.long
 def test_the_action_after_learning_offline_is_that_of_the_policy_learned():
     env = Diary()
     trainer = Trainer("awr", env, dataset=logged(), config=MODES | {"learning_rate": 0.1})

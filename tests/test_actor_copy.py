@@ -43,6 +43,7 @@ def test_without_one_the_actor_itself_is_handed_out():
     assert state.result is state.actor
 
 
+@pytest.mark.long
 def test_the_copy_is_what_predicts_what_is_saved_and_what_a_folder_holds(tmp_path: Path):
     settings = SMALL | {"actor_tau": 0.01}
     trainer = Trainer("awac", env=ObservedActionReward("continuous"), config=settings, run_dir=tmp_path / "run")
@@ -70,6 +71,7 @@ def test_a_turn_of_updates_comes_after_so_many_steps(n_envs: int, updates: int):
     assert metrics["gradient_steps"] == pytest.approx(turns * updates * n_envs, abs=updates * n_envs)
 
 
+@pytest.mark.long
 def test_what_is_between_two_turns_is_stored_and_resumed_exactly(tmp_path: Path):
     settings = SMALL | {"train_freq": 3, "actor_tau": 0.1, "normalize_obs": True}
 

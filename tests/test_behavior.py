@@ -98,6 +98,7 @@ def begin(env: str = "Pendulum-v1", **more: Any) -> tuple[Trainer, RegressionLea
     return trainer, learner
 
 
+@pytest.mark.long
 def test_what_acts_is_one_round_old(monkeypatch: pytest.MonkeyPatch):
     trainer, learner = begin()
     policies: list[Any] = []
@@ -203,6 +204,7 @@ def test_records_are_of_rounds_that_are_finished(monkeypatch: pytest.MonkeyPatch
     assert found == [None, *losses[:-1]]
 
 
+@pytest.mark.long
 def test_a_round_that_diverges_is_noticed_as_the_next_one_begins():
     trainer, _ = begin(learning_rate=1e30)
     with pytest.raises(DivergedError):
@@ -217,6 +219,7 @@ def test_a_last_round_that_diverges_is_noticed_at_the_end(tmp_path: Path):
     assert diagnose(read_run(tmp_path / "run"))[0].what == "Training diverged."
 
 
+@pytest.mark.long
 def test_offline_learning_lets_its_own_policy_act():
     trainer = Trainer("awr", "Pendulum-v1", dataset="pendulum-random", config={**ROUNDS, "overlap": True})
     learner: Any = trainer._learner

@@ -39,6 +39,7 @@ def _batches(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
             lines.writerow([f"2020-01-01 {i % 10:02}:00", temp, level, valve, 1 - abs(level - valve), f"b{i // 10}"])
 
 
+@pytest.mark.long
 def test_five_lines_come_to_a_policy_with_an_interval_of_its_value(capsys: pytest.CaptureFixture[str]):
     (code,) = re.findall(r"```python\n(.*?)```", SECTION, flags=re.DOTALL)
     assert len([line for line in code.splitlines() if line]) <= 5
@@ -50,6 +51,7 @@ def test_five_lines_come_to_a_policy_with_an_interval_of_its_value(capsys: pytes
     assert len(names["logs"].split(0.9)[0]) == 540
 
 
+@pytest.mark.long
 def test_the_commands_of_the_page_run_and_the_run_remembers_its_columns(capsys: pytest.CaptureFixture[str]):
     (shell,) = re.findall(r"```bash\n(.*?)```", SECTION, flags=re.DOTALL)
     for line in shell.splitlines():

@@ -93,6 +93,7 @@ def shown(page: Any, chart: str = RETURNS) -> list[bool]:
     return page.evaluate("(key) => rlox.plots().get(key).u.series.slice(1).map((one) => one.show)", chart)
 
 
+@pytest.mark.long
 def test_every_chart_is_drawn(visit: Callable[..., Any], report: str):
     page = visit(report)
     assert page.title() == "2 groups of runs on CartPole-v1"
@@ -205,6 +206,7 @@ def test_the_colours_follow_the_system_and_print_is_light(visit: Callable[..., A
     assert page.evaluate(axis, RETURNS) == light
 
 
+@pytest.mark.long
 def test_a_page_of_ten_long_runs_is_there_within_two_seconds(visit: Callable[..., Any], tmp_path: Path):
     rng = np.random.default_rng(0)
     names = [name.replace("/", "__", 1) for table in SECTIONS.values() for name in table if "eval" not in name]
@@ -220,6 +222,7 @@ def test_a_page_of_ten_long_runs_is_there_within_two_seconds(visit: Callable[...
     assert measured["ScriptDuration"] + measured["LayoutDuration"] < 2
 
 
+@pytest.mark.long
 def test_the_page_follows_a_run_from_before_its_first_record(visit: Callable[..., Any], tmp_path: Path):
     (tmp_path / "runs").mkdir()
     with Watch([tmp_path / "runs"]) as server:

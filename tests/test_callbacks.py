@@ -182,6 +182,7 @@ def look_at(video: Path) -> tuple[int, float]:
     return int(n_frames), float(contrast)
 
 
+@pytest.mark.long
 def test_videos_are_written_at_the_interval_and_resume_goes_on(tmp_path: Path):
     pytest.importorskip("imageio_ffmpeg")
     folder = tmp_path / "videos"

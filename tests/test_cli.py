@@ -27,6 +27,7 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return folder
 
 
+@pytest.mark.long
 def test_train_leaves_a_whole_run_folder(run: Path):
     described = json.loads((run / "config.json").read_text())
     assert (described["algorithm"], described["env"], described["seed"]) == ("awr", "CartPole-v1", 7)
@@ -70,6 +71,7 @@ def test_play_writes_a_video(run: Path, name: str, capsys: pytest.CaptureFixture
     assert (run / name).stat().st_size > 1000
 
 
+@pytest.mark.long
 def test_the_seed_of_episodes_counts_in_a_pool_too(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -85,6 +87,7 @@ def test_the_seed_of_episodes_counts_in_a_pool_too(
     assert told[0] == told[1] != told[2]
 
 
+@pytest.mark.long
 def test_a_policy_learns_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.chdir(tmp_path)
     rng = np.random.default_rng(0)
@@ -103,6 +106,7 @@ def test_a_policy_learns_from_a_file(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert "Evaluation over 2 episodes" in capsys.readouterr().out
 
 
+@pytest.mark.long
 def test_seeds_that_learn_from_a_file_go_on_by_the_same_command(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

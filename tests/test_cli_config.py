@@ -171,6 +171,7 @@ def test_what_is_printed_has_the_flags_beside_the_run_that_were_given(printed: P
     assert (again["seeds"], again["logger"], again["run_dir"], again["resume"]) == (3, ["csv", "wandb"], "here", True)
 
 
+@pytest.mark.long
 def test_a_run_is_trained_from_a_file_alone(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     Path("run.toml").write_text(

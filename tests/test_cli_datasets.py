@@ -55,6 +55,7 @@ def test_tiers_are_what_they_are_called():
     assert reference_of("Ant-v5") is None
 
 
+@pytest.mark.long
 def test_bundled_data_are_learned_from_and_scored_in_their_environment(rlox: Rlox, capsys: pytest.CaptureFixture[str]):
     told = rlox("train", "bc", "--dataset", "cartpole-medium", "--gradient-steps", "30", "--hidden", "8",
                 "--n-eval-episodes", "2", "--run-dir", "run")  # fmt: skip
@@ -72,6 +73,7 @@ def test_bundled_data_are_learned_from_and_scored_in_their_environment(rlox: Rlo
     assert Trainer.load("run").train_offline(10, progress=False)["gradient_steps"] == 40
 
 
+@pytest.mark.long
 def test_what_mpo_would_weigh_of_data_is_not_told(rlox: Rlox):
     Trainer("mpo", dataset="cartpole-random", config={"hidden": 8, "replay_share": 0.5}).save("run")
     estimates = rlox("evaluate", "run", "--dataset", "cartpole-random", "--gradient-steps", "3")

@@ -47,6 +47,7 @@ def run_page(name: str) -> list[str]:
     return commands
 
 
+@pytest.mark.long
 def test_the_page_on_the_command_line(capsys: pytest.CaptureFixture[str]):
     commands = run_page("cli.md")
     assert len(commands) == 9

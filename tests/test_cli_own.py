@@ -165,6 +165,7 @@ def test_a_module_or_an_id_that_is_missing(here: Path, env: str, words: list[str
         Trainer("awr", env)
 
 
+@pytest.mark.long
 def test_an_algorithm_of_one_s_own_is_a_command_with_flags(
     here: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

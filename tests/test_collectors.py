@@ -317,6 +317,7 @@ def test_no_step_is_by_an_older_policy_than_allowed(most: int, config: dict[str,
             assert trainer.gradient_steps >= trainer.env_steps - 40 - 6 * AHEAD * LENGTH, "no update is left out"
 
 
+@pytest.mark.long
 def test_actions_are_random_until_it_learns_and_then_the_policys(monkeypatch: pytest.MonkeyPatch):
     ray = connect(monkeypatch, Here(seed=7))
     config = {**ROUNDS, "learning_rate": 1e-30, "learn_std": False, "initial_std": 1e-4, "actor_output_scale": 0.1}
@@ -330,6 +331,7 @@ def test_actions_are_random_until_it_learns_and_then_the_policys(monkeypatch: py
             assert near == (batch.version > 0)
 
 
+@pytest.mark.long
 def test_a_run_goes_on_from_its_checkpoint_with_other_collectors(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     earlier = connect(monkeypatch, Here(seed=8))
     with Trainer("awr", Numbered, config=ROUNDS, run_dir=tmp_path) as trainer:
@@ -379,6 +381,7 @@ def test_a_policy_acts_after_learning_starts_though_a_minibatch_takes_longer(mon
     assert sum(int(batch.valid.sum()) for batch in ray.batches if batch.version == 0) < 40 + 3 * 2 * AHEAD * LENGTH
 
 
+@pytest.mark.long
 def test_what_was_learned_from_data_meanwhile_acts_next(monkeypatch: pytest.MonkeyPatch):
     ray = connect(monkeypatch, Here(seed=16))
     config = {"hidden": 8, "batch_size": 16, "learning_starts": 40, "n_workers": 3, "max_staleness": 1}
@@ -395,6 +398,7 @@ def test_what_was_learned_from_data_meanwhile_acts_next(monkeypatch: pytest.Monk
         assert max(ages) == 1, "it is not sent while some would act by too old a one"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dataset", [None, "pendulum-random"])
 def test_algorithms_learn_from_collectors(dataset: str | None, monkeypatch: pytest.MonkeyPatch):
     ray = connect(monkeypatch, Here(seed=10))
@@ -417,6 +421,7 @@ def test_an_environments_error_is_told_in_its_own_words(monkeypatch: pytest.Monk
         trainer.train(100, progress=False)
 
 
+@pytest.mark.long
 def test_what_others_have_delivered_is_kept_when_an_environment_fails(monkeypatch: pytest.MonkeyPatch):
     ray = connect(monkeypatch, Here(seed=11))
     step, calls = Numbered.step, itertools.count()
@@ -437,6 +442,7 @@ def test_what_others_have_delivered_is_kept_when_an_environment_fails(monkeypatc
         assert len(check_ends(trainer)) == trainer.env_steps, "the episode that failed is cut"
 
 
+@pytest.mark.long
 def test_an_evaluation_and_a_checkpoint_in_the_middle_take_no_steps(monkeypatch: pytest.MonkeyPatch, tmp_path: Path):
     ray = connect(monkeypatch, Here(seed=12))
     with Trainer("awr", Numbered, config=ROUNDS, run_dir=tmp_path) as trainer:
@@ -483,6 +489,7 @@ def pids(name: str) -> list[int]:
     return found
 
 
+@pytest.mark.long
 def test_collectors_that_are_killed_lose_nothing_that_they_have_delivered(
     ray_here: Any, monkeypatch: pytest.MonkeyPatch
 ):
@@ -556,6 +563,7 @@ def test_that_no_core_is_free_is_told_once(monkeypatch: pytest.MonkeyPatch):
     collectors.take()
 
 
+@pytest.mark.long
 def test_runs_that_learned_rounds_at_once_go_on_with_collectors_each(monkeypatch: pytest.MonkeyPatch):
     connect(monkeypatch, Here(seed=9))
     rng = np.random.default_rng(0)

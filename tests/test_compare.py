@@ -177,6 +177,7 @@ def test_evaluations_are_as_many_as_the_longer_part_of_a_run_needs(
 # Processes
 
 
+@pytest.mark.long
 def test_what_is_missing_runs_and_what_is_there_is_left(tmp_path: Path):
     jobs = PLAN.jobs(tmp_path)
     outcome = run_jobs(jobs[:1], tmp_path, engine=Processes([0]))
@@ -295,6 +296,7 @@ def test_the_lines_of_a_comparison_are_in_its_order(tmp_path: Path):
     assert list(group_runs(find_runs([tmp_path]))["CartPole-v1"]) == ["small", "bc", "awr"]
 
 
+@pytest.mark.long
 def test_a_run_that_fails_leaves_the_others_alone(tmp_path: Path, capfd: pytest.CaptureFixture[str]):
     plan = Plan({"iql": {}, "bc": {}}, ["CartPole-v1"], seeds=[0], shared=TINY | {"learning_rate": 1e30})
     outcome = run_jobs(plan.jobs(tmp_path), tmp_path, engine=Processes([0]), progress=True)
@@ -333,6 +335,7 @@ def wait_for_steps(folder: Path, steps: int) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_all_runs_with_a_checkpoint_each(tmp_path: Path):
     process = start(tmp_path)
     runs = [tmp_path / "out" / label / "CartPole-v1" / "0" for label in ("bc", "awr")][: len(os.sched_getaffinity(0))]
@@ -347,6 +350,7 @@ def test_ctrl_c_ends_all_runs_with_a_checkpoint_each(tmp_path: Path):
         assert (run / "checkpoint.safetensors").exists()
 
 
+@pytest.mark.long
 def test_runs_end_with_the_process_that_started_them(tmp_path: Path):
     process = start(tmp_path, "--processes", "1")
     run = tmp_path / "out" / "bc" / "CartPole-v1" / "0"
@@ -594,6 +598,7 @@ def test_flags_outweigh_a_file_and_none_unsets(tmp_path: Path):
 # The command
 
 
+@pytest.mark.long
 def test_the_command_compares_reports_and_keeps_some_places_of_a_file(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ):
@@ -671,6 +676,7 @@ def test_the_plans_of_the_benchmarks_can_run(file: Path, tmp_path: Path):
     assert len(jobs) == len(plan.settings) * n_seeds * (len(plan.envs) + len(plan.datasets))
 
 
+@pytest.mark.long
 def test_the_results_of_the_benchmarks_can_be_compared(capsys: pytest.CaptureFixture[str]):
     results = [
         file for file in sorted((BENCHMARKS / "results").glob("*.json")) if "runs" in json.loads(file.read_text())

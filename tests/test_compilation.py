@@ -50,6 +50,7 @@ def programs(folder: Path) -> list[Path]:
     return sorted(folder.rglob("*-cache"))
 
 
+@pytest.mark.long
 def test_a_second_process_reads_what_the_first_compiled(tmp_path: Path):
     told = "logging.basicConfig(); logging.getLogger('jax._src.compiler').setLevel(logging.DEBUG)"
     first = run(tmp_path, TRAIN, before=told).stderr
@@ -113,6 +114,7 @@ def test_a_cache_that_jax_is_given_stays(cache: Path):
     assert not cache.exists()
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/task").exists(), reason="counts the threads that Linux shows")
 @pytest.mark.skipif((os.cpu_count() or 1) < 2, reason="one core has one thread in any case")
 def test_rounds_run_on_one_thread_unless_jax_has_started(tmp_path: Path):

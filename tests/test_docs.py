@@ -32,6 +32,7 @@ def test_what_the_page_on_data_says_of_files_runs(tmp_path: Path, monkeypatch: p
     assert (tmp_path / "logs.hdf5").exists()
 
 
+@pytest.mark.long
 def test_what_the_page_on_data_says_of_several_seeds_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     page = (ROOT / "docs" / "offline.md").read_text()
@@ -62,6 +63,7 @@ def narrower(page: str) -> str:
     )
 
 
+@pytest.mark.long
 def test_what_the_page_on_reliability_says_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from rlox.cli import main
 
@@ -78,6 +80,7 @@ def test_what_the_page_on_reliability_says_runs(tmp_path: Path, monkeypatch: pyt
     assert names["trainer"].env_steps == 6000
 
 
+@pytest.mark.long
 def test_what_the_page_on_logging_says_runs(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
@@ -114,6 +117,7 @@ def smaller(code: str) -> str:
     return re.sub(r"n_episodes=\d+", "n_episodes=2", code)
 
 
+@pytest.mark.long
 def test_python_blocks_run_one_after_the_other(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     monkeypatch.chdir(tmp_path)
     names: dict[str, object] = {}
@@ -128,6 +132,7 @@ def test_the_command_is_installed():
     assert subprocess.check_output(command, text=True, timeout=60) == f"{rlox.__version__}\n"
 
 
+@pytest.mark.long
 def test_shell_commands_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from rlox.cli import main
 

@@ -207,6 +207,7 @@ def assert_told(alarm: Alarm, record: dict[str, float], told: str) -> None:
     alarm({**record, "gradient_steps": record["gradient_steps"] + 200})
 
 
+@pytest.mark.long
 def test_rewards_whose_values_a_network_cannot_reach_are_told_of_once():
     env = TransformReward(ObservedActionReward("continuous"), lambda reward: 1e6 * float(reward))
     config = {"hidden": 16, "batch_size": 16, "n_states": 16, "learning_starts": 100}

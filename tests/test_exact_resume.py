@@ -46,6 +46,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("runs")
 
 
+@pytest.mark.long
 @every_schedule
 def test_a_run_whose_folder_is_that_of_any_moment_ends_the_same(name: str, place: Path):
     folder = place / name

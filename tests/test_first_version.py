@@ -13,6 +13,7 @@ FOLDER = Path(__file__).parent / "data" / "version-0.1"
 EXPECTED: dict[str, Any] = json.loads((FOLDER / "expected.json").read_text())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", EXPECTED)
 def test_a_run_of_the_first_version_acts_and_trains(name: str):
     expected = EXPECTED[name]

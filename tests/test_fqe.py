@@ -61,6 +61,7 @@ def losses(
     return mean, (y - q_value(CONFIG, nvec, critic, logged.obs, logged.action))[index]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("nvec", [(3, 2), ()], ids=["discrete", "continuous"])
 def test_steps_of_the_fit_are_those_of_the_reference(nvec: tuple[int, ...]):
     logged, counts = make_logged(nvec), np.array([[1, 1, 1], [2, 0, 1], [0, 1, 2]], np.float32)

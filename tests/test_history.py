@@ -345,6 +345,7 @@ def test_where_a_run_first_reached_a_threshold(tmp_path: Path):
     assert reached(run, 10) is None
 
 
+@pytest.mark.long
 def test_runs_of_a_trainer_read_back_as_what_it_reported(tmp_path: Path):
     from rlox import Trainer
 

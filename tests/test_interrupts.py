@@ -103,6 +103,7 @@ def break_before(trainer: Trainer, program: str, patched: pytest.MonkeyPatch) ->
     patched.setattr(learner, "_programs", learner._programs._replace(**{program: interrupted}))
 
 
+@pytest.mark.long
 def test_a_round_that_could_not_be_learned_is_when_the_run_goes_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     plain = Trainer("awr", "CartPole-v1", config=ROUNDS)
     stopped = Trainer("awr", "CartPole-v1", config=ROUNDS, run_dir=tmp_path / "run")
@@ -191,6 +192,7 @@ def wait_for(what: Callable[[], bool], seconds: float = 60) -> None:
         time.sleep(0.05)
 
 
+@pytest.mark.long
 def test_a_signal_to_the_whole_process_group_stops_the_command_line_and_resume_finishes(tmp_path: Path):
     flags = ["--total-timesteps", "1000000", "--hidden", "16", "--batch-size", "32", "--log-interval", "20"]
     envs = ["--n-envs", "2", "--vectorization-mode", "async", "--n-eval-episodes", "1", "--run-dir", "run"]
@@ -209,6 +211,7 @@ def test_a_signal_to_the_whole_process_group_stops_the_command_line_and_resume_f
     stopped.close()
 
 
+@pytest.mark.long
 def test_resume_finishes_the_budget(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     from rlox.cli import main
 

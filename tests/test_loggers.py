@@ -62,6 +62,7 @@ def stopping_at(step: int) -> Callable[..., bool]:
 # What every logger is told.
 
 
+@pytest.mark.long
 def test_a_logger_is_opened_once_told_every_record_and_closed_with_its_trainer(tmp_path: Path):
     diary = Diary()
     with Trainer("awr", "CartPole-v1", config=TINY, logger=diary, run_dir=tmp_path / "run") as trainer:
@@ -84,6 +85,7 @@ def test_a_function_may_take_its_record_apart(tmp_path: Path):
     assert steps_of(tmp_path / "a.csv") == [20, 40]
 
 
+@pytest.mark.long
 def test_records_of_offline_learning_are_over_gradient_steps():
     diary, seen = Diary(), []
     trainer = Trainer("awr", "CartPole-v1", dataset="cartpole-random", config=TINY, logger=[diary, seen.append])
@@ -93,6 +95,7 @@ def test_records_of_offline_learning_are_over_gradient_steps():
     assert [record["env_steps"] for record in seen] == [0, 0, 20, 30]
 
 
+@pytest.mark.long
 def test_a_logger_is_closed_when_its_trainer_is_no_more():
     diary = Diary()
     trainer = Trainer("bc", **OFFLINE, logger=diary)
@@ -309,6 +312,7 @@ def in_two_parts(run: Path, make: Callable[[], Any]) -> None:
         loaded.train()
 
 
+@pytest.mark.long
 def test_wandb_offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("wandb")
     from wandb_records import runs
@@ -370,6 +374,7 @@ def test_trackio_on_this_machine(tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 # On the command line.
 
 
+@pytest.mark.long
 def test_the_command_line_takes_several_loggers_and_resume_goes_on_there(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -28,6 +28,7 @@ def test_an_exponential_that_overflows_is_clamped():
     assert exponential_weight(jnp.array([1e6]), 0.01, 20.0)[0].tolist() == [20.0]
 
 
+@pytest.mark.long
 @given(advantages, betas)
 def test_weights_lie_between_zero_and_the_clamp_in_the_order_of_the_advantages(advantage: list[float], beta: float):
     weight = np.asarray(exponential_weight(jnp.array(sorted(advantage)), beta, 20.0)[0])

@@ -45,6 +45,7 @@ def value(trainer: Trainer, obs: float) -> float:
     return float(trainer.state.critic(jnp.array([[obs]], jnp.float32))[0])
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, ROUNDS], ids=["every step", "rounds"])
 def test_actor_and_critic_see_whitened_observations_and_next_observations(settings: dict[str, Any]):
     trainer = Trainer("awr", Cut(), config=STILL | settings | {"normalize_obs": True})
@@ -58,6 +59,7 @@ def test_actor_and_critic_see_whitened_observations_and_next_observations(settin
     assert metrics["policy/entropy"] == pytest.approx(entropies[0], rel=1e-5)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("ratio", "decay"), [(0.8, None), (1.0, 640)])
 def test_the_data_have_their_share_of_the_minibatch_which_falls_to_nothing(ratio: float, decay: int | None):
     # Steps of the data pay 1, those of the environment 0.
@@ -82,6 +84,7 @@ def test_the_data_have_their_share_of_the_minibatch_which_falls_to_nothing(ratio
         np.testing.assert_allclose(share[512:], 0, atol=1e-5)
 
 
+@pytest.mark.long
 def test_several_updates_of_a_step_have_minibatches_of_their_own():
     config = {
         "hidden": 4, "batch_size": 1, "learning_starts": 50, "updates_per_step": 8, "learning_rate": 1e-4,

@@ -70,6 +70,7 @@ def test_it_sees_each_observation_once_and_then_is_frozen(settings: dict[str, An
         np.testing.assert_array_equal(before, after)
 
 
+@pytest.mark.long
 def test_predictions_are_made_of_normalised_observations(tmp_path: Any):
     trainer = Trainer(
         "awr", "Pendulum-v1", config={"hidden": 4, "learning_starts": 50, "batch_size": 10, "normalize_obs": True}

@@ -55,6 +55,7 @@ def outputs() -> dict[str, list[Any]]:
     return found
 
 
+@pytest.mark.long
 def test_progress_in_a_notebook_is_one_line_that_changes(outputs: dict[str, list[Any]]):
     (line,) = outputs["train"]
     assert line.output_type == "display_data"

@@ -56,6 +56,7 @@ def choices(trainer: Trainer) -> Any:
     return trainer.predict(np.array([[-1.0], [1.0]], np.float32))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", [name for name in SETTINGS if name != "bc"])
 def test_every_algorithm_does_better_than_the_random_agent_that_it_learns_from(case: str):
     trainer = Trainer(case.split()[0], dataset=logged(), config=SETTINGS[case], seed=0)
@@ -66,6 +67,7 @@ def test_every_algorithm_does_better_than_the_random_agent_that_it_learns_from(c
     assert metrics["time/gradient_steps_per_second"] > 0
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:One sample has nearly all the weight")  # so low a beta says that
 @pytest.mark.parametrize("case", ["awac", "iql", "mpo"])
 def test_continuous_actions_move_towards_the_paid_ones(case: str):
@@ -74,6 +76,7 @@ def test_continuous_actions_move_towards_the_paid_ones(case: str):
     np.testing.assert_allclose(choices(trainer)[:, 0], AIMS, atol=0.4)
 
 
+@pytest.mark.long
 def test_cloning_takes_the_actions_as_often_as_the_data():
     dataset = logged()
     trainer = Trainer("bc", dataset=dataset, config=SMALL, seed=0)
@@ -137,6 +140,7 @@ def test_a_file_is_found_again_when_its_run_is_loaded(tmp_path: Path):
         Trainer.load(tmp_path / "run").train_offline(10)
 
 
+@pytest.mark.long
 def test_the_environment_goes_on_where_the_data_ended():
     settings = {**SETTINGS["awr in rounds"], "learning_starts": 50}
     trainer = Trainer("awr", env=ObservedActionReward(), dataset=logged(), config=settings, seed=0)
@@ -148,6 +152,7 @@ def test_the_environment_goes_on_where_the_data_ended():
     assert metrics["mean_reward"] > 0.5
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["iql", "awr in rounds"])
 def test_the_actor_waits_while_the_critic_learns_alone_after_the_switch(case: str):
     settings = {**SETTINGS[case], "learning_starts": 32, "critic_warmup_steps": 64}
@@ -164,6 +169,7 @@ def test_the_actor_waits_while_the_critic_learns_alone_after_the_switch(case: st
     assert not same(actor, trainer.state.actor)
 
 
+@pytest.mark.long
 def test_the_actor_waits_after_each_time_that_it_learned_offline():
     settings = {**SETTINGS["iql"], "learning_starts": 0, "critic_warmup_steps": 64}
     trainer = Trainer("iql", env=ObservedActionReward(), dataset=logged(), config=settings, seed=0)
@@ -176,6 +182,7 @@ def test_the_actor_waits_after_each_time_that_it_learned_offline():
     assert trainer.gradient_steps > before
 
 
+@pytest.mark.long
 def test_nothing_waits_where_there_were_no_data():
     settings = {**SMALL, "learning_starts": 32, "critic_warmup_steps": 64}
     with pytest.warns(UserWarning, match="critic_warmup_steps=64 has no effect without a dataset"):
@@ -226,6 +233,7 @@ def test_observations_are_whitened_by_the_statistics_of_the_data(case: str):
     np.testing.assert_allclose((normalizer.m2 / normalizer.count) ** 0.5, obs.std(axis=0), rtol=1e-5)
 
 
+@pytest.mark.long
 def test_a_preset_fits_the_kind_of_the_data_s_actions():
     discrete, continuous = (
         Trainer("awr", dataset=logged(kind), preset="paper", config={"n_envs": 8})
@@ -235,6 +243,7 @@ def test_a_preset_fits_the_kind_of_the_data_s_actions():
     assert [config.logit_coef for config in configs] == [0.001, 0.0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{"n_envs": 4}, {"n_envs": 2, "n_workers": 2}])
 def test_a_run_from_data_for_several_environments_is_loaded_without_one_and_with_them(
     tmp_path: Path, settings: dict[str, int]
@@ -252,6 +261,7 @@ def test_a_run_from_data_for_several_environments_is_loaded_without_one_and_with
         assert (learner.state.rollout is None) == ("n_workers" in settings), "collectors have buffers of their own"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("schedule", ["awr in rounds", "awac"])
 def test_a_run_from_data_for_several_environments_is_loaded_without_its_replay(tmp_path: Path, schedule: str):
     config = {**SETTINGS[schedule], "n_envs": 4}

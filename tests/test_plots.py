@@ -174,6 +174,7 @@ def test_without_matplotlib_the_extra_is_named(runs: Path, monkeypatch: pytest.M
         figure(find_runs([runs]))
 
 
+@pytest.mark.long
 def test_drawing_needs_no_jax(runs: Path):
     code = f"""
 import sys

@@ -42,6 +42,7 @@ def values(trainer: Trainer, *obs: float) -> list[float]:
 # The value does not depend on the kind of action.
 
 
+@pytest.mark.long
 def test_the_value_of_a_constant_reward_is_the_reward():
     assert values(train(ConstantReward, "discrete"), 0.0) == pytest.approx([1.0], abs=0.05)
 

@@ -340,6 +340,7 @@ ROUNDS: dict[str, tuple[str, tuple[int, ...], dict[str, Any]]] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("case", "chunk"), [*((case, 512) for case in ROUNDS), ("awr", 4)])
 def test_rounds_are_those_of_the_reference(case: str, chunk: int, monkeypatch: pytest.MonkeyPatch):
     """``chunk``: of so many values at a time."""

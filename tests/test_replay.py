@@ -197,6 +197,7 @@ def test_cut_changes_nothing_else():
     assert marked.size.tolist() == replay.size.tolist()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n", "obs_dim", "action_dim", "nvec"), [(1, 4, 1, (2,)), (1, 1, 1, ()), (3, 2, 2, (2, 3))])
 def test_learning_copies_no_column_of_the_replay(n: int, obs_dim: int, action_dim: int, nvec: tuple[int, ...]):
     rows = 12_345
@@ -212,6 +213,7 @@ def test_learning_copies_no_column_of_the_replay(n: int, obs_dim: int, action_di
     assert not moved, moved
 
 
+@pytest.mark.long
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_extending_is_writing_one_row_after_another(data: st.DataObject):
@@ -230,6 +232,7 @@ def test_extending_is_writing_one_row_after_another(data: st.DataObject):
         np.testing.assert_array_equal(first, second)
 
 
+@pytest.mark.long
 @given(st.data())
 @settings(max_examples=40, deadline=None)
 def test_in_order_the_newest_step_of_each_stream_comes_last(data: st.DataObject):

@@ -17,6 +17,7 @@ PROBE: dict[str, Any] = {
 }  # fmt: skip
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("td_lambda", "n_envs"), [(0.0, 1), (0.9, 3), (1.0, 3)])
 def test_values_bootstrap_where_an_episode_is_cut(td_lambda: float, n_envs: int):
     trainer = Trainer(
@@ -27,6 +28,7 @@ def test_values_bootstrap_where_an_episode_is_cut(td_lambda: float, n_envs: int)
     assert value == pytest.approx(1 / (1 - GAMMA), abs=0.05)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("td_lambda", [0.0, 1.0])
 def test_values_of_a_delayed_reward_are_discounted(td_lambda: float):
     trainer = Trainer("awr", DelayedReward("continuous"), config=PROBE | {"td_lambda": td_lambda}, seed=1)
@@ -34,6 +36,7 @@ def test_values_of_a_delayed_reward_are_discounted(td_lambda: float):
     np.testing.assert_allclose(trainer.state.critic(jnp.array([[0.0], [1.0]])), [GAMMA, 1.0], atol=0.05)
 
 
+@pytest.mark.long
 def test_rounds_count_their_steps():
     config = PROBE | {"rollout_steps": 100, "n_envs": 3, "hidden": 4}
     trainer = Trainer("awr", "CartPole-v1", config=config)
@@ -88,6 +91,7 @@ def test_updates_from_data_draw_minibatches_of_their_own():
     assert actor_saw < critic_saw, "the actor learns from the last minibatch of the critic"
 
 
+@pytest.mark.long
 def test_a_rollout_that_is_not_finished_survives_a_checkpoint(tmp_path: Any):
     config = PROBE | {"rollout_steps": 100, "hidden": 4}
     trainer = Trainer("awr", "CartPole-v1", config=config)
@@ -101,6 +105,7 @@ def test_a_rollout_that_is_not_finished_survives_a_checkpoint(tmp_path: Any):
     assert loaded.gradient_steps == 2 * PROBE["n_actor_updates"]
 
 
+@pytest.mark.long
 def test_a_round_fits_into_the_replay_that_its_environments_do_not_divide():
     config = {**PROBE, "n_envs": 6, "rollout_steps": 40, "buffer_size": 40, "batch_size": 16, "hidden": 4}
     trainer = Trainer("awr", "CartPole-v1", config=config)
@@ -108,6 +113,7 @@ def test_a_round_fits_into_the_replay_that_its_environments_do_not_divide():
     assert len(trainer.replay_dataset()) == trainer.env_steps == 42
 
 
+@pytest.mark.long
 def test_the_same_seed_gives_the_same_rounds():
     def run(seed: int) -> Any:
         trainer = Trainer("awr", "CartPole-v1", config=PROBE | {"hidden": 4, "normalize_obs": True}, seed=seed)
@@ -141,6 +147,7 @@ def test_a_log_without_gaps_stays_as_it_is():
     assert (after["terminals"][:] | after["timeouts"][:]).sum() == ended
 
 
+@pytest.mark.long
 def test_weights_of_a_log_with_gaps_are_those_of_its_episodes():
     obs = np.array([0, 1, 2, 10, 11, 12, 20, 21], np.float32)[:, None]
     table = {"observations": obs, "next_observations": obs + 1, "actions": np.arange(8) % 2}

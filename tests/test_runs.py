@@ -118,6 +118,7 @@ def test_an_unknown_argument_of_train_is_answered_with_the_nearest():
         Trainer("awr", "CartPole-v1", config=SMALL).train(10, log_intervall=5)  # pyright: ignore[reportCallIssue]
 
 
+@pytest.mark.long
 def test_data_in_rounds_come_back_whatever_their_number(tmp_path: Path):
     config = {"hidden": 8, "n_critic_updates": 2, "n_actor_updates": 2, "batch_size": 16, "buffer_size": 6000}
     trainer = Trainer("awr", "CartPole-v1", dataset="cartpole-medium", preset="tuned", config=config)
@@ -175,6 +176,7 @@ def test_the_share_of_clipped_weights_is_that_of_weights_that_are_clipped():
 # What taking a look leaves unchanged.
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", [SMALL, {**ROUNDS, "normalize_obs": True}], ids=["every step", "rounds"])
 def test_checkpoints_and_snapshots_change_no_number(tmp_path: Path, config: dict[str, Any]):
     plain, saving = (Trainer("awr", "Pendulum-v1", config=config, run_dir=tmp_path / name) for name in ("a", "b"))
@@ -295,6 +297,7 @@ class Bytes(gym.Env[Any, Any]):
         return self._picture(), reward, True, False, {}
 
 
+@pytest.mark.long
 def test_bytes_are_learned_from_as_numbers_from_0_to_1():
     trainer = Trainer("awr", Bytes, config={**SMALL, "learning_rate": 3e-3, "beta": 0.3, "gamma": 0.0}, seed=0)
     trainer.train(1500)

@@ -135,6 +135,7 @@ def test_a_folder_that_is_not_shared_is_said(tmp_path: Path):
     assert "--storage" in told
 
 
+@pytest.mark.long
 def test_a_run_that_fails_by_itself_is_told_in_its_own_words(tmp_path: Path):
     _, launch = begin(tmp_path)
     told = run_trial(launch._replace(modules=("no_such_module",)), f"file://{tmp_path}/kept", Path.cwd())
@@ -318,6 +319,7 @@ def test_flags_of_several_runs_need_seeds(capsys: pytest.CaptureFixture[str], tm
         assert told in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_seeds_of_a_run_are_runs_of_their_own(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "out"
     flags = [f"--{name.replace('_', '-')}={value}" for name, value in TINY.items()]
@@ -418,6 +420,7 @@ print(json.dumps({**found, "finished": [job.label for job in outcome.finished], 
 """
 
 
+@pytest.mark.long
 def test_runs_on_a_ray_of_this_machine_have_the_bits_of_runs_here(tmp_path: Path):
     out = tmp_path / "out"
     env = {name: value for name, value in os.environ.items() if name != LOOPBACK}

@@ -77,6 +77,7 @@ def test_the_settings_have_every_algorithm_of_ours():
     }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("case", "name"), list(zip(SETTINGS, itertools.cycle(["cartpole-random", "pendulum-random"]), strict=False))
 )
@@ -111,6 +112,7 @@ def test_columns_and_frames_are_learned_from_too(kind: Any):
         train_offline_seeds(spec, [1], dataset=kind())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("in_turn", [False, True], ids=["vmapped", "in turn"])
 def test_a_sweep_ends_as_its_settings_do_alone(
     in_turn: bool, data: dict[str, Dataset], monkeypatch: pytest.MonkeyPatch
@@ -145,6 +147,7 @@ def test_products_keep_their_float32_on_accelerators(case: str, name: str, data:
     assert [line for line in products if "precision = [HIGHEST, HIGHEST]" not in line] == []
 
 
+@pytest.mark.long
 def test_other_numbers_are_swept_too(data: dict[str, Dataset]):
     lists = {"momentum": [0.0, 0.8], "max_advantage": [0.5, 2.0], "critic_learning_rate": [1e-3, 1e-2]}
     found = train_offline_seeds(spec_of("iql", optimizer="sgd"), [1], config=lists, dataset=data["pendulum-random"])
@@ -218,6 +221,7 @@ def assert_same_folder(found: Path, wanted: Path) -> None:
     assert_equal(Trainer.load(found), Trainer.load(wanted))
 
 
+@pytest.mark.long
 def test_each_leaves_a_folder_like_that_of_its_own_run(tmp_path: Path):
     budget = dataclasses.replace(BUDGET, eval_interval=10, n_eval_episodes=1)
     spec = dataclasses.replace(spec_of("iql", budget), dataset="cartpole-random", env="CartPole-v1")
@@ -229,6 +233,7 @@ def test_each_leaves_a_folder_like_that_of_its_own_run(tmp_path: Path):
         assert_same_folder(tmp_path / "at once" / folder.name, folder)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["iql", "awr in rounds"])
 def test_each_goes_on_in_an_environment_as_its_own_run_does(case: str, data: dict[str, Dataset]):
     spec = dataclasses.replace(spec_of(case, buffer_size=3_000), env="CartPole-v1")
@@ -241,6 +246,7 @@ def test_each_goes_on_in_an_environment_as_its_own_run_does(case: str, data: dic
         assert_equal(trainer, own)
 
 
+@pytest.mark.long
 def test_the_data_are_in_memory_once_from_the_start(tmp_path: Path):
     spec = dataclasses.replace(spec_of("iql"), dataset="cartpole-random")
     for _ in ("new", "continued"):
@@ -259,6 +265,7 @@ def test_the_runs_of_a_sweep_are_named_by_what_differs(tmp_path: Path, data: dic
     assert [run.path for run in find_runs([tmp_path])] == [tmp_path / f"learning_rate=0.00{i}" / "0" for i in (1, 2)]
 
 
+@pytest.mark.long
 def test_a_longer_budget_goes_on_with_what_is_there(tmp_path: Path):
     spec = dataclasses.replace(spec_of("iql"), dataset="cartpole-random")
     for trainer in train_offline_seeds(spec, [0, 1], run_dir=tmp_path):
@@ -283,6 +290,7 @@ def test_a_file_is_the_same_however_it_is_named(tmp_path: Path, monkeypatch: pyt
         trainer.close()
 
 
+@pytest.mark.long
 def test_seconds_are_shared_by_the_runs_that_go_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     from rlox import seeds
 
@@ -357,6 +365,7 @@ def test_an_error_in_the_middle_leaves_all_of_them_saved(tmp_path: Path, monkeyp
         assert 15 <= trainer.gradient_steps <= 20
 
 
+@pytest.mark.long
 def test_one_that_diverges_does_not_stop_the_others(tmp_path: Path):
     spec = dataclasses.replace(spec_of("iql"), dataset="cartpole-random")
     with pytest.raises(
@@ -411,6 +420,7 @@ def test_a_specification_is_the_one_that_its_file_was_made_of():
         RunSpec.from_toml("seed = 3")
 
 
+@pytest.mark.long
 def test_a_comparison_learns_seeds_at_once_and_leaves_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     together, apart = tmp_path / "together", tmp_path / "apart"
     jobs = PLAN.jobs(together)
@@ -430,6 +440,7 @@ def test_a_comparison_learns_seeds_at_once_and_leaves_the_same(tmp_path: Path, c
     assert "| cartpole-random | bc | 3 |" in " ".join(capsys.readouterr().out.split())
 
 
+@pytest.mark.long
 def test_of_seeds_at_once_those_that_fail_are_named(tmp_path: Path):
     plan = PLAN._replace(settings={"iql": {}}, shared={**PLAN.shared, "learning_rate": 1e30})
     jobs = plan.jobs(tmp_path)

@@ -201,6 +201,7 @@ def test_several_samples_of_an_observation_are_taken(own: Any):
     own(actor_target=two_samples_of_each)
 
 
+@pytest.mark.long
 def test_what_an_algorithm_adapts_stays_where_its_actor_target_says_nothing_of_it():
     adapting = Algorithm(config=Config, extra=lambda config, actor: jnp.float32(0.25))
     state = init_state(adapting, Config(hidden=4), 2, (3,), 1, seed=0)

@@ -134,6 +134,7 @@ def test_the_best_checkpoint_is_that_of_the_best_evaluation(tmp_path: Path):
     assert checkpoint.header(best)["standing"]["best"] == checkpoint.header(tmp_path / "run")["standing"]["best"]
 
 
+@pytest.mark.long
 def test_a_run_without_replay_in_its_checkpoints_collects_before_it_learns(tmp_path: Path):
     config = {**TINY, "learning_starts": 10, "buffer_size": 100}
     with Trainer("bc", Diary(), config=config, run_dir=tmp_path / "run") as trainer:
@@ -367,6 +368,7 @@ FEW_AND_ALL = [(3, 6), pytest.param(1, 1, marks=pytest.mark.slow)]
 """The first operation of the disk that goes wrong, and the steps between those that do."""
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("_frozen")
 @pytest.mark.filterwarnings("ignore::pytest.PytestUnraisableExceptionWarning")
 @pytest.mark.parametrize("fault", ["last", "in the middle"])

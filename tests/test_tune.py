@@ -447,6 +447,7 @@ def search(out: Path, **more: Any) -> Search:
     return rlox.tune("bc", "CartPole-v1", **{**how, **more})
 
 
+@pytest.mark.long
 def test_a_search_leaves_a_table_the_best_settings_and_their_policy(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     out = tmp_path / "search"
     found = search(out, trials=1, seeds=2, seed=3)
@@ -536,6 +537,7 @@ def test_one_parent_at_a_time(tmp_path: Path):
         release(lock)
 
 
+@pytest.mark.long
 def test_runs_that_break_for_another_reason_end_the_search_and_are_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ):
@@ -689,6 +691,7 @@ def test_one_run_at_a_time_is_the_same_search_killed_or_not(tmp_path: Path):
         assert found[0] == found[1]
 
 
+@pytest.mark.long
 def test_ctrl_c_ends_a_search_with_checkpoints_and_the_same_command_goes_on(tmp_path: Path):
     out = tmp_path / "out"
     process = start(out, 2, 1, 100_000)
@@ -708,6 +711,7 @@ def test_ctrl_c_ends_a_search_with_checkpoints_and_the_same_command_goes_on(tmp_
 # The page
 
 
+@pytest.mark.long
 def test_the_page_runs_smaller(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]):
     monkeypatch.chdir(tmp_path)
     page = (DOCS / "tune.md").read_text()

@@ -60,6 +60,7 @@ def run(page: str, smaller: dict[str, str]) -> dict[str, Any]:
     return names
 
 
+@pytest.mark.long
 def test_a_policy_for_an_environment_of_one_s_own(tmp_path: Path):
     less = {
         "20_000": "2_200",
@@ -85,6 +86,7 @@ def test_the_rules_by_hand_return_what_the_page_says():
         assert f"| {rule} | {value:.1f} |" in page
 
 
+@pytest.mark.long
 def test_a_policy_from_logs(tmp_path: Path):
     less = {"n_batches=300": "n_batches=15", "5_000": "20", "4_000": "20", "[1])": "[1], gradient_steps=20)"}
     names = run("logs.md", less)
@@ -144,6 +146,7 @@ def test_five_seeds_of_three_algorithms_are_a_picture_in_two_lines(tmp_path: Pat
     assert (tmp_path / "three.png").stat().st_size > 10_000
 
 
+@pytest.mark.long
 def test_a_move_from_stable_baselines3_is_five_lines():
     theirs, ours = (code for language, code in blocks("from_other_libraries.md")[:2])
     short = {"50_000": "100", "seed=0": "seed=0, n_steps=64, n_epochs=1"}
@@ -159,6 +162,7 @@ def test_a_move_from_stable_baselines3_is_five_lines():
     assert Path("awr_cartpole").is_dir()
 
 
+@pytest.mark.long
 def test_calls_of_d3rlpy_and_cleanrl():
     found = blocks("from_other_libraries.md")[2:]
     assert [language for language, _ in found] == ["python", "bash"]

@@ -179,6 +179,7 @@ def test_the_discrete_policy_becomes_the_behaviour_times_the_clamped_weight():
     np.testing.assert_allclose(jax.nn.softmax(policy), expected, atol=2e-3)
 
 
+@pytest.mark.long
 def test_the_continuous_policy_gets_the_weighted_mean_and_std():
     rng = np.random.default_rng(0)
     state_of = np.repeat(np.arange(OBS_DIM), 20)
@@ -195,6 +196,7 @@ def test_the_continuous_policy_gets_the_weighted_mean_and_std():
     np.testing.assert_allclose(policy.std, [std], rtol=5e-3)
 
 
+@pytest.mark.long
 @both_kinds_of_action
 def test_an_endless_beta_is_behaviour_cloning(nvec: tuple[int, ...]):
     config = make_config(beta=1e12)
@@ -214,6 +216,7 @@ def train(env: gym.Env[Any, Any], **settings: Any) -> Trainer:
     return trainer
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("n", [1, 3])
 def test_updates_of_a_step_are_counted(n: int):
     trainer = train(ObservedReward(), updates_per_step=n, n_critic_updates=2)

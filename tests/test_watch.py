@@ -161,6 +161,7 @@ def test_what_cannot_be_watched_is_said_in_one_line(tmp_path: Path, capsys: pyte
         assert error.count("\n") == 1
 
 
+@pytest.mark.long
 @pytest.mark.skipif(sys.platform == "win32", reason="signals")
 def test_ctrl_c_ends_the_command_in_one_line(tmp_path: Path):
     write_run(tmp_path / "run", evaluated([3.0]))
