@@ -301,9 +301,9 @@ def _handlers(
         return True
 
     def log() -> bool:
-        spent, now = clock() - began, learner.counters
+        spent, so_far, now = clock() - began, seconds(), learner.counters
         fresh.update(learner.metrics())
-        fresh["time/seconds"] = seconds()
+        fresh["time/seconds"] = so_far
         fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / spent
         fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / spent
         record = {"env_steps": now.env_steps, "gradient_steps": now.gradient_steps, **fresh}
