@@ -209,13 +209,13 @@ def training(
 
     earlier = trainer.standing.metrics.get("time/seconds", 0.0)
 
-    def seconds() -> float:
-        return earlier + clock() - began
+    def spent() -> float:
+        return clock() - began
 
     with contextlib.ExitStack() as stack:
         stack.enter_context(_saying_what_is_saved(trainer, learner))
-        stack.callback(_count, trainer, seconds)
-        handlers = _handlers(trainer, learner, before, clock, seconds, offline=cursor.offline)
+        stack.callback(lambda: _count(trainer, earlier + spent()))
+        handlers = _handlers(trainer, learner, before, earlier, spent, offline=cursor.offline)
         save = handlers["save"]
         if learner.envs:
             learner.envs.check()
@@ -247,14 +247,14 @@ def training(
         save()
     if signals.number is not None:
         raise Interrupted(_stopped_at(trainer, learner, cursor), signals.number)
-    spent, now, last = clock() - began, learner.counters, trainer.standing.metrics
+    seconds, now, last = spent(), learner.counters, trainer.standing.metrics
     return {
         "mean_reward": last.get("rollout/episode_return", math.nan),
         "episodes": now.episodes,
         "env_steps": now.env_steps,
         "gradient_steps": now.gradient_steps,
-        "seconds": spent,
-        "env_steps_per_second": (now.env_steps - before.env_steps) / spent,
+        "seconds": seconds,
+        "env_steps_per_second": (now.env_steps - before.env_steps) / seconds,
         **last,
     }
 
@@ -269,9 +269,9 @@ def _start(trainer: Trainer) -> None:
             callback.on_training_start(trainer)
 
 
-def _count(trainer: Trainer, seconds: Callable[[], float]) -> None:
+def _count(trainer: Trainer, seconds: float) -> None:
     """Note the seconds of training so far, from which the next one, or a loaded run, counts on."""
-    metrics = {**trainer.standing.metrics, "time/seconds": seconds()}
+    metrics = {**trainer.standing.metrics, "time/seconds": seconds}
     trainer.standing = trainer.standing._replace(metrics=metrics)
 
 
@@ -279,13 +279,16 @@ def _handlers(
     trainer: Trainer,
     learner: Learner,
     before: Counters,
-    clock: Callable[[], float],
-    seconds: Callable[[], float],
+    earlier: float,
+    spent: Callable[[], float],
     *,
     offline: bool,
 ) -> dict[str, Callable[[], bool]]:
-    """Return what happens at each event of a training that began at ``before``."""
-    began, folder = clock(), trainer.folder
+    """Return what happens at each event of a training that began at ``before``, and has spent so many seconds.
+
+    Before it there were ``earlier`` ones.
+    """
+    folder = trainer.folder
     fresh: dict[str, float] = {}
     alarm = Alarm(trainer.config)
 
@@ -301,11 +304,11 @@ def _handlers(
         return True
 
     def log() -> bool:
-        spent, so_far, now = clock() - began, seconds(), learner.counters
+        seconds, now = spent(), learner.counters
         fresh.update(learner.metrics())
-        fresh["time/seconds"] = so_far
-        fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / spent
-        fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / spent
+        fresh["time/seconds"] = earlier + seconds
+        fresh["time/env_steps_per_second"] = (now.env_steps - before.env_steps) / seconds
+        fresh["time/gradient_steps_per_second"] = (now.gradient_steps - before.gradient_steps) / seconds
         record = {"env_steps": now.env_steps, "gradient_steps": now.gradient_steps, **fresh}
         trainer.standing = trainer.standing._replace(metrics={**trainer.standing.metrics, **fresh})
         fresh.clear()
@@ -318,7 +321,7 @@ def _handlers(
 
     def save() -> bool:
         if folder:
-            _count(trainer, seconds)
+            _count(trainer, earlier + spent())
             trainer.keep()
         return True
 
