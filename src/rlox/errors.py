@@ -43,6 +43,9 @@ class SpaceError(RloxError):
 class InvalidStepError(RloxError):
     """An environment returned something that its spaces do not allow, or that is not finite."""
 
+    row: int | None = None
+    """Which observation of a batch it was, if that is known."""
+
 
 class DatasetError(RloxError):
     """Logged data that cannot be learned from."""

@@ -239,7 +239,8 @@ class Envs:
         try:
             yield
         except InvalidStepError as error:
-            raise InvalidStepError(f"{self._now} returned a bad observation: {error}") from None
+            which = "" if error.row is None or self.n == 1 else f" (number {error.row} of 0 to {self.n - 1})"
+            raise InvalidStepError(f"{self._now}{which} returned a bad observation: {error}") from None
 
     def _named(self, error: InvalidStepError) -> InvalidStepError:
         """Return an error that begins with what an environment "returned", after which step that was."""

@@ -229,7 +229,8 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
         nvec = np.ravel(space.n if isinstance(space, spaces.Discrete) else space.nvec)
         outside = ((choices < 0) | (choices >= nvec)).any(axis=1)
         if outside.any():
-            raise InvalidStepError(f"{name} is {array[outside][0].tolist()}, which is outside {space}.")
+            row = int(outside.argmax())
+            raise _of_row(row, f"{name} is {array[row].tolist()}, which is outside {space}.")
         one_hot = np.zeros((n, int(nvec.sum())), np.float32)
         one_hot[np.arange(n)[:, None], choices + np.cumsum(nvec) - nvec] = 1
         parts.append(one_hot)
@@ -243,12 +244,18 @@ def _encode(space: spaces.Space[Any], obs: Any, n: int, name: str, parts: list[N
     if flat.dtype.kind == "f" and not np.isfinite(flat).all():
         row, entry = np.argwhere(~np.isfinite(flat))[0]
         where = np.unravel_index(entry, shape) if shape else ()
-        raise InvalidStepError(f"{name}{list(map(int, where))} is {flat[row, entry]}: it must be finite.")
+        raise _of_row(int(row), f"{name}{list(map(int, where))} is {flat[row, entry]}: it must be finite.")
     if isinstance(space, spaces.Box) and flat.dtype != space.dtype and _takes_all_bytes(space):
         outside = (flat < space.low.min()) | (flat > space.high.max())
         if outside.any():
             raise InvalidStepError(f"{name} has an entry {flat[outside][0]}, which is outside {space}.")
     parts.append(flat)
+
+
+def _of_row(row: int, message: str) -> InvalidStepError:
+    error = InvalidStepError(message)
+    error.row = row
+    return error
 
 
 def _array(obs: Any, name: str) -> NDArray[Any]:
