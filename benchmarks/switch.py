@@ -23,7 +23,9 @@ def returns(run: Run) -> list[float]:
 
 def main() -> None:
     lines = []
-    for data, groups in group_runs(find_runs(sys.argv[1:] or [RESULTS / "switch.json"])).items():
+    for data, groups in group_runs(
+        find_runs(sys.argv[1:] or [RESULTS / "switch.json", RESULTS / "switch_mpo.json"])
+    ).items():
         for label, runs in groups.items():
             found = [returns(run) for run in runs]
             falls = [(own[0] - min(own)) / (own[0] - reference(data).random) for own in found]

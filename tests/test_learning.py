@@ -55,12 +55,12 @@ ROUNDS = {
     ("data", "settings"),
     [("cartpole-medium", {}), ("pendulum-medium-replay", {"gamma": 0.95, "value_scale": 20.0})],
 )
-@pytest.mark.parametrize("member", ["iql", "awac", "awr"])
+@pytest.mark.parametrize("member", ["iql", "awac", "awr", "mpo"])
 def test_the_return_hardly_falls_at_the_switch_to_the_environment(member: str, data: str, settings: dict[str, float]):
     """At most a fifth of what the policy had over the random agent; three seeds each in docs/benchmarks.md."""
     config = {
         "hidden": 128, "learning_starts": 500, "normalize_obs": True, "critic_warmup_steps": 1000, **settings,
-        **(ROUNDS if member == "awr" else {}),
+        **{"awr": ROUNDS, "mpo": {"replay_share": 0.5}}.get(member, {}),
     }  # fmt: skip
     made_for = reference(data)
     trainer = Trainer(member, env=made_for.env, dataset=data, config=config, seed=0)
