@@ -7,8 +7,10 @@ import time
 from pathlib import Path
 from typing import Any
 
+import gymnasium as gym
 import numpy as np
 import pytest
+from gymnasium.envs.classic_control import CartPoleEnv
 
 from disk import full
 from rlox import Dataset, Policy, Trainer, __version__
@@ -117,6 +119,28 @@ def test_seeds_that_learn_from_a_file_go_on_by_the_same_command(
         main(["train", "bc", "--dataset", "logs.npz", *small, "--seeds", "1", "--run-dir", "runs"])
         assert "They were evaluated nowhere." in capsys.readouterr().out
     assert Trainer.load("runs/bc/logs/42").spec.dataset == str(tmp_path / "logs.npz")
+    where = ["--env", "CartPole-v1", "--n-eval-episodes", "1"]
+    main(["train", "bc", "--dataset", "logs.npz", *small, *where, "--seeds", "1", "--run-dir", "others"])
+    assert "| return |" in capsys.readouterr().out
+
+
+@pytest.mark.long
+def test_more_gradient_steps_are_not_made_on_data_after_steps_in_an_environment(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+):
+    monkeypatch.chdir(tmp_path)
+    gym.register("Gone-v0", CartPoleEnv, max_episode_steps=20)
+    small = ["--hidden", "8", "--batch-size", "16", "--learning-starts", "20", "--run-dir", "run", "--env", "Gone-v0"]
+    command = ["train", "iql", "--dataset", "cartpole-random", *small]
+    main([*command, "--gradient-steps", "20", "--total-timesteps", "60"])
+    assert "Learned from" in capsys.readouterr().out
+    main([*command, "--gradient-steps", "900", "--total-timesteps", "90", "--resume"])
+    assert "Learned from" not in capsys.readouterr().out
+    gym.registry.pop("Gone-v0")
+    estimate = ["evaluate", "run", "--dataset", "cartpole-random", "--gradient-steps", "1"]
+    assert "'Gone-v0'" in refused(estimate, capsys)
+    main([*estimate, "--env", "CartPole-v1", "--n-episodes", "1"])
+    assert "Evaluation over 1 episode" in capsys.readouterr().out
 
 
 def refused(args: list[str], capsys: pytest.CaptureFixture[str], code: int = 2) -> str:

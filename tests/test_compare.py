@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
 import json
 import os
@@ -34,6 +35,7 @@ from rlox.runs.logs import FINISHED
 from rlox.runs.progress import Board
 from rlox.runs.report import render
 from rlox.runs.table import as_markdown, compare_groups, markdown, number, overall
+from written import evaluated, write_run
 
 TINY = {"hidden": 8, "batch_size": 16, "learning_starts": 20, "total_timesteps": 60, "n_eval_episodes": 1}
 PLAN = Plan({"bc": {}, "small": {"algorithm": "awr", "beta": 2.0}}, ["CartPole-v1"], seeds=[3], shared=TINY)
@@ -208,6 +210,51 @@ def test_a_run_that_is_there_with_other_settings_is_refused(tmp_path: Path, othe
     check_same(PLAN._replace(shared={**TINY, "total_timesteps": 90, "eval_interval": 30}).jobs(tmp_path))
     with pytest.raises(ConfigError, match=f"has a run with {told}: give the comparison another folder"):
         run_jobs(PLAN._replace(shared=TINY | other).jobs(tmp_path), tmp_path, engine=Processes([0]))
+
+
+@pytest.mark.parametrize(("env_steps", "refused"), [(0, False), (40, True)])
+def test_a_run_learns_from_data_no_more_once_it_is_in_its_environment(tmp_path: Path, env_steps: int, refused: bool):
+    data = {"algorithm": "iql", "gradient_steps": 100, "total_timesteps": 60}
+    plan = Plan({"iql": data}, [], ["cartpole-random"], seeds=[3], shared={"hidden": 8})
+    (job,) = plan.jobs(tmp_path)
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.json").write_text(json.dumps(job.spec.to_dict()))
+    (job.folder / "metrics.jsonl").write_text(json.dumps({"env_steps": env_steps, "gradient_steps": 100}) + "\n")
+    check_same(plan._replace(settings={"iql": data | {"total_timesteps": 90}}).jobs(tmp_path))
+    longer = plan._replace(settings={"iql": data | {"gradient_steps": 900}}).jobs(tmp_path)
+    with pytest.raises(ConfigError, match="gradient_steps=100, not 900") if refused else contextlib.nullcontext():
+        check_same(longer)
+
+
+def test_a_run_whose_step_size_falls_to_its_end_keeps_its_end(tmp_path: Path):
+    plan = Plan({"ppo": {"learning_rate_schedule": "linear"}}, ["CartPole-v1"], seeds=[3],
+                shared={"total_timesteps": 60})  # fmt: skip
+    (job,) = plan.jobs(tmp_path)
+    job.folder.mkdir(parents=True)
+    (job.folder / "config.json").write_text(json.dumps(job.spec.to_dict()))
+    check_same([job])
+    with pytest.raises(ConfigError, match="total_timesteps=60, not 90"):
+        check_same(plan._replace(shared={"total_timesteps": 90}).jobs(tmp_path))
+
+
+def test_runs_without_a_return_are_named(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
+    for seed in range(3):
+        write_run(tmp_path / f"{seed}", evaluated([3.0, 5.0]) if seed else [], seed=seed)
+    main(["compare", str(tmp_path)])
+    told = capsys.readouterr().err
+    assert f"CartPole-v1: 1 of 3 runs have no return, and are left out, such as '{tmp_path / '0'}'." in told
+
+
+@pytest.mark.parametrize("given", [{}, {"total_timesteps": None}])
+def test_no_number_of_steps_is_asked_for(given: dict[str, Any]):
+    with pytest.raises(ConfigError, match="Say how long 'awr' learns: total_timesteps"):
+        budget_of("awr", None, given)
+
+
+def test_a_list_is_no_preset(tmp_path: Path):
+    shared = {"total_timesteps": 60, "preset": ["paper", "tuned"]}
+    with pytest.raises(ConfigError, match=r"preset=\['paper', 'tuned'\] must be the name of one"):
+        Plan({"awr": {}}, ["CartPole-v1"], seeds=[3], shared=shared).jobs(tmp_path)
 
 
 def test_a_refused_comparison_leaves_the_order_of_the_one_that_is_there(tmp_path: Path):

@@ -337,6 +337,18 @@ class Tired(Diary):
         return super().step(action)
 
 
+def test_a_state_is_written_once(tmp_path: Path):
+    with Trainer("awr", Diary, config=TINY, run_dir=tmp_path / "run") as trainer:
+        trainer.train(40, checkpoint_interval=20, progress=False)
+    names = ("checkpoint", "checkpoint.1", "checkpoint.2")
+    files = [tmp_path / "run" / f"{name}.safetensors" for name in names]
+    steps = []
+    for file in files:
+        with Trainer.load(file, env=Diary, run_dir=tmp_path / file.stem) as loaded:
+            steps.append(loaded.env_steps)
+    assert steps == [40, 20, 0]
+
+
 def test_seconds_before_an_error_are_counted(tmp_path: Path):
     Tired.tired = True
     with Trainer("awr", Tired, config=TINY, run_dir=tmp_path / "run") as trainer:

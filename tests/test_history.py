@@ -183,9 +183,10 @@ def test_runs_that_learned_otherwise_from_their_data_are_told_apart(tmp_path: Pa
 
 
 def test_the_same_run_twice_is_one_seed(tmp_path: Path):
-    for name, last in (("a", 5.0), ("b", 5.0), ("c", 6.0)):
-        write_run(tmp_path / name, evaluated([3.0, last]), seed=1)
-    assert [run.path.name for run in group_runs(find_runs([tmp_path]))["CartPole-v1"]["awr"]] == ["a", "c"]
+    for name, later in (("a", [5.0]), ("b", [5.0]), ("c", [6.0]), ("d", [6.0, 7.0]), ("e", [])):
+        write_run(tmp_path / name, evaluated([3.0, *later]), seed=1)
+    # What went on counts as it is now.
+    assert [run.path.name for run in group_runs(find_runs([tmp_path]))["CartPole-v1"]["awr"]] == ["a", "d"]
 
 
 def test_a_comparison_has_labels_of_its_own(tmp_path: Path):

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from rlox.engine import Engine
 from rlox.errors import ConfigError
 from rlox.files import make_folder, whole
 from rlox.plan import Job
-from rlox.processes import POLL, is_finished, progress_of
+from rlox.processes import POLL, is_finished, last_record, progress_of
 from rlox.runs.history import COMPARISON
 from rlox.runs.interrupts import Interrupts
 from rlox.runs.lock import claimed
@@ -104,6 +104,7 @@ def check_same(jobs: Sequence[Job]) -> None:
         known = {**was.get("budget", {}), **was["config"]}
         # Runs of before have no names of columns.
         was |= was.get("reading", {})
+        settings |= _of_the_end(job, now, was.get("budget", {}))
         for name, value in {**settings, **rest, **now["reading"]}.items():
             before = known.get(name, value) if name in settings else was.get(name)
             if before != value:
@@ -111,6 +112,16 @@ def check_same(jobs: Sequence[Job]) -> None:
                     f"'{job.folder}' has a run with {name}={before!r}, not {value!r}: give the comparison another "
                     "folder (--output, or --run-dir of rlox train), or these settings another label."
                 )
+
+
+def _of_the_end(job: Job, now: Mapping[str, Any], budget: Mapping[str, Any]) -> dict[str, Any]:
+    """Return what of its budget a run keeps: with more of it, it would not be as one that begins with that."""
+    fixed = []
+    if now["config"].get("learning_rate_schedule") == "linear":
+        fixed.append("total_timesteps")
+    if budget.get("gradient_steps") is not None and (last_record(job.folder) or {}).get("env_steps"):
+        fixed.append("gradient_steps")
+    return {name: now["budget"][name] for name in fixed}
 
 
 def _name(job: Job) -> str:

@@ -99,6 +99,11 @@ class Standing(NamedTuple):
     best: float | None = None
     """Highest mean return of an evaluation."""
 
+    def untimed(self) -> Standing:
+        """Return the same without the seconds that it took, which change while nothing else does."""
+        metrics = {name: value for name, value in self.metrics.items() if name != "time/seconds"}
+        return self._replace(metrics=metrics)
+
     def to_dict(self) -> dict[str, Any]:
         """Return plain JSON values."""
         cursor = None if self.cursor is None else self.cursor._asdict()

@@ -137,10 +137,10 @@ def budget_of(label: str, data: str | None, given: Mapping[str, Any]) -> Budget:
         ConfigError: it is not said how long.
     """
     name = "gradient_steps" if data else "total_timesteps"
-    if name not in given:
+    steps = {each: given[each] for each in (name, "total_timesteps") if given.get(each) is not None}
+    if name not in given or not steps:
         flag = name.replace("_", "-")
         raise ConfigError(f"Say how long '{label}' learns: {name} (--{flag}), such as 50000.")
-    steps = {each: given[each] for each in (name, "total_timesteps") if given.get(each) is not None}
     check_positive(**steps)
     # At least one in the shorter part.
     interval = min(max(max(steps.values()) // N_EVALUATIONS, 1), *steps.values())

@@ -173,6 +173,8 @@ def check_preset(algorithm: str, name: str) -> None:
     Raises:
         ConfigError: the nearest is named.
     """
+    if not isinstance(name, str):
+        raise ConfigError(f"preset={name!r} must be the name of one, such as 'tuned'.")
     known = PRESETS.get(algorithm)
     if not known:
         others = ", ".join(PRESETS)

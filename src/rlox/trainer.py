@@ -495,7 +495,7 @@ class Trainer:
 
         What cannot be written is said by a warning.
         """
-        now = self._learner.counters, self._spec, self.standing, dict(self.loggers.ids)
+        now = self._learner.counters, self._spec, self.standing.untimed(), dict(self.loggers.ids)
         if self.folder is None or now == self._kept:
             return
         make = functools.partial(self.make_checkpoint, replay=self._spec.budget.checkpoint_replay)
@@ -576,7 +576,7 @@ class Trainer:
         trainer._set_up(loaded.spec, loaded.env, loggers, loaded.learner, callbacks, new, folder)
         trainer.standing, trainer._no_data = loaded.standing, loaded.no_data
         if folder is not None:
-            trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing, dict(loggers.ids)
+            trainer._kept = loaded.learner.counters, loaded.saved_spec, loaded.standing.untimed(), dict(loggers.ids)
             folder.last_saved = last_saved(folder.path, trainer._at())
         trainer._latest = loaded.latest or loaded.run_dir is None
         return trainer

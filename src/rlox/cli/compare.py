@@ -213,6 +213,14 @@ def report(
     lines = compare_groups(groups, known)
     if not lines:
         raise ConfigError("None of these runs has a return yet: there is nothing to compare.")
+    for place, found in groups.items():
+        every = [run for own in found.values() for run in own]
+        if without := [run for run in every if not len(run.returns.steps)]:
+            print(
+                f"{place}: {len(without)} of {len(every)} runs have no return, and are left out, such as "
+                f"'{without[0].path}'.",
+                file=sys.stderr,
+            )
     for place, at, offline in dict.fromkeys((line.place, line.steps, line.offline) for line in lines):
         steps = f"{at:,.0f} {axis_of(offline=offline)}"
         own = [run for found in by_steps(groups[place])[offline].values() for run in found]

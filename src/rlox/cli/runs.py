@@ -74,7 +74,7 @@ def evaluate(
         steps = 6_000 if gradient_steps is None else gradient_steps
         settings: dict[str, Any] = {"deterministic": deterministic, "gradient_steps": steps, "progress": True}
         check_run(run)
-        with Trainer.load(run) as trainer:
+        with Trainer.load(run, env=env) as trainer:
             data = make_dataset(dataset, how if how.given() else trainer.spec.reading, spaces_known=True)
             print_estimates(trainer.evaluate_offline(data, seed=seed or 0, **settings))
         if env is None:

@@ -45,6 +45,10 @@ def train_seeds(spec: RunSpec, options: Options) -> None:
     out = options.run_dir or Path("runs") / f"{spec.algorithm}-{place}"
     if out.is_dir() and (out / "config.json").exists():
         raise ConfigError(f"'{out}' has one run: name another folder for several seeds (--run-dir).")
+    budget = spec.budget
+    if spec.env is not None and budget.total_timesteps is None and budget.eval_interval is None:
+        # On data, the table is of returns at the end.
+        spec = dataclasses.replace(spec, budget=dataclasses.replace(budget, eval_interval=budget.gradient_steps))
     specs = [dataclasses.replace(spec, seed=spec.seed + i) for i in seeds_of(options.seeds)]
     jobs = [Job(spec.algorithm, own, out / spec.algorithm / place / str(own.seed)) for own in specs]
     where = {"processes": options.processes, "ray": options.ray, "storage": options.storage}

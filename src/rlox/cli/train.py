@@ -318,8 +318,10 @@ def _own_env(dataset: str) -> str | None:
 
 def _learn(trainer: Any, spec: RunSpec) -> None:
     """Learn from the data, then from the environment, and say how long it took."""
-    before = trainer.gradient_steps
-    if spec.budget.gradient_steps is not None and before < spec.budget.gradient_steps:
+    before, cursor = trainer.gradient_steps, trainer.standing.cursor
+    # After steps in the environment, gradient steps count those of both.
+    offline = not trainer.env_steps or (cursor is not None and cursor.offline)
+    if spec.budget.gradient_steps is not None and offline and before < spec.budget.gradient_steps:
         print(what_was_learned(spec, before, trainer.train_offline(progress=True)))
     total = spec.budget.total_timesteps
     if total is not None and trainer.env_steps >= total:

@@ -405,9 +405,12 @@ def _group(runs: list[Run]) -> dict[str, list[Run]]:
             alike = [{**config, **_beside(run)} for config, run in zip(configs, own, strict=True)]
             for run, settings in zip(own, _differences(alike), strict=True):
                 group = groups.setdefault(", ".join([name, *what, *settings]), [])
-                # The same run twice is not two seeds.
-                if not any(_is_repeated(run, other) for other in group):
+                # The same run twice, or one and what it was before it went on, is not two seeds.
+                twice = next((i for i, other in enumerate(group) if _is_repeated(run, other)), None)
+                if twice is None:
                     group.append(run)
+                elif len(run.returns.values) > len(group[twice].returns.values):
+                    group[twice] = run
     return groups
 
 
@@ -421,9 +424,12 @@ def _beside(run: Run) -> dict[str, Any]:
 
 
 def _is_repeated(run: Run, other: Run) -> bool:
-    if run.seed != other.seed or not len(run.returns.values):
+    n = min(len(run.returns.values), len(other.returns.values))
+    if run.seed != other.seed or not n:
         return False
-    return all(map(np.array_equal, run.returns[:2], other.returns[:2]))
+    return all(
+        np.array_equal(ours[:n], theirs[:n]) for ours, theirs in zip(run.returns[:2], other.returns[:2], strict=True)
+    )
 
 
 def _differences(settings: list[dict[str, Any]]) -> list[list[str]]:
