@@ -10,7 +10,6 @@ from typing import Any
 import gymnasium as gym
 import numpy as np
 import pytest
-from gymnasium.envs.classic_control import CartPoleEnv
 
 from disk import full
 from rlox import Dataset, Policy, Trainer, __version__
@@ -129,7 +128,7 @@ def test_more_gradient_steps_are_not_made_on_data_after_steps_in_an_environment(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):
     monkeypatch.chdir(tmp_path)
-    gym.register("Gone-v0", CartPoleEnv, max_episode_steps=20)
+    gym.register("Gone-v0", "gymnasium.envs.classic_control:CartPoleEnv", max_episode_steps=20)
     small = ["--hidden", "8", "--batch-size", "16", "--learning-starts", "20", "--run-dir", "run", "--env", "Gone-v0"]
     command = ["train", "iql", "--dataset", "cartpole-random", *small]
     main([*command, "--gradient-steps", "20", "--total-timesteps", "60"])

@@ -539,6 +539,7 @@ def test_what_other_settings_leave_without_effect_is_said(settings: dict[str, An
 
 def test_what_has_an_effect_is_not_said_to_have_none():
     bounds = {"anchor_tau": 0.1, "anchor_coef": 1.0, "epsilon_std": 0.1, "anchor_learning_rate": 0.5}
+    settings: dict[str, Any]
     for settings in (bounds, {"target_std": 0.3, "replay_share": 0.5}, {"lambda_learning_rate": 0.5},
                      {"target_std": 0.3, "replay_share": 1.0, "soft": True}, {"q_of": "mean"}):  # fmt: skip
         assert not silenced(MPOConfig(**settings), actions="continuous", dataset=True)
