@@ -62,6 +62,7 @@ def test_the_copy_is_what_predicts_what_is_saved_and_what_a_folder_holds(tmp_pat
         np.testing.assert_array_equal(Policy.load(path).predict(OBS), found)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("n_envs", "updates"), [(1, 1), (4, 1), (1, 2)])
 def test_a_turn_of_updates_comes_after_so_many_steps(n_envs: int, updates: int):
     settings = SMALL | {"train_freq": 5, "n_envs": n_envs, "updates_per_step": updates}
@@ -91,6 +92,7 @@ def test_what_is_between_two_turns_is_stored_and_resumed_exactly(tmp_path: Path)
         np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("train_freq", [1, 3])
 def test_the_environment_sees_the_actor_itself_and_every_step_is_stored(train_freq: int):
     env, apart = Diary(), 0.0
@@ -109,6 +111,7 @@ def test_the_environment_sees_the_actor_itself_and_every_step_is_stored(train_fr
     assert len(trainer.replay_dataset()) == trainer.env_steps == 69
 
 
+@pytest.mark.long
 def test_rows_that_only_reset_make_no_turn_of_updates():
     env = SyncVectorEnv([lambda: Counting(2)] * 2, autoreset_mode=AutoresetMode.NEXT_STEP)
     trainer = Trainer("awac", env, config=SMALL | {"train_freq": 2, "learning_starts": 16})

@@ -74,6 +74,7 @@ def test_the_commands_of_the_page_run_and_the_run_remembers_its_columns(capsys: 
     assert Trainer.load("runs/valve").gradient_steps == 50
 
 
+@pytest.mark.long
 def test_bounds_of_actions_are_said_by_flags_and_by_a_file(capsys: pytest.CaptureFixture[str]):
     train = ["train", "bc", "--dataset", "batches.csv", *SMALL, "--gradient-steps", "5"]
     main([*train, *COLUMNS, "--action-low", "-2", "--action-high", "3", "--print-config"])

@@ -105,6 +105,7 @@ def test_every_chart_is_drawn(visit: Callable[..., Any], report: str):
     assert NASTY in page.locator("details").last.text_content()
 
 
+@pytest.mark.long
 def test_a_click_on_a_name_hides_its_curves_everywhere_and_another_shows_them(visit: Callable[..., Any], report: str):
     page = visit(report)
     before = drawn(page)
@@ -131,6 +132,7 @@ def test_the_keyboard_does_what_a_click_does(visit: Callable[..., Any], report: 
     assert shown(page)[0] is True
 
 
+@pytest.mark.long
 def test_the_cursor_reads_values_and_dragging_zooms_all_charts(visit: Callable[..., Any], report: str):
     page = visit(report)
     figure = page.locator("figure.first")
@@ -195,6 +197,7 @@ def test_text_and_curves_stand_out_by_day_and_night(visit: Callable[..., Any], r
         assert contrast(page, ".unit") > 3, i
 
 
+@pytest.mark.long
 def test_the_colours_follow_the_system_and_print_is_light(visit: Callable[..., Any], report: str):
     page = visit(report)
     axis = "(key) => { const u = rlox.plots().get(key).u; return u.series[7].stroke(u, 7); }"

@@ -48,6 +48,7 @@ def test_they_are_part_of_the_package():
 # StopAtReward.
 
 
+@pytest.mark.long
 def test_training_ends_at_the_evaluation_that_reaches_the_reward(capsys: pytest.CaptureFixture[str]):
     with new(callbacks=StopAtReward(5)) as trainer:  # An episode of CartPole has at least eight steps.
         metrics = trainer.train(200, **EVALUATED)

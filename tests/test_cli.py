@@ -41,6 +41,7 @@ def test_train_leaves_a_whole_run_folder(run: Path):
     assert list(run.glob("events.out.tfevents.*"))
 
 
+@pytest.mark.long
 def test_train_says_what_was_learned(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: Any):
     monkeypatch.chdir(tmp_path)
     main(["train", "AWR", "--env", "CartPole-v1", "--total-timesteps", "150", *SMALL])
@@ -408,6 +409,7 @@ def test_every_flag_of_every_algorithm_has_a_help(capsys: pytest.CaptureFixture[
             assert parameter.annotation.__metadata__[0].help, parameter.name
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("shell", ["bash", "zsh", "fish"])
 def test_completion_knows_commands_and_flags(shell: Any):
     script = app.generate_completion(shell=shell)

@@ -86,6 +86,7 @@ def error_of(args: list[str], capsys: pytest.CaptureFixture[str]) -> str:
     return err
 
 
+@pytest.mark.long
 def test_an_environment_of_one_s_own_is_trained_in_and_named_again_afterwards(here: Path, capsys: Any):
     main(["train", "awr", "--env", "own_env:Mine-v0", *FLAGS])
     told = capsys.readouterr().out
@@ -284,6 +285,7 @@ def test_a_window_that_nobody_can_see_is_warned_of(here: Path, capsys: Any, monk
     main(["play", "run"])
 
 
+@pytest.mark.long
 def test_a_file_cannot_be_the_folder_of_several_runs(here: Path, capsys: Any):
     Path("afile").write_text("mine")
     budget = ["--env", "CartPole-v1", "--total-timesteps", "9"]

@@ -186,6 +186,7 @@ def test_a_collector_acts_by_the_policy_that_it_is_sent():
     assert len(np.unique(noise)) > 390
 
 
+@pytest.mark.long
 def test_collectors_of_envpool_have_initial_states_and_ids_of_their_own(monkeypatch: pytest.MonkeyPatch):
     pytest.importorskip("envpool")
     site = Worksite("CartPole-v1", 2, "envpool", None, seed=5)
@@ -273,6 +274,7 @@ def test_one_that_is_lost_is_replaced_and_one_that_is_lost_again_and_again_is_to
 # A learner
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", [SMALL, ROUNDS], ids=["every step", "rounds"])
 @pytest.mark.parametrize("lose", [(), (4, 11)], ids=["", "lost"])
 def test_every_step_that_was_delivered_is_in_the_replay_once(
@@ -290,6 +292,7 @@ def test_every_step_that_was_delivered_is_in_the_replay_once(
             assert trainer.episodes == 6 * (taken // 6 // EPISODE) or trainer.episodes > 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("most", [1, 2, 5])
 @pytest.mark.parametrize("config", [{**SMALL, "publish_interval": 20}, ROUNDS], ids=["every step", "rounds"])
 def test_no_step_is_by_an_older_policy_than_allowed(most: int, config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):

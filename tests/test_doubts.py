@@ -120,6 +120,7 @@ def test_bounds_are_of_every_component_or_of_each():
         Reading(n_actions=3).action_space((2,), "logs")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["awr", "awac", "iql"])
 def test_rewards_in_the_thousands_are_said_while_a_run_goes_on(algorithm: str):
     trainer = Trainer(algorithm, dataset=logs(UNIFORM, scale=5000.0), config=SMALL)

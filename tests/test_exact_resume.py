@@ -58,6 +58,7 @@ def test_a_run_whose_folder_is_that_of_any_moment_ends_the_same(name: str, place
         assert differences(result(moment), wanted) == []
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["every step", "rounds", "offline to online"])
 def test_a_run_that_is_interrupted_again_and_again_ends_the_same(name: str, place: Path, tmp_path: Path):
     wanted, folder, schedule = uninterrupted(name, place / name), tmp_path / "run", SCHEDULES[name]

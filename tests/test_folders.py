@@ -39,6 +39,7 @@ def new(folder: Path) -> Trainer:
 # One writer.
 
 
+@pytest.mark.long
 def test_a_folder_is_claimed_when_its_trainer_is_made(tmp_path: Path):
     with new(tmp_path / "run"), pytest.raises(RunInUseError) as error:
         new(tmp_path / "run")
@@ -52,6 +53,7 @@ def test_a_folder_is_claimed_when_its_trainer_is_made(tmp_path: Path):
         new(tmp_path / "run")
 
 
+@pytest.mark.long
 def test_a_loaded_run_claims_its_folder_when_it_trains(tmp_path: Path):
     with new(tmp_path / "run") as trainer:
         trainer.train(20, progress=False)
@@ -414,6 +416,7 @@ def test_a_folder_with_a_dot_in_its_name_is_a_folder(tmp_path: Path):
     assert [path.name for path in tmp_path.iterdir()] == ["rate0.001"]
 
 
+@pytest.mark.long
 def test_resume_refuses_what_no_run_continues_in(tmp_path: Path, capsys: pytest.CaptureFixture[str]):
     from rlox.cli import main
 
@@ -538,6 +541,7 @@ def test_a_folder_that_its_file_system_does_not_flush_is_no_error(
     assert (tmp_path / "a.txt").read_text() == "all of it"
 
 
+@pytest.mark.long
 def test_what_goes_on_with_live_data_is_named(tmp_path: Path):
     steps = {"observations": np.zeros((8, 2)), "actions": np.arange(8) % 2, "rewards": np.ones(8)}
     data = {**steps, "terminals": np.arange(8) == 7}

@@ -386,6 +386,7 @@ def raw_bytes(name: str, folder: Path) -> bytes:
     return path.read_bytes()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["logs.npz", "logs.hdf5", "logs.parquet"])
 @given(data=st.data())
 def test_a_torn_or_damaged_file_is_refused_in_one_line_or_read_whole(

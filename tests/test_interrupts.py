@@ -55,6 +55,7 @@ def handlers_are_put_back() -> Any:
     assert [signal.getsignal(number) for number in SIGNALS] == before
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", [SMALL, ROUNDS], ids=["every step", "rounds"])
 def test_an_interrupted_training_ends_as_one_that_was_not(config: dict[str, Any]):
     plain, stopped = (Trainer("awr", Signalling(at), config=config) for at in ({}, {63: signal.SIGINT}))
@@ -122,6 +123,7 @@ def test_a_round_that_could_not_be_learned_is_when_the_run_goes_on(tmp_path: Pat
             np.testing.assert_array_equal(one, other)
 
 
+@pytest.mark.long
 def test_a_step_that_could_not_be_learned_from_is_stored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     trainer = Trainer("awr", "CartPole-v1", config=SMALL, run_dir=tmp_path / "run")
     break_before(trainer, "learn", monkeypatch)

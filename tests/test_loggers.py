@@ -254,6 +254,7 @@ def test_csv_columns_may_come_later_and_rows_are_padded(tmp_path: Path):
     assert float(found[-1]["actor/loss"]) == trainer.last_metrics["actor/loss"]
 
 
+@pytest.mark.long
 def test_a_csv_file_goes_on_at_the_checkpoint_without_double_rows(tmp_path: Path):
     run, file = tmp_path / "run", tmp_path / "all.csv"
     with Trainer(

@@ -393,6 +393,7 @@ def test_one_call_makes_all_updates_of_a_step(settings: dict[str, int]):
     assert metrics["gradient_steps"] == pytest.approx(n * (metrics["env_steps"] - 100) / 3, abs=4 * n)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("length", "random_episodes", "n_envs", "begins"),
     # Of two at once, each has taken half of the steps.
@@ -428,6 +429,7 @@ def test_learning_from_data_first_waits_for_no_episodes():
     assert trainer.gradient_steps == before + 1
 
 
+@pytest.mark.long
 def test_the_soft_maximum_has_no_entropy_besides():
     config = MPOConfig(**SMALL, backup="logsumexp", beta=1.0)
     q, batch = jnp.ones((2, 3, 48)), jax.tree.map(lambda column: column[0], discrete_steps())

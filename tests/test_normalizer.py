@@ -51,6 +51,7 @@ def test_before_it_has_seen_anything_it_changes_nothing_and_afterwards_no_entry_
     np.testing.assert_array_equal(normalize(None, obs), obs)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("settings", [{}, {"rollout_steps": 50}])
 def test_it_sees_each_observation_once_and_then_is_frozen(settings: dict[str, Any]):
     config = {"hidden": 4, "batch_size": 10, "learning_starts": 20, "normalize_obs": True, "normalize_obs_until": 150}

@@ -90,6 +90,7 @@ def test_where_no_episode_speaks_for_the_policy_the_weighted_estimate_is_nan():
     assert share == 0
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("mean", "std"), [(0.0, 0.5), (0.9, 0.3), (-2.0, 1.0)])
 def test_the_probability_of_clipped_actions_adds_up_to_one(mean: float, std: float):
     grid = np.linspace(-1 + 2 * AT_BOUND, 1 - 2 * AT_BOUND, 2_001)
@@ -99,6 +100,7 @@ def test_the_probability_of_clipped_actions_adds_up_to_one(mean: float, std: flo
     assert np.trapezoid(inside, grid) + np.exp(ends).sum() == pytest.approx(1, abs=1e-3)
 
 
+@pytest.mark.long
 def test_choices_are_taken_with_their_own_probabilities():
     policy = Categorical(jnp.log(jnp.array([[0.2, 0.8, 0.1, 0.6, 0.3], [0.5, 0.5, 0.3, 0.3, 0.4]])), (2, 3))
     found = policy.taken_log_prob(jnp.array([[1, 1], [0, 2]], jnp.int32))

@@ -106,6 +106,7 @@ def test_the_same_seed_learns_the_same_and_another_differs():
     assert not all(np.array_equal(a, b) for a, b in zip(leaves[0], leaves[2], strict=True))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["iql", "awr in rounds"])
 def test_a_run_that_was_stopped_ends_as_one_that_was_not(case: str, tmp_path: Path):
     algorithm, dataset = case.split()[0], logged()
@@ -368,6 +369,7 @@ def test_what_is_missing_is_said():
         trainer.train_offline(0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("case", ["awac", "crr"])
 def test_algorithms_with_a_q_function_also_learn_from_an_environment(case: str):
     trainer = Trainer(case, env=ObservedActionReward(), config={**SETTINGS[case], "learning_starts": 40}, seed=0)
@@ -375,6 +377,7 @@ def test_algorithms_with_a_q_function_also_learn_from_an_environment(case: str):
     assert choices(trainer).tolist() == [0, 1]
 
 
+@pytest.mark.long
 def test_data_of_several_choices_at_once_are_learned_from():
     rng, space = np.random.default_rng(0), spaces.MultiDiscrete([2, 3])
     space.seed(0)

@@ -121,6 +121,7 @@ def test_names_of_files_are_shown_as_they_are(tmp_path: Path):
     plot(find_runs([tmp_path]), tmp_path / "x.png")
 
 
+@pytest.mark.long
 def test_the_command_writes_beside_the_run_and_says_where(
     runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

@@ -95,6 +95,7 @@ def test_a_policy_keeps_what_it_was_when_training_continues():
     assert not np.array_equal(trainer.predict(OBS), before)
 
 
+@pytest.mark.long
 def test_samples_differ_from_call_to_call_and_follow_their_seed(trainer: Trainer):
     policy = trainer.policy.seeded(3)
     first, second = policy.sample(OBS), policy.sample(OBS)

@@ -95,6 +95,7 @@ def test_presets_step_as_many_environments_as_their_scores_were_measured_with():
         assert PRESETS["awr"][preset][env]["n_envs"] == n_envs, env
 
 
+@pytest.mark.long
 def test_an_environment_without_values_of_its_own_gets_those_of_its_kind_of_action():
     for env, expected in (
         ("CartPole-v1", OTHER_DISCRETE),

@@ -47,6 +47,7 @@ def test_the_value_of_a_constant_reward_is_the_reward():
     assert values(train(ConstantReward, "discrete"), 0.0) == pytest.approx([1.0], abs=0.05)
 
 
+@pytest.mark.long
 def test_the_value_bootstraps_where_an_episode_is_cut():
     assert values(train(CutConstantReward, "continuous"), 0.0) == pytest.approx([1 / (1 - GAMMA)], abs=0.05)
 
@@ -59,12 +60,14 @@ def test_the_value_of_a_delayed_reward_is_discounted():
     assert values(train(DelayedReward, "continuous"), 0.0, 1.0) == pytest.approx([GAMMA, 1.0], abs=0.05)
 
 
+@pytest.mark.long
 def test_the_policy_takes_the_action_that_pays_in_each_state():
     trainer = train(ObservedActionReward, "discrete")
     assert trainer.predict([[-1.0], [1.0]]).tolist() == [0, 1]
     assert values(trainer, -1.0, 1.0) == pytest.approx([1.0, 1.0], abs=0.1)
 
 
+@pytest.mark.long
 def test_the_policy_aims_at_the_continuous_action_that_pays_in_each_state():
     trainer = train(ObservedActionReward, "continuous", 2500)
     np.testing.assert_allclose(trainer.predict([[-1.0], [1.0]]), [[AIMS[0]], [AIMS[1]]], atol=0.25)

@@ -270,6 +270,7 @@ def test_a_mix_has_its_share_of_the_data_and_the_rest_of_the_replay(share: float
     assert share in (0.0, 1.0) or len(np.unique(drawn >= 5000, axis=0)) == 4
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("total", "capacity", "n", "rows"),
     [(12, 12, 1, 12), (12, 30, 1, 30), (12, 5, 1, 12), (13, 0, 3, 5), (12, 20, 3, 7), (3, 10, 4, 3), (2, 0, 4, 1)],

@@ -118,6 +118,7 @@ def test_the_episode_after_one_that_was_cut_is_another(tmp_path: Path):
     assert set(other.seeds[1:]).isdisjoint(env.seeds)
 
 
+@pytest.mark.long
 def test_episodes_of_ready_made_vector_environments_are_cut(tmp_path: Path):
     envs = [SyncVectorEnv([Diary] * 2, autoreset_mode=AutoresetMode.SAME_STEP) for _ in range(2)]
     trainer = Trainer("awr", envs[0], config=COLLECTING)
@@ -152,6 +153,7 @@ def test_an_episode_that_is_longer_than_what_is_kept_is_cut(tmp_path: Path, monk
         Trainer.load(tmp_path, env=Diary()).train(10, progress=False)
 
 
+@pytest.mark.long
 def test_a_ring_that_has_come_round_continues_where_it_was(tmp_path: Path):
     env, other = Diary(), Diary()
     trained(env, tmp_path, {**COLLECTING, "buffer_size": 30}, 47)

@@ -75,6 +75,7 @@ def steps_seen(algorithm: str, gradient_steps: int, **settings: Any) -> tuple[se
     return set(np.flatnonzero(moved[0]).tolist()), set(np.flatnonzero(moved[1]).tolist())
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("algorithm", ["awr", "marwil"])
 def test_every_round_draws_minibatches_of_its_own(algorithm: str):
     settings = {"rollout_steps": N_STEPS, "n_critic_updates": 1, "n_actor_updates": 2}

@@ -212,6 +212,7 @@ def test_the_steps_of_an_unfinished_round_are_in_the_replay_s_data(tmp_path: Pat
 # How the first steps are taken.
 
 
+@pytest.mark.long
 def test_an_untrained_policy_with_data_at_hand_begins_with_random_actions():
     def first_actions(offline: bool) -> set[float]:
         trainer = Trainer("awac", "Pendulum-v1", dataset="pendulum-random", config={**SMALL, "learning_starts": 40})
@@ -235,6 +236,7 @@ def test_the_normaliser_is_frozen_by_environment_steps_whatever_was_logged_befor
     assert float(trainer.state.normalizer.count) == fitted + 50  # pyright: ignore[reportOptionalMemberAccess]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("config", [{"updates_per_step": 3}, {"n_envs": 2}, {"n_critic_updates": 3}], ids=str)
 def test_no_two_draws_share_a_random_key(config: dict[str, Any], monkeypatch: pytest.MonkeyPatch):
     keys: list[tuple[int, ...]] = []

@@ -299,6 +299,7 @@ def spaces_of(trainer: Trainer) -> Any:
     return trainer.observation_space, trainer.action_space
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", NAMES)
 def test_a_loaded_run_has_everything_and_says_that_it_continues_about_as_before(name: str, tmp_path: Path):
     trainer = Trainer(name, "Pendulum-v1", config=SMALL[name], run_dir=tmp_path / "run")
@@ -489,6 +490,7 @@ def test_a_state_of_another_shape_is_refused(tmp_path: Path):
         other._learner.restore({**numbers(trainer), "replay_position": np.array(501)})
 
 
+@pytest.mark.long
 def test_the_command_line_trains_evaluates_resumes_and_refuses(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ):

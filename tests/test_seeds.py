@@ -134,6 +134,7 @@ def test_a_sweep_ends_as_its_settings_do_alone(
     assert all(not np.allclose(a, b, rtol=1e-4) for a, b in itertools.combinations(weights, 2))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["cartpole-random", "pendulum-random"])
 @pytest.mark.parametrize("case", SETTINGS)
 def test_products_keep_their_float32_on_accelerators(case: str, name: str, data: dict[str, Dataset]):
@@ -258,6 +259,7 @@ def test_the_data_are_in_memory_once_from_the_start(tmp_path: Path):
             trainer.close()
 
 
+@pytest.mark.long
 def test_the_runs_of_a_sweep_are_named_by_what_differs(tmp_path: Path, data: dict[str, Dataset]):
     spec = dataclasses.replace(spec_of("bc"), dataset="cartpole-random")
     for trainer in train_offline_seeds(spec, [0], config={"learning_rate": [1e-3, 2e-3]}, run_dir=tmp_path):

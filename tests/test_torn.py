@@ -44,6 +44,7 @@ def refused(file: Path) -> str:
     return str(error.value)
 
 
+@pytest.mark.long
 def test_a_checkpoint_that_is_cut_anywhere_is_refused(run: Path, tmp_path: Path):
     content, file = (run / checkpoint.NAME).read_bytes(), tmp_path / "cut.safetensors"
     for length in range(0, len(content), 7):

@@ -100,6 +100,7 @@ def test_the_critic_is_its_own_target_where_tau_is_one():
     assert make_state(make_config(tau=1.0)).target_critic is None
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("expectile", [0.2, 0.5, 0.9])
 def test_the_critic_loss_is_least_at_the_expectile(expectile: float):
     outcomes = np.random.default_rng(0).normal(size=16).astype(np.float32)
@@ -164,6 +165,7 @@ def tabular(obs: Any, action: Any, advantage: Any) -> Transition:
     )
 
 
+@pytest.mark.long
 def test_the_discrete_policy_becomes_the_behaviour_times_the_clamped_weight():
     rng = np.random.default_rng(0)
     counts = rng.integers(1, 6, size=(OBS_DIM, 4))  # how often the behaviour took each action in each state
