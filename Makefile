@@ -9,7 +9,7 @@ demo: $(READY)  ## train AWR on CartPole-v1 with tuned settings, in seconds, and
 	$(BIN)/rlox train awr --env CartPole-v1 --preset tuned --total-timesteps 20000 --eval-interval 2000 --n-eval-episodes 5
 	@echo "The documented defaults, in minutes: $(BIN)/rlox train awr --env CartPole-v1 --total-timesteps 50000 --seed 42"
 
-test: $(READY)  ## the fast tests, in five minutes on two cores
+test: $(READY)  ## the fast tests, in six minutes on two cores
 	$(BIN)/python -m pytest -n 2 --dist worksteal -m "not slow and not long"
 
 test-long: $(READY)  ## those that take seconds each: processes that are killed and resumed, policies with known answers
