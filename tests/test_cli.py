@@ -135,7 +135,9 @@ def test_more_gradient_steps_are_not_made_on_data_after_steps_in_an_environment(
     main([*command, "--gradient-steps", "20", "--total-timesteps", "60"])
     assert "Learned from" in capsys.readouterr().out
     main([*command, "--gradient-steps", "900", "--total-timesteps", "90", "--resume"])
-    assert "Learned from" not in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert "Learned from" not in told
+    assert "No more gradient steps are made on the data" in told
     gym.registry.pop("Gone-v0")
     estimate = ["evaluate", "run", "--dataset", "cartpole-random", "--gradient-steps", "1"]
     assert "'Gone-v0'" in refused(estimate, capsys)

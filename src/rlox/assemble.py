@@ -18,7 +18,7 @@ from rlox.algorithms import ALGORITHMS, find_algorithm, find_saved
 from rlox.algorithms.others import Other, OtherConfig
 from rlox.collecting import CollectingLearner
 from rlox.core.algorithm import Algorithm
-from rlox.core.config import Config, Settings, silenced
+from rlox.core.config import ActionKind, Config, Settings, silenced
 from rlox.core.transition import Transition
 from rlox.data.bundled import is_bundled
 from rlox.data.dataset import Dataset, DatasetLike, make_dataset
@@ -88,7 +88,7 @@ def make_learner(
                 f"{spec.algorithm} needs something to learn from: pass env=, such as env='CartPole-v1', or "
                 "dataset=, such as dataset='logs.npz'."
             )
-        kind = "discrete" if action_codec(spaces[1]).nvec else "continuous"
+        kind = _kind(spaces[1])
         if n_streams is None:  # a run that goes on did learn with them
             spec.config.check_actions(kind)
         doubts = silenced(spec.config, actions=kind, dataset=data is not None)
@@ -105,6 +105,10 @@ def make_learner(
             learner = _make_other(spec, *spaces, envs=envs, n_streams=n_streams or 1)
         opened.pop_all()
     return learner
+
+
+def _kind(action_space: gym.Space[Any]) -> ActionKind:
+    return "discrete" if action_codec(action_space).nvec else "continuous"
 
 
 def _make_ours(
@@ -252,7 +256,7 @@ def load_run(
         _check_spaces(path, saved, (learner.observation_space, learner.action_space))
         _check_streams(path, _streams_in(arrays), learner, spec.config)
         if spec.config != was.config:
-            spec.config.check_actions("discrete" if action_codec(learner.action_space).nvec else "continuous")
+            spec.config.check_actions(_kind(learner.action_space))
         learner.restore(arrays)
     except BaseException:
         learner.close()

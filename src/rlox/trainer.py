@@ -230,7 +230,7 @@ class Trainer:
 
         Args:
             total_timesteps: that many more, over all environments, rounded up to a multiple of their number; None
-                finishes what an earlier call, or the loaded run, was to do, and does nothing if that is done.
+                finishes what an earlier call, or the loaded run, was to do, and does nothing if nothing is left of it.
             progress: a live line (plain lines without a terminal or notebook); None shows it there only.
             intervals: ``eval_interval``, ``n_eval_episodes``, ``log_interval``, ``checkpoint_interval``,
                 ``checkpoint_minutes`` and ``checkpoint_replay``, as ``Budget`` has them; what is not given stays as it
@@ -265,7 +265,7 @@ class Trainer:
 
         Args:
             gradient_steps: that many more actor steps, rounded up to whole rounds if it learns in rounds; None
-                finishes what an earlier call, or the loaded run, was to do, and does nothing if that is done.
+                finishes what an earlier call, or the loaded run, was to do, and does nothing if nothing is left of it.
             progress: as in ``train``.
             intervals: as in ``train``, in gradient steps.
 

@@ -323,6 +323,8 @@ def _learn(trainer: Any, spec: RunSpec) -> None:
     offline = not trainer.env_steps or (cursor is not None and cursor.offline)
     if spec.budget.gradient_steps is not None and offline and before < spec.budget.gradient_steps:
         print(what_was_learned(spec, before, trainer.train_offline(progress=True)))
+    elif spec.budget.gradient_steps is not None and before < spec.budget.gradient_steps:
+        print("No more gradient steps are made on the data: this run learns in its environment already.")
     total = spec.budget.total_timesteps
     if total is not None and trainer.env_steps >= total:
         print(f"{trainer.env_steps:,} of {total:,} environment steps are taken: a larger --total-timesteps adds more.")

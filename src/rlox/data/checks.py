@@ -83,9 +83,18 @@ def mark_ends(table: dict[str, Any], name: str) -> bool:
     unfinished = not (terminated[-1] or truncated[-1])
     truncated[-1] |= unfinished
     table["timeouts"] = truncated
-    if not group(table, "next_observations") and truncated.all():
-        raise DatasetError(f"{name}: every step is truncated, and without 'next_observations' none can be used.")
+    check_usable(table, name)
     return bool(unfinished)
+
+
+def check_usable(table: Mapping[str, Column], name: str) -> None:
+    """Refuse steps of which none says where it led.
+
+    Raises:
+        DatasetError: all are truncated, and there are no ``next_observations``.
+    """
+    if table["timeouts"][:].all() and not group(table, "next_observations"):
+        raise DatasetError(f"{name}: every step is truncated, and without 'next_observations' none can be used.")
 
 
 def check_finite(piece: NDArray[Any], key: str, first: int, name: str) -> None:

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from rlox.data.columns import Column, FileColumn, JoinedColumns, group
+from rlox.data.checks import check_usable
+from rlox.data.columns import Column, FileColumn, JoinedColumns
 from rlox.errors import DatasetError
 
 if TYPE_CHECKING:
@@ -92,7 +93,7 @@ def rows_of(dataset: Dataset, rows: slice) -> Dataset:
     cut = not (terminals[-1] or timeouts[-1])
     timeouts[-1] |= cut
     table["timeouts"] = timeouts
-    _check_usable(table, name)
+    check_usable(table, name)
     before = slice(start - 1, start)
     ended = start > 0 and bool((dataset.columns["terminals"][before] | dataset.columns["timeouts"][before]).any())
     inside = dataset.partial[0] if start == 0 else not ended
@@ -135,15 +136,5 @@ def _of_ranges(dataset: Dataset, ranges: Ranges, about: str, partial: tuple[bool
     joined = np.stack([ranges[apart, 0], ranges[np.append(apart[1:], True), 1]], axis=1)
     columns = {key: choose(column, joined) for key, column in dataset.columns.items()}
     name = f"{dataset.name}, {about}"
-    _check_usable(columns, name)
+    check_usable(columns, name)
     return dataclasses.replace(dataset, columns=columns, name=name, partial=partial)
-
-
-def _check_usable(table: Mapping[str, Column], name: str) -> None:
-    """Refuse steps of which none says where it led.
-
-    Raises:
-        DatasetError: all are truncated, and there are no ``next_observations``.
-    """
-    if table["timeouts"][:].all() and not group(table, "next_observations"):
-        raise DatasetError(f"{name}: every step is truncated, and without 'next_observations' none can be used.")
